@@ -1,0 +1,89 @@
+/* df_test.h: cmocka with what our tests need on top: status checks, closeness, and asserts that all ranks
+ * leave together. An MPI test evaluates locally and then calls df_test_all: a plain assert that fails on one
+ * rank would leave the others waiting in the next collective. */
+#ifndef DF_TEST_H
+#define DF_TEST_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+/* cmocka needs the four headers above */
+#include <cmocka.h>
+
+#include "darkfield/base.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The call succeeds; otherwise the recorded failure is shown. */
+#define assert_ok(call)                                                                            \
+    do {                                                                                           \
+        df_status status_ = (call);                                                                \
+        if (status_ != DF_OK) {                                                                    \
+            print_error("%s: status %d: %s\n", #call, (int)status_, df_error_text());              \
+            _fail(__FILE__, __LINE__);                                                             \
+        }                                                                                          \
+    } while (0)
+
+/* The call fails with `code` and its text holds `part`. */
+#define assert_fails(call, code, part)                                                             \
+    do {                                                                                           \
+        df_status status_ = (call);                                                                \
+        if (status_ != (code) || strstr(df_error_text(), (part)) == NULL) {                        \
+            print_error("%s: status %d, text \"%s\"; expected %d with \"%s\"\n", #call,            \
+                        (int)status_, df_error_text(), (int)(code), (part));                       \
+            _fail(__FILE__, __LINE__);                                                             \
+        }                                                                                          \
+        df_error_clear();                                                                          \
+    } while (0)
+
+/* |a - b| <= absolute + relative * |b|, NaN never. */
+#define assert_close(a, b, relative, absolute)                                                     \
+    do {                                                                                           \
+        double a_ = (double)(a), b_ = (double)(b);                                                 \
+        if (!(fabs(a_ - b_) <= (absolute) + (relative)*fabs(b_))) {                                \
+            print_error("%s = %.17g, %s = %.17g, difference %.3g\n", #a, a_, #b, b_, a_ - b_);     \
+            _fail(__FILE__, __LINE__);                                                             \
+        }                                                                                          \
+    } while (0)
+
+/* A folder of its own for a test's files, made anew; belongs to a static buffer. */
+static inline const char *df_test_folder(const char *name) {
+    static char path[256];
+    const char *root = getenv("TMPDIR");
+    snprintf(path, sizeof path, "%s/darkfield-test-%s", root != NULL ? root : "/tmp", name);
+    char command[600];
+    snprintf(command, sizeof command, "rm -rf '%s' && mkdir -p '%s'", path, path);
+    if (system(command) != 0) _fail(__FILE__, __LINE__);
+    return path;
+}
+
+#ifdef DF_TEST_MPI
+#include "darkfield/comm.h"
+
+/* True on every rank, or the test fails on every rank. */
+#define df_test_all(comm, condition)                                                               \
+    do {                                                                                           \
+        bool mine_ = (condition);                                                                  \
+        if (!mine_)                                                                                \
+            fprintf(stderr, "[rank %d] %s:%d: %s is false; pending failure: %s\n",                 \
+                    df_comm_rank(comm), __FILE__, __LINE__, #condition, df_error_text());          \
+        uint64_t bad_ = mine_ ? 0 : 1;                                                             \
+        df_max_u64(comm, &bad_, 1);                                                                \
+        if (bad_ != 0) _fail(__FILE__, __LINE__);                                                  \
+    } while (0)
+
+/* main of an MPI test program: one group, output of rank 0 only, one exit code for all ranks. */
+#define DF_TEST_MPI_MAIN(world, tests)                                                             \
+    int main(int argc, char **argv) {                                                              \
+        if (df_comm_start(&argc, &argv, &(world)) != DF_OK) return 1;                              \
+        if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;       \
+        uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, NULL, NULL);                     \
+        df_max_u64(world, &failed, 1);                                                             \
+        df_comm_finish(&(world));                                                                  \
+        return failed != 0;                                                                        \
+    }
+#endif
+
+#endif
