@@ -60,7 +60,7 @@ df_status df_file_id(const df_file *file, const char *dataset, int *id) DF_MUST_
 /* The /provenance group, skipped by digests: commit, build, command line, hosts, ranks, threads, job id, start, end,
  * volatile options. Before df_file_ready; the end time is filled in by finish. */
 typedef struct df_provenance {
-    const char *command, *hosts, *kernel_path, *volatile_options;
+    const char *command, *hosts, *kernel_path, *volatile_options, *commit, *build;
     int ranks, threads;
     double start; /* df_now at start */
 } df_provenance;

@@ -1,0 +1,110 @@
+/* What the stages share: the common options, the paths of a run's files, its inputs. */
+#include "jobs.h"
+
+#include <string.h>
+
+const df_option df_shared_options[] = {
+    {.key = "seed", .type = DF_OPT_INT, .fallback = "1", .min = 0, .max = 4294967295.0,
+     .help = "seed of everything drawn: held-out documents, initialisation, row order"},
+    {.key = "out", .type = DF_OPT_TEXT, .is_volatile = true, .help = "folder of all outputs"},
+    {.key = "threads", .type = DF_OPT_INT, .fallback = "0", .min = 0, .max = 1024, .is_volatile = true,
+     .help = "threads per rank; 0: OMP_NUM_THREADS, else the cores of the rank"},
+    {.key = "kernel_path", .type = DF_OPT_TEXT, .fallback = "auto", .is_volatile = true,
+     .help = "compute kernels to use; auto picks the best of this CPU"},
+    {.key = "time_limit", .type = DF_OPT_REAL, .fallback = "0", .unit = "minutes", .min = 0, .max = 1e6,
+     .is_volatile = true, .help = "stop with a checkpoint and exit code 75 after this long; 0: never"},
+    {.key = "halt_file", .type = DF_OPT_TEXT, .optional = true, .is_volatile = true,
+     .help = "stop with a checkpoint and exit code 75 when this file exists"},
+    {.key = "models.a.name", .type = DF_OPT_TEXT, .fallback = "base", .help = "name of the first model"},
+    {.key = "models.a.path", .type = DF_OPT_TEXT, .is_volatile = true,
+     .help = "its Hugging Face folder: config.json, *.safetensors, tokenizer.json"},
+    {.key = "models.b.name", .type = DF_OPT_TEXT, .fallback = "tuned", .help = "name of the second model"},
+    {.key = "models.b.path", .type = DF_OPT_TEXT, .optional = true, .is_volatile = true,
+     .help = "its folder; leave it out to study one model"},
+    {.key = "text.file", .type = DF_OPT_TEXT, .is_volatile = true,
+     .help = "the corpus: JSON Lines (*.jsonl) or plain text"},
+    {.key = "text.field", .type = DF_OPT_TEXT, .fallback = "text", .help = "member that holds a document's text"},
+    {.key = "text.labels", .type = DF_OPT_TEXT, .optional = true,
+     .help = "member that holds labelled stretches, [[name, first byte, end byte], ...]"},
+    {.key = "text.max_documents", .type = DF_OPT_INT, .fallback = "0", .unit = "documents", .min = 0, .max = 1e15,
+     .help = "read only the first of them; 0: all"},
+    {.key = "text.heldout", .type = DF_OPT_REAL, .fallback = "0.1", .unit = "share of documents", .min = 0, .max = 1,
+     .help = "documents kept from training, drawn by seed and document number alone"},
+    {.key = "site", .type = DF_OPT_TEXT, .help = "hook site under study, e.g. blocks.3.hook_resid_post"},
+};
+const size_t df_n_shared_options = sizeof df_shared_options / sizeof *df_shared_options;
+
+size_t df_models(const df_run *run) {
+    return df_job_has(run->job, "models.b.path") ? 2 : 1;
+}
+
+const char *df_model_name(const df_run *run, size_t i) {
+    return df_job_text(run->job, i == 0 ? "models.a.name" : "models.b.name");
+}
+
+const char *df_model_path(const df_run *run, size_t i) {
+    return df_job_text(run->job, i == 0 ? "models.a.path" : "models.b.path");
+}
+
+char *df_path_acts(const df_run *run, const char *model) {
+    return df_format("%s/%s.acts.h5", df_job_text(run->job, "out"), model);
+}
+
+char *df_path_result(const df_run *run, const char *name) {
+    return df_format("%s/%s.h5", df_job_text(run->job, "out"), name);
+}
+
+char *df_path_dict(const df_run *run) {
+    const char *one = df_job_text(run->job, "train.model");
+    bool sae = df_models(run) == 1 || (one != NULL && *one != '\0');
+    return df_format("%s/%s.dict.h5", df_job_text(run->job, "out"), sae ? "sae" : "crosscoder");
+}
+
+char *df_resolved(const df_run *run, const char *sections) {
+    char *all = df_format("seed models text site %s", sections);
+    if (all == NULL) return NULL;
+    char *text = df_job_resolved(run->job, all, false);
+    df_free(all);
+    return text;
+}
+
+/* Opens what this rank reads; the caller agrees on the status. */
+static df_status open_mine(const df_run *run, df_inputs *in) {
+    for (size_t i = 0; i < df_models(run); i++) {
+        char *path = df_path_acts(run, df_model_name(run, i));
+        if (path == NULL) return DF_FAILED;
+        df_status status = df_acts_open(path, &in->acts[i]);
+        df_free(path);
+        DF_TRY_AS(status, "opening the activations of model %s (made by darkfield harvest)",
+                  df_model_name(run, i));
+        in->n = i + 1;
+        DF_TRY(df_acts_site(in->acts[i], df_job_text(run->job, "site"), &in->site[i]));
+    }
+    return in->n == 2 ? df_acts_aligned(in->acts[0], in->acts[1]) : DF_OK;
+}
+
+df_status df_inputs_open(const df_run *run, df_inputs *out) {
+    *out = (df_inputs){0};
+    df_status status = df_agree(run->world, open_mine(run, out));
+    if (status != DF_OK) df_inputs_close(out);
+    return status;
+}
+
+void df_inputs_close(df_inputs *inputs) {
+    for (size_t i = 0; i < inputs->n; i++) df_acts_close(&inputs->acts[i]);
+    inputs->n = 0;
+}
+
+bool df_stage_is_current(const df_run *run, const char *path, const char *format, const char *resolved) {
+    uint8_t current = 0;
+    if (df_comm_rank(run->world) == 0 && !run->force) {
+        char *why = NULL;
+        current = df_file_is_current(path, format, resolved, &why);
+        if (current) df_info("%s is complete and current: skipped", path);
+        else if (why != NULL && df_file_exists(path)) df_info("%s will be made anew: %s", path, why);
+        df_free(why);
+        df_error_clear();
+    }
+    df_broadcast(run->world, 0, &current, sizeof current);
+    return current != 0;
+}
