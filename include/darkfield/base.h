@@ -99,6 +99,7 @@ void df_info(const char *fmt, ...) DF_PRINTF(1, 2);
 void df_warn(const char *fmt, ...) DF_PRINTF(1, 2);
 void df_error_print(df_status code);
 size_t df_warnings(void);
+void df_warnings_repeat(void); /* for the summary: the count and the first 20 texts; nothing when there were none */
 
 double df_now(void);                        /* seconds, monotonic */
 void df_iso_time(char out[static 32]);      /* 2026-11-23T09:40:37+00:00 */
