@@ -9,7 +9,7 @@
 static _Thread_local char record[TEXT_BYTES];
 static _Thread_local size_t used;
 
-static void append(const char *fmt, va_list args) {
+static DF_PRINTF(1, 0) void append(const char *fmt, va_list args) {
     if (used >= TEXT_BYTES - 1) return;
     int n = vsnprintf(record + used, TEXT_BYTES - used, fmt, args);
     if (n > 0) used += (size_t)n < TEXT_BYTES - used ? (size_t)n : TEXT_BYTES - used - 1;
