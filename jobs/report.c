@@ -13,8 +13,6 @@ static const df_option options[] = {
     {.key = "report.title", .type = DF_OPT_TEXT, .fallback = "Model diffing report", .help = "headline of the page"},
     {.key = "report.null", .type = DF_OPT_TEXT, .optional = true, .is_volatile = true,
      .help = "folder of a finished null run (a model against itself), shown beside the real one"},
-    {.key = "report.concepts", .type = DF_OPT_LIST, .optional = true,
-     .help = "labelled concepts for the closing table; all of them when not given"},
     {.key = "report.python", .type = DF_OPT_TEXT, .fallback = "python3", .is_volatile = true,
      .help = "Python with h5py, matplotlib and jinja2"},
 };

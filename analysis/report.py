@@ -1,0 +1,232 @@
+#!/usr/bin/env python3
+"""Makes one self-contained HTML page from the result files of a run.
+
+    report.py RUN_FOLDER [--output report.html] [--title TEXT] [--null NULL_RUN_FOLDER]
+
+The page opens from disk, asks nothing of the network, and escapes all corpus text. Sections whose result file is
+missing are left out, and the page says so. Needs h5py, numpy, matplotlib, jinja2.
+"""
+import argparse
+import glob
+import os
+import sys
+
+import numpy as np
+
+import figures
+from darkfield_io import Activations, Dictionary, NotComplete, Results, Vocabulary
+
+CLASSES = ["A-only", "A-leaning", "shared", "B-leaning", "B-only"]
+NONE = 2**64 - 1
+SHOWN_LATENTS, SHOWN_EXAMPLES = 10, 3
+
+
+def open_if_made(kind, path, missing):
+    """The results at `path`, or None with its name noted as missing."""
+    try:
+        return kind(path)
+    except NotComplete as why:
+        missing.append(str(why))
+        return None
+
+
+class Run:
+    """The result files of one output folder."""
+
+    def __init__(self, folder):
+        self.folder, self.missing = folder, []
+        at = lambda name: os.path.join(folder, name)
+        dictionaries = sorted(glob.glob(at("*.dict.h5")))
+        self.dictionary = open_if_made(Dictionary, dictionaries[0] if dictionaries else at("crosscoder.dict.h5"), self.missing)
+        self.evaluate = open_if_made(Results, at("evaluate.h5"), self.missing)
+        self.stats = open_if_made(Results, at("stats.h5"), self.missing)
+        self.diff = open_if_made(Results, at("diff.h5"), self.missing)
+        self.spectrum = open_if_made(Results, at("spectrum.h5"), self.missing)
+        self.activations = [Activations(p) for p in sorted(glob.glob(at("*.acts.h5")))]
+
+
+# ---- examples with highlighted tokens -----------------------------------------------------------------------------
+
+def pieces(vocabulary, tokens, activations):
+    """(text, activation) pairs; tokens that hold a part of a character are joined with what follows."""
+    out, pending, strongest = [], b"", 0.0
+    for token, activation in zip(tokens, activations):
+        pending += vocabulary.raw(int(token))
+        strongest = max(strongest, float(activation))
+        try:
+            text = pending.decode("utf-8")
+        except UnicodeDecodeError as error:
+            if error.reason == "unexpected end of data" and len(pending) < 4:
+                continue
+            text = pending.decode("utf-8", "replace")
+        out.append((text.replace("\n", "\u23ce"), strongest))
+        pending, strongest = b"", 0.0
+    if pending:
+        out.append((pending.decode("utf-8", "replace"), strongest))
+    return out
+
+
+def examples_of(run, vocabulary, latent, many=SHOWN_EXAMPLES):
+    stats, out = run.stats, []
+    for e in range(min(many, stats.file["examples/value"].shape[1])):
+        count = int(stats.file["examples/count"][latent, e])
+        if count == 0:
+            continue
+        activation = stats.file["examples/activation"][latent, e][:count]
+        top = max(float(activation.max()), 1e-30)
+        shown = pieces(vocabulary, stats.file["examples/token"][latent, e][:count], activation)
+        out.append({"document": int(stats.file["examples/document"][latent, e]),
+                    "value": float(stats.file["examples/value"][latent, e]),
+                    "tokens": [{"text": t, "share": round(a / top, 3), "value": round(a, 3)} for t, a in shown]})
+    return out
+
+
+def promoted_of(run, vocabulary, latent):
+    if "promoted/token" not in run.stats:
+        return []
+    tokens = run.stats.file["promoted/token"][latent]
+    return [{"model": run.stats.attributes[f"model{i}"], "tokens": [vocabulary[int(t)] for t in row[:6]]} for i, row in enumerate(tokens)]
+
+
+def describe_latent(run, vocabulary, latent, columns):
+    return {"latent": int(latent), "class": CLASSES[columns["class"][latent]], "delta": float(columns["delta"][latent]),
+            "norms": (float(columns["a"][latent]), float(columns["b"][latent])), "cosine": float(columns["cosine"][latent]),
+            "frequency": float(columns["frequency"][latent]), "max": float(columns["max"][latent]),
+            "promoted": promoted_of(run, vocabulary, latent), "examples": examples_of(run, vocabulary, latent)}
+
+
+def distinguishing(run, vocabulary):
+    """The living latents at both ends of Delta_norm."""
+    if run.diff is None or run.stats is None:
+        return None
+    columns = {"class": run.diff["latents/class"], "delta": run.diff["latents/delta_norm"], "a": run.diff["latents/norm_a"],
+               "b": run.diff["latents/norm_b"], "cosine": run.diff["latents/cosine"], "frequency": run.stats["latents/frequency"], "max": run.stats["latents/max"]}
+    order = run.diff["sorted/latent"]
+    names = [run.diff.attributes["model0"], run.diff.attributes["model1"]]
+    return [{"title": f"Largest in {names[1]}", "rows": [describe_latent(run, vocabulary, j, columns) for j in order[::-1][:SHOWN_LATENTS]]},
+            {"title": f"Largest in {names[0]}", "rows": [describe_latent(run, vocabulary, j, columns) for j in order[:SHOWN_LATENTS]]}]
+
+
+def single_model_latents(run, vocabulary):
+    """For an SAE: the latents with the largest activations."""
+    stats = run.stats
+    order = np.argsort(-stats["latents/max"], kind="stable")[:SHOWN_LATENTS]
+    return [{"latent": int(j), "frequency": float(stats["latents/frequency"][j]), "max": float(stats["latents/max"][j]),
+             "promoted": promoted_of(run, vocabulary, j), "examples": examples_of(run, vocabulary, j)} for j in order]
+
+
+# ---- tables -------------------------------------------------------------------------------------------------------
+
+def concept_table(diff):
+    if diff is None or "table/latent" not in diff:
+        return None
+    columns = {k: diff[f"table/{k}"] for k in ("latent", "class", "delta_norm", "precision", "recall")}
+    rows = []
+    for i, name in enumerate(diff.names("table")):
+        cells = []
+        for kind in range(columns["latent"].shape[1]):
+            found = int(columns["latent"][i, kind]) != NONE
+            cells.append({"latent": int(columns["latent"][i, kind]), "class": CLASSES[columns["class"][i, kind]], "delta": float(columns["delta_norm"][i, kind]),
+                          "precision": float(columns["precision"][i, kind]), "recall": float(columns["recall"][i, kind])} if found else None)
+        rows.append({"name": name, "cells": cells})
+    return rows
+
+
+def outside_shared(diff):
+    count = diff["classes/count"]
+    return int(count.sum() - count[2]), int(count.sum())
+
+
+def cards(run, null):
+    """The numbers to see first: (value, label)."""
+    out = []
+    if run.evaluate is not None:
+        for i, fvu in enumerate(run.evaluate["sites/fvu"]):
+            out.append((f"{fvu:.4f}", f"FVU of {run.evaluate.attributes.get(f'model{i}', 'model')}, held-out"))
+        out.append((f"{run.evaluate.attributes['l0']:.2f}", "latents active per row (L0)"))
+        out.append((f"{int(run.evaluate.attributes['dead'])} of {int(run.evaluate.attributes['latents'])}", "latents dead on held-out rows"))
+    for diff, label in ((run.diff, "living latents outside shared"), (null.diff if null else None, "the same for a model against itself")):
+        if diff is not None:
+            out.append(("{} of {}".format(*outside_shared(diff)), label))
+    return out
+
+
+def spectrum_rows(spectrum):
+    rows = []
+    for name in [m for m in spectrum.members() if m not in ("checksums", "provenance") and "residual" in spectrum.file[m]]:
+        facts = spectrum.group(name)
+        rows.append({"model": name, **{k: facts.get(k) for k in ("fvu", "r2_pooled", "r2_error", "r2_mean")},
+                     "ranks": {part: spectrum.group(f"{name}/{part}").get("participation_ratio") for part in ("x", "reconstruction", "residual") if part in spectrum.file[name]}})
+    return rows
+
+
+def facts(run):
+    """Provenance of each file: what was run, where, for how long."""
+    rows = []
+    files = run.activations + [f for f in (run.dictionary, run.evaluate, run.stats, run.diff, run.spectrum) if f is not None]
+    for file in files:
+        p = file.provenance
+        rows.append({"file": os.path.basename(file.path), "size": os.path.getsize(file.path), "ranks": p.get("ranks"), "threads": p.get("threads"),
+                     "seconds": p.get("seconds"), "end": p.get("end", ""), "commit": p.get("commit", "")})
+    return rows
+
+
+def corpus_rows(run):
+    rows = []
+    for acts in run.activations:
+        model, corpus = acts.group("model"), acts.group("corpus")
+        rows.append({"name": model.get("name", ""), "rows": acts.file["tokens"].shape[0], "documents": acts.file["documents/source"].shape[0],
+                     "loss": model.get("loss"), "sites": ", ".join(acts.sites), "corpus": corpus.get("name", "")})
+    return rows
+
+
+# ---- the page -----------------------------------------------------------------------------------------------------
+
+def build(run, null, title):
+    vocabulary = Vocabulary(run.stats) if run.stats is not None else None
+    names = [run.diff.attributes[f"model{i}"] for i in (0, 1)] if run.diff is not None else []
+    page = {"title": title, "cards": cards(run, null), "corpus": corpus_rows(run), "facts": facts(run), "missing": run.missing, "names": names,
+            "figures": {}, "distinguishing": distinguishing(run, vocabulary), "concepts": concept_table(run.diff),
+            "null": outside_shared(null.diff) if null and null.diff is not None else None,
+            "classes": list(zip(CLASSES, (int(c) for c in run.diff["classes/count"]))) if run.diff is not None else None,
+            "spectrum": spectrum_rows(run.spectrum) if run.spectrum is not None else None}
+    if run.stats is not None and run.diff is None:
+        page["latents"] = single_model_latents(run, vocabulary)
+    if run.dictionary is not None:
+        page["figures"]["training"] = figures.training(run.dictionary.history)
+        page["job"] = run.dictionary.attributes.get("job", "")
+    if run.diff is not None:
+        page["figures"]["norms"] = figures.relative_norms(run.diff, null.diff if null else None, names)
+    if run.stats is not None:
+        page["figures"]["density"] = figures.density(run.stats["latents/frequency"], int(run.stats.attributes["rows"]))
+    if run.spectrum is not None:
+        page["figures"]["spectra"] = figures.spectra(run.spectrum, [r["model"] for r in page["spectrum"]])
+    return page
+
+
+def render(page):
+    import jinja2
+    loader = jinja2.FileSystemLoader(os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates"))
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    return environment.get_template("report.html").render(**page)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run")
+    parser.add_argument("--output", default="report.html")
+    parser.add_argument("--title", default="Model diffing report")
+    parser.add_argument("--null", help="folder of a finished null run")
+    a = parser.parse_args()
+    null = Run(a.null) if a.null and os.path.isdir(a.null) else None
+    run = Run(a.run)
+    if a.null and null is None:
+        run.missing.append(f"{a.null}: no null run there; run the null job first to see it beside this one")
+    text = render(build(run, null, a.title))
+    with open(a.output + ".tmp", "w", encoding="utf-8") as f:
+        f.write(text)
+    os.replace(a.output + ".tmp", a.output)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+/* darkfield stats: one pass over the corpus, everything worth keeping of each latent. */
+#include "jobs.h"
+
+#include "darkfield/stats.h"
+
+#include <string.h>
+
+static const df_option options[] = {
+    {.key = "stats.examples", .type = DF_OPT_INT, .fallback = "8", .unit = "windows", .min = 0, .max = 1000,
+     .help = "top activating windows kept for each latent"},
+    {.key = "stats.window", .type = DF_OPT_INT, .fallback = "32", .unit = "tokens", .min = 1, .max = 4096,
+     .help = "tokens shown around the peak of an example"},
+    {.key = "stats.promoted", .type = DF_OPT_INT, .fallback = "8", .unit = "tokens", .min = 0, .max = 1000,
+     .help = "tokens that the decoder direction promotes, for each latent and model"},
+    {.key = "stats.batch", .type = DF_OPT_INT, .fallback = "4096", .unit = "rows", .min = 1, .max = 1e6,
+     .help = "rows encoded at a time; at least one context window"},
+    {.key = "stats.skip_first", .type = DF_OPT_BOOL, .fallback = "true",
+     .help = "leave out BOS rows and the first position of each window"},
+};
+
+/* What a run of this stage has open. */
+typedef struct sources {
+    df_inputs acts;
+    df_dict *dict;
+    df_corpus *corpus;
+    df_tokenizer *tokenizer;
+    df_model *model[2];
+    size_t models;
+} sources;
+
+static void sources_close(sources *s) {
+    df_inputs_close(&s->acts);
+    df_dict_free(&s->dict);
+    df_corpus_close(&s->corpus);
+    df_tokenizer_close(s->tokenizer);
+    for (size_t i = 0; i < s->models; i++) df_model_close(&s->model[i]);
+}
+
+/* The activation files in the order of the dictionary's sites. */
+static df_status keep_sites(const df_run *run, sources *s) {
+    if (s->dict->sites == s->acts.n) return DF_OK;
+    for (size_t i = 0; i < s->acts.n; i++) {
+        if (strcmp(s->acts.acts[i]->model, s->dict->site[0].model) != 0) continue;
+        if (i == 1) {
+            df_acts *other = s->acts.acts[0];
+            s->acts.acts[0] = s->acts.acts[1];
+            s->acts.acts[1] = other;
+            s->acts.site[0] = s->acts.site[1];
+        }
+        return DF_OK;
+    }
+    return df_fail(DF_BAD_INPUT, "the dictionary is of model %s, the job names %s", s->dict->site[0].model, df_model_name(run, 0));
+}
+
+static df_status open_mine(const df_run *run, sources *s) {
+    DF_TRY(keep_sites(run, s));
+    const char *labels = df_job_text(run->job, "text.labels");
+    if (labels != NULL)
+        DF_TRY(df_corpus_open(df_job_text(run->job, "text.file"), df_job_text(run->job, "text.field"), labels,
+                              (uint64_t)df_job_int(run->job, "text.max_documents"), &s->corpus));
+    for (size_t i = 0; i < s->dict->sites; i++) {
+        size_t which = strcmp(s->dict->site[i].model, df_model_name(run, 0)) == 0 ? 0 : 1;
+        DF_TRY(df_model_open(df_model_path(run, which), &s->model[i]));
+        s->models = i + 1;
+        if (i > 0) continue;
+        char *path = df_format("%s/tokenizer.json", df_model_path(run, which));
+        if (path == NULL) return DF_FAILED;
+        df_status status = df_tokenizer_open(path, &s->tokenizer);
+        df_free(path);
+        DF_TRY(status);
+    }
+    return DF_OK;
+}
+
+static df_status run_pass(df_run *run, sources *s, const char *output, const char *job) {
+    df_stats_input input = {.acts = s->acts.acts, .site = s->acts.site, .n = s->dict->sites, .corpus = s->corpus,
+                            .tokenizer = s->tokenizer, .models = (const df_model *const *)s->model};
+    df_stats_options o = {.examples = (size_t)df_job_int(run->job, "stats.examples"),
+                          .window = (size_t)df_job_int(run->job, "stats.window"),
+                          .promoted = (size_t)df_job_int(run->job, "stats.promoted"),
+                          .batch = (size_t)df_job_int(run->job, "stats.batch"),
+                          .skip_first = df_job_bool(run->job, "stats.skip_first"),
+                          .output = output, .resolved_job = job, .facts = run->provenance};
+    DF_TRY(df_stats_run(run->world, run->kernels, s->dict, &input, &o));
+    df_info("stats: wrote %s", output);
+    return DF_OK;
+}
+
+static df_status run_with(df_run *run, const char *dict_path, const char *output) {
+    sources s = {0};
+    char *resolved = NULL, *job = NULL;
+    uint64_t hash = 0;
+    df_status status;
+    DF_GO(df_agree(run->world, df_digest(dict_path, &hash)));
+    DF_GO(df_inputs_open(run, &s.acts));
+    resolved = df_resolved(run, "stats");
+    job = resolved != NULL ? df_format("%s# dictionary %016llx\n# alignment %016llx\n", resolved, (unsigned long long)hash, (unsigned long long)s.acts.acts[0]->alignment) : NULL;
+    DF_GO(df_agree(run->world, job != NULL ? DF_OK : DF_FAILED));
+    if (df_stage_is_current(run, output, "darkfield-statistics", job)) goto done;
+    DF_GO(df_dict_load(run->world, dict_path, &s.dict));
+    DF_GO(df_agree(run->world, open_mine(run, &s)));
+    DF_GO(run_pass(run, &s, output, job));
+done:
+    sources_close(&s);
+    df_free(resolved);
+    df_free(job);
+    return status;
+}
+
+static df_status run_stats(df_run *run) {
+    char *dict = df_path_dict(run), *output = df_path_result(run, "stats");
+    df_status status = df_agree(run->world, dict != NULL && output != NULL ? DF_OK : DF_FAILED);
+    if (status == DF_OK && run->dry_run) df_info("stats: would write %s: %lld examples of %lld tokens a latent", output,
+                                                 (long long)df_job_int(run->job, "stats.examples"), (long long)df_job_int(run->job, "stats.window"));
+    else if (status == DF_OK) status = run_with(run, dict, output);
+    df_free(dict);
+    df_free(output);
+    return status;
+}
+
+const df_stage df_stage_stats = {"stats", "frequency, histogram, top examples and promoted tokens of every latent", options,
+                                 sizeof options / sizeof *options, run_stats};
