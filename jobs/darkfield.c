@@ -192,7 +192,7 @@ static df_status run_stages(df_run *run, const command_line *line) {
 static void summarise(df_run *run, double seconds) {
     char memory[16];
     if (!run->dry_run) {
-        df_info("");
+        df_info("%s", "");
         df_timer_report(run->world, seconds);
     }
     df_human_bytes((double)df_memory_peak(), memory);
