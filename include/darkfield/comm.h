@@ -89,6 +89,10 @@ df_range df_share(size_t n, int size, int rank);
  * the same on every rank, bit for bit, for any number of ranks. Leaves all exist; give zeros for empty ones. */
 df_status df_tree_sum(df_comm *comm, size_t n, size_t width, double *leaves, double *out) DF_MUST_CHECK;
 
+/* The second half of df_tree_sum, for callers that reduced their subtrees themselves (matrices too big to keep
+ * one per leaf): values [nodes of df_tree_nodes for this rank's share, width], not changed. */
+df_status df_tree_finish(df_comm *comm, size_t n, size_t width, const double *values, double *out) DF_MUST_CHECK;
+
 /* The maximal subtrees of the fixed tree over n leaves that lie inside [first, first + count), left to right.
  * Writes at most 2*64 nodes; returns their number. Not collective. */
 typedef struct df_node {
