@@ -170,15 +170,15 @@ void count_examples(examples *e, size_t latent, const by_latent *b, const batch 
 
 /* ---- labelled stretches ------------------------------------------------------------------------ */
 
-df_status concepts_new(size_t count, size_t n, const df_stretch *stretch, size_t stretches, concepts *out) {
-    *out = (concepts){.count = count, .n = n, .stretch = stretch, .stretches = stretches};
+df_status concepts_new(size_t count, size_t n, const df_stretch *stretch, size_t stretches, concept_counts *out) {
+    *out = (concept_counts){.count = count, .n = n, .stretch = stretch, .stretches = stretches};
     DF_TRY(DF_NEW(out->fires, 2 * count));
     DF_TRY(DF_NEW(out->inside, n * 2 * count));
     DF_TRY(DF_NEW(out->found, n * 2 * count));
     return DF_NEW(out->last, n * count);
 }
 
-void concepts_free(concepts *c) {
+void concepts_free(concept_counts *c) {
     df_free(c->fires);
     df_free(c->inside);
     df_free(c->found);
@@ -186,7 +186,7 @@ void concepts_free(concepts *c) {
 }
 
 /* Stretches of one concept that hold the row may overlap: the firing is inside once, and finds each of them. */
-void count_concepts(concepts *c, size_t latent, const by_latent *b, const batch *rows) {
+void count_concepts(concept_counts *c, size_t latent, const by_latent *b, const batch *rows) {
     for (uint64_t i = b->start[latent]; i < b->start[latent + 1]; i++) {
         size_t slot = b->slot[i], which = rows->heldout[slot];
         c->fires[2 * latent + which]++;

@@ -39,16 +39,16 @@ df_status examples_new(size_t count, size_t n, size_t width, examples *out) DF_M
 void examples_free(examples *e);
 
 /* Counts against labelled stretches. which: 0 training, 1 held-out. */
-typedef struct concepts {
+typedef struct concept_counts {
     size_t count, n;            /* latents of this rank, concepts */
     const df_stretch *stretch;  /* ascending by first row; borrowed */
     size_t stretches;
     uint64_t *fires;            /* [count, 2] */
     uint64_t *inside, *found;   /* [count, n, 2] */
     uint64_t *last;             /* [count, n] 1 + the last stretch found by the latent */
-} concepts;
-df_status concepts_new(size_t count, size_t n, const df_stretch *stretch, size_t stretches, concepts *out) DF_MUST_CHECK;
-void concepts_free(concepts *c);
+} concept_counts;
+df_status concepts_new(size_t count, size_t n, const df_stretch *stretch, size_t stretches, concept_counts *out) DF_MUST_CHECK;
+void concepts_free(concept_counts *c);
 
 /* A batch of rows, ready to be counted. */
 typedef struct batch {
@@ -64,7 +64,7 @@ typedef struct batch {
 
 void count_latent(tally *t, size_t latent, const by_latent *b);
 void count_examples(examples *e, size_t latent, const by_latent *b, const batch *rows);
-void count_concepts(concepts *c, size_t latent, const by_latent *b, const batch *rows);
+void count_concepts(concept_counts *c, size_t latent, const by_latent *b, const batch *rows);
 
 /* Index of the run of offsets [n + 1] that holds `row`. */
 size_t run_of(const uint64_t *offsets, size_t n, uint64_t row);
@@ -83,7 +83,7 @@ typedef struct findings {
     uint64_t rows;
     tally tally;
     examples examples;
-    concepts concepts;
+    concept_counts concepts;
     uint64_t *spans; /* [concepts, 2] */
     promoted promoted;
 } findings;
