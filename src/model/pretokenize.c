@@ -1,0 +1,299 @@
+/* Running the steps of a normalizer or pre-tokenizer over one stretch of text. */
+#include "tokenizer_parts.h"
+
+#include <string.h>
+#include <utf8proc.h>
+
+#define MATCH_LIMIT 10000000u
+
+uint32_t df_view_end(const df_view *view, size_t position) {
+    if (position == 0 || view->end == NULL) return view->base + (uint32_t)position;
+    return view->end[position - 1];
+}
+
+// ---- rewriting: text out, with the original end of each byte
+
+static df_status emit(df_rewrite *out, const char *text, size_t n) {
+    DF_TRY(df_bytes_reserve(&out->text, n));
+    void *p = out->end;
+    DF_TRY(df_grow(&p, &out->end_capacity, out->text.capacity, sizeof *out->end));
+    out->end = p;
+    if (n > 0) memcpy(out->text.at + out->text.count, text, n);
+    return DF_OK;
+}
+
+// Bytes that replace a stretch of the original all end where the stretch ends.
+static df_status emit_new(df_rewrite *out, const char *text, size_t n, uint32_t end) {
+    DF_TRY(emit(out, text, n));
+    for (size_t i = 0; i < n; i++) out->end[out->text.count + i] = end;
+    out->text.count += n;
+    return DF_OK;
+}
+
+static df_status emit_kept(df_rewrite *out, const df_view *view, size_t begin, size_t end) {
+    DF_TRY(emit(out, view->text + begin, end - begin));
+    for (size_t i = begin; i < end; i++)
+        out->end[out->text.count + i - begin] = df_view_end(view, i + 1);
+    out->text.count += end - begin;
+    return DF_OK;
+}
+
+static df_status replace(const df_step *step, const df_view *view, df_span piece, df_rewrite *out) {
+    size_t from = strlen(step->from), to = strlen(step->to), kept = piece.begin, i = piece.begin;
+    while (i + from <= piece.end) {
+        const char *hit = memchr(view->text + i, step->from[0], piece.end - i);
+        i = hit != NULL ? (size_t)(hit - view->text) : piece.end;
+        if (i + from > piece.end) break;
+        if (memcmp(view->text + i, step->from, from) != 0) {
+            i++;
+            continue;
+        }
+        DF_TRY(emit_kept(out, view, kept, i));
+        DF_TRY(emit_new(out, step->to, to, df_view_end(view, i + from)));
+        i += from;
+        kept = i;
+    }
+    return emit_kept(out, view, kept, piece.end);
+}
+
+static df_status prepend(const df_step *step, const df_view *view, df_span piece, df_rewrite *out) {
+    size_t n = strlen(step->to), left = piece.end - piece.begin;
+    uint32_t start = df_view_end(view, piece.begin);
+    bool present = left >= n && memcmp(view->text + piece.begin, step->to, n) == 0;
+    bool elsewhere = start != 0 || piece.begin != 0;
+    if (left > 0 && !(step->unless_present && present) && !(step->first_only && elsewhere))
+        DF_TRY(emit_new(out, step->to, n, start));
+    return emit_kept(out, view, piece.begin, piece.end);
+}
+
+// ---- composition (NFC), one stretch at a time, so that places in the text are kept
+
+// A character that never combines with what stands before it. Kirat Rai's vowel signs are letters that do.
+static bool starts_stretch(int32_t code) {
+    if (code < 0x300) return true;
+    if (code >= 0x1160 && code <= 0x11ff) return false; // Hangul vowels and finals
+    if (code >= 0x16d63 && code <= 0x16d6a) return false;
+    utf8proc_category_t category = utf8proc_category(code);
+    return category != UTF8PROC_CATEGORY_MN && category != UTF8PROC_CATEGORY_MC &&
+           category != UTF8PROC_CATEGORY_ME;
+}
+
+static size_t code_at(const char *text, size_t n, utf8proc_int32_t *code) {
+    utf8proc_ssize_t used = utf8proc_iterate((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)n, code);
+    return used > 0 ? (size_t)used : 1;
+}
+
+// Where the stretch that starts at `begin` ends.
+static size_t stretch_end(const char *text, size_t begin, size_t end) {
+    utf8proc_int32_t code;
+    size_t i = begin + code_at(text + begin, end - begin, &code);
+    while (i < end) {
+        size_t used = code_at(text + i, end - i, &code);
+        if (starts_stretch(code)) break;
+        i += used;
+    }
+    return i;
+}
+
+static df_status compose_stretch(const df_view *view, size_t begin, size_t end, df_rewrite *out) {
+    const char *text = view->text + begin;
+    size_t n = end - begin;
+    utf8proc_uint8_t *composed = NULL;
+    utf8proc_ssize_t m = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)n, &composed,
+                                      UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+    if (m < 0) return df_fail(DF_FAILED, "NFC normalization failed: %s", utf8proc_errmsg(m));
+    bool same = (size_t)m == n && memcmp(composed, text, n) == 0;
+    df_status status = same ? emit_kept(out, view, begin, end)
+                            : emit_new(out, (const char *)composed, (size_t)m,
+                                       df_view_end(view, end));
+    free(composed); // utf8proc's own memory
+    return status;
+}
+
+static df_status compose(const df_view *view, df_span piece, df_rewrite *out) {
+    size_t kept = piece.begin, i = piece.begin;
+    while (i < piece.end) {
+        size_t end = stretch_end(view->text, i, piece.end);
+        utf8proc_int32_t code;
+        bool alone = code_at(view->text + i, piece.end - i, &code) == end - i;
+        if (!(alone && code < 0x300)) {
+            DF_TRY(emit_kept(out, view, kept, i));
+            DF_TRY(compose_stretch(view, i, end, out));
+            kept = end;
+        }
+        i = end;
+    }
+    return emit_kept(out, view, kept, piece.end);
+}
+
+static df_status rewrite_piece(const df_step *step, const df_view *view, df_span piece,
+                               df_rewrite *out) {
+    switch (step->kind) {
+    case DF_STEP_REPLACE:
+        return replace(step, view, piece, out);
+    case DF_STEP_PREPEND:
+        return prepend(step, view, piece, out);
+    default:
+        return compose(view, piece, out);
+    }
+}
+
+static df_status rewrite(df_pass *pass, const df_step *step, df_view *view, df_rewrite *out) {
+    out->text.count = 0;
+    for (size_t i = 0; i < pass->pieces.count; i++) {
+        df_span *piece = &pass->pieces.at[i];
+        size_t begin = out->text.count;
+        DF_TRY(rewrite_piece(step, view, *piece, out));
+        if (out->text.count > UINT32_MAX)
+            return df_fail(DF_BAD_INPUT, "the text grows beyond 4 GiB when normalized");
+        *piece = (df_span){(uint32_t)begin, (uint32_t)out->text.count};
+    }
+    *view = (df_view){out->text.at, out->end, view->base, out->text.count};
+    return DF_OK;
+}
+
+// ---- splitting
+
+typedef struct split_state {
+    df_spans *out;
+    size_t first; // spans before this one are of other pieces
+    bool matched_before;
+} split_state;
+
+// One match, or what lies between two matches.
+static df_status add_part(split_state *state, const df_step *step, df_span part, bool match) {
+    bool before = state->matched_before, follows = state->out->count > state->first, joins = false;
+    if (part.begin == part.end) return DF_OK;
+    match = match != step->invert;
+    state->matched_before = match;
+    if (step->behavior == DF_SPLIT_REMOVED && match) return DF_OK;
+    if (step->behavior == DF_SPLIT_PREVIOUS) joins = match && !before;
+    if (step->behavior == DF_SPLIT_NEXT) joins = !match && before;
+    if (step->behavior == DF_SPLIT_CONTIGUOUS) joins = match == before;
+    if (!joins || !follows) return df_spans_add(state->out, part.begin, part.end);
+    state->out->at[state->out->count - 1].end = part.end;
+    return DF_OK;
+}
+
+static df_status ready_to_match(df_pass *pass) {
+    if (pass->match != NULL) return DF_OK;
+    pass->match = pcre2_match_data_create(1, NULL);
+    pass->context = pcre2_match_context_create(NULL);
+    pass->stack = pcre2_jit_stack_create(32u << 10, 8u << 20, NULL);
+    if (pass->match == NULL || pass->context == NULL)
+        return df_fail(DF_FAILED, "out of memory for pattern matching");
+    if (pass->stack != NULL) pcre2_jit_stack_assign(pass->context, NULL, pass->stack);
+    return DF_OK;
+}
+
+// The next match at or after `from`; *found is false when there is none.
+static df_status next_match(df_pass *pass, const df_step *step, const char *text, size_t n,
+                            size_t from, df_span *found, bool *any) {
+    int code = pcre2_match(step->pattern, (PCRE2_SPTR)text, n, from, PCRE2_NO_UTF_CHECK,
+                           pass->match, pass->context);
+    if (code == PCRE2_ERROR_JIT_STACKLIMIT)
+        code = pcre2_match(step->pattern, (PCRE2_SPTR)text, n, from,
+                           PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, pass->match, pass->context);
+    *any = code >= 0;
+    if (code == PCRE2_ERROR_NOMATCH) return DF_OK;
+    if (code < 0) {
+        PCRE2_UCHAR message[200] = "";
+        pcre2_get_error_message(code, message, sizeof message);
+        return df_fail(DF_BAD_INPUT, "the tokenizer's pattern fails on a text of %zu bytes: %s", n,
+                       (const char *)message);
+    }
+    const PCRE2_SIZE *place = pcre2_get_ovector_pointer(pass->match);
+    if (place[0] < from || place[1] < place[0] || place[1] > n)
+        return df_fail(DF_BAD_INPUT, "the tokenizer's pattern matches backwards (\\K)");
+    *found = (df_span){(uint32_t)place[0], (uint32_t)place[1]};
+    return DF_OK;
+}
+
+df_status df_split(df_pass *pass, const df_step *step, const char *text, size_t n, df_spans *out) {
+    split_state state = {out, out->count, false};
+    uint32_t done = 0;
+    DF_TRY(ready_to_match(pass));
+    pcre2_set_match_limit(pass->context, MATCH_LIMIT + (n > MATCH_LIMIT ? (uint32_t)n : 0));
+    for (size_t from = 0; from < n;) {
+        df_span found;
+        bool any;
+        DF_TRY(next_match(pass, step, text, n, from, &found, &any));
+        if (!any) break;
+        if (found.begin == n) break; // an empty match at the end
+        bool empty = found.begin == found.end;
+        from = found.end + (empty ? df_utf8_length(text[found.end]) : 0);
+        if (empty && found.begin == done) continue;
+        DF_TRY(add_part(&state, step, (df_span){done, found.begin}, false));
+        DF_TRY(add_part(&state, step, found, true));
+        done = found.end;
+    }
+    return add_part(&state, step, (df_span){done, (uint32_t)n}, false);
+}
+
+// The same on the byte alphabet: the pattern sees one printable character a byte.
+static df_status split_mapped(df_pass *pass, const df_step *step, const char *text, size_t n,
+                              df_spans *out) {
+    pass->mapped.count = 0;
+    DF_TRY(df_bytes_to_chars(&pass->mapped, text, n));
+    df_spans *parts = &pass->mapped_parts;
+    parts->count = 0;
+    DF_TRY(df_split(pass, step, pass->mapped.at, pass->mapped.count, parts));
+    size_t at = 0, bytes = 0; // in mapped text, in text
+    for (size_t i = 0; i < parts->count; i++) {
+        for (; at < parts->at[i].begin; bytes++) at += df_utf8_length(pass->mapped.at[at]);
+        size_t begin = bytes;
+        for (; at < parts->at[i].end; bytes++) at += df_utf8_length(pass->mapped.at[at]);
+        DF_TRY(df_spans_add(out, begin, bytes));
+    }
+    return DF_OK;
+}
+
+static df_status split_pieces(df_pass *pass, const df_step *step, const df_view *view, bool mapped) {
+    pass->next.count = 0;
+    for (size_t i = 0; i < pass->pieces.count; i++) {
+        df_span piece = pass->pieces.at[i];
+        size_t first = pass->next.count;
+        DF_TRY((mapped ? split_mapped : df_split)(pass, step, view->text + piece.begin,
+                                                  piece.end - piece.begin, &pass->next));
+        for (size_t j = first; j < pass->next.count; j++) {
+            pass->next.at[j].begin += piece.begin;
+            pass->next.at[j].end += piece.begin;
+        }
+    }
+    df_spans swap = pass->pieces;
+    pass->pieces = pass->next;
+    pass->next = swap;
+    return DF_OK;
+}
+
+df_status df_pass_run(df_pass *pass, const df_steps *steps, df_view *view) {
+    bool mapped = false;
+    int turn = 0;
+    for (size_t i = 0; i < steps->count; i++) {
+        const df_step *step = &steps->at[i];
+        if (step->kind == DF_STEP_BYTES) {
+            mapped = true;
+        } else if (step->kind == DF_STEP_SPLIT) {
+            DF_TRY(split_pieces(pass, step, view, mapped));
+        } else {
+            DF_TRY(rewrite(pass, step, view, &pass->rewrite[turn]));
+            turn = !turn;
+        }
+    }
+    return DF_OK;
+}
+
+void df_pass_free(df_pass *pass) {
+    for (int i = 0; i < 2; i++) {
+        df_free(pass->rewrite[i].text.at);
+        df_free(pass->rewrite[i].end);
+    }
+    df_free(pass->pieces.at);
+    df_free(pass->next.at);
+    df_free(pass->mapped.at);
+    df_free(pass->mapped_parts.at);
+    pcre2_match_data_free(pass->match);
+    pcre2_match_context_free(pass->context);
+    pcre2_jit_stack_free(pass->stack);
+    *pass = (df_pass){0};
+}
