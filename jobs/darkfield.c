@@ -174,10 +174,28 @@ static void print_banner(df_run *run) {
             run->provenance.hosts, start);
 }
 
+static bool is_wanted(const df_job *job, const command_line *line, const char *stage) {
+    if (strcmp(line->verb, "run") != 0) return strcmp(line->verb, stage) == 0;
+    const char *const *listed;
+    size_t n = df_job_list(job, "stages", &listed);
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(listed[i], stage) == 0) return true;
+    return false;
+}
+
+static df_status check_stage_list(const df_job *job) {
+    const char *const *listed;
+    size_t n = df_job_list(job, "stages", &listed);
+    for (size_t i = 0; i < n; i++)
+        if (find_stage(listed[i]) == NULL)
+            return df_fail(DF_USAGE, "%s: no stage is called \"%s\" (see darkfield --help)", df_job_where(job, "stages"), listed[i]);
+    return DF_OK;
+}
+
 static df_status run_stages(df_run *run, const command_line *line) {
-    bool all = strcmp(line->verb, "run") == 0;
+    DF_TRY(check_stage_list(run->job));
     for (size_t i = 0; i < N_STAGES; i++) {
-        if (!all && strcmp(line->verb, stages[i]->name) != 0) continue;
+        if (!is_wanted(run->job, line, stages[i]->name)) continue;
         df_info("== %s: %s", stages[i]->name, stages[i]->help);
         df_status status = df_job_require(run->job, stages[i]->name);
         if (status == DF_OK) status = stages[i]->run(run);

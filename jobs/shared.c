@@ -6,6 +6,8 @@
 const df_option df_shared_options[] = {
     {.key = "seed", .type = DF_OPT_INT, .fallback = "1", .min = 0, .max = 4294967295.0,
      .help = "seed of everything drawn: held-out documents, initialisation, row order"},
+    {.key = "stages", .type = DF_OPT_LIST, .fallback = "harvest, train, evaluate, stats, diff, spectrum, report",
+     .is_volatile = true, .help = "what darkfield run runs, in this order whatever the order here"},
     {.key = "out", .type = DF_OPT_TEXT, .is_volatile = true, .help = "folder of all outputs"},
     {.key = "threads", .type = DF_OPT_INT, .fallback = "0", .min = 0, .max = 1024, .is_volatile = true,
      .help = "threads per rank; 0: OMP_NUM_THREADS, else the cores of the rank"},
