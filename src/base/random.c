@@ -42,12 +42,13 @@ double df_random_normal(uint64_t seed, df_stream stream, uint64_t index) {
     return sqrt(-2 * log(radius)) * cos(2 * PI * turn);
 }
 
-// Half the even number of bits that holds 0..n-1; at least 2, where the network still mixes.
+// Half the even number of bits that holds 0..n-1; at least 3, for on 16 elements the orders that the network
+// reaches are visibly uneven.
 static unsigned half_width(uint64_t n) {
     unsigned bits = 0;
     while (bits < 64 && (n - 1) >> bits != 0) bits++;
     unsigned half = (bits + 1) / 2;
-    return half < 2 ? 2 : half;
+    return half < 3 ? 3 : half;
 }
 
 uint64_t df_random_permute(uint64_t seed, df_stream stream, uint64_t n, uint64_t i) {

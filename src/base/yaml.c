@@ -52,8 +52,9 @@ static df_status broken(reader *r) {
         return df_fail(DF_USAGE, "%s: not a YAML text file: %s", r->where, problem);
     }
     DF_TRY(at_line(r, p->problem_mark.line + 1));
-    return df_fail(DF_USAGE, "%s: not valid YAML: %s%s%s", r->where, problem,
-                   p->context != NULL ? ", " : "", p->context != NULL ? p->context : "");
+    if (p->context == NULL) return df_fail(DF_USAGE, "%s: not valid YAML: %s", r->where, problem);
+    return df_fail(DF_USAGE, "%s: not valid YAML: %s, %s begun in line %zu", r->where, problem,
+                   p->context, p->context_mark.line + 1);
 }
 
 // ---- events ------------------------------------------------------------------------------------
