@@ -13,7 +13,8 @@ static df_status cannot(df_status code, const char *what, const char *path) {
     return df_fail(code, "cannot %s %s: %s", what, path, strerror(errno));
 }
 
-// What fstat says is only a first guess of the size: pipes have none, and a file may grow meanwhile.
+// What fstat says is only a first guess of the size: pipes have none, and a file may grow
+// meanwhile.
 static df_status read_all(int fd, size_t guess, const char *path, char **text, size_t *bytes) {
     size_t capacity = 0, used = 0;
     DF_TRY(df_grow((void **)text, &capacity, guess + 1, 1));
@@ -39,8 +40,8 @@ df_status df_read_file(const char *path, char **text, size_t *bytes) {
     if (fstat(fd, &info) != 0) DF_GO(cannot(DF_BAD_INPUT, "look at", path));
     if (S_ISDIR(info.st_mode))
         DF_GO(df_fail(DF_BAD_INPUT, "cannot read %s: a file was expected, it is a folder", path));
-    DF_GO(read_all(fd, info.st_size > 0 ? (size_t)info.st_size + 1 : FIRST_BYTES, path, text,
-                   bytes));
+    DF_GO(
+        read_all(fd, info.st_size > 0 ? (size_t)info.st_size + 1 : FIRST_BYTES, path, text, bytes));
 done:
     close(fd);
     if (status != DF_OK) {
@@ -71,13 +72,14 @@ static df_status write_temporary(const char *temporary, const void *data, size_t
     return status;
 }
 
-// The new name is safe only when the folder is on disk too. Some file systems cannot sync folders (EINVAL).
+// The new name is safe only when the folder is on disk too. Some file systems cannot sync folders
+// (EINVAL).
 static df_status sync_folder_of(const char *path) {
     const char *slash = strrchr(path, '/');
     size_t length = slash == NULL ? 0 : (size_t)(slash - path);
-    char *folder = slash == NULL    ? df_strdup(".")
-                   : slash == path  ? df_strdup("/")
-                                    : df_format("%.*s", (int)length, path);
+    char *folder = slash == NULL   ? df_strdup(".")
+                   : slash == path ? df_strdup("/")
+                                   : df_format("%.*s", (int)length, path);
     if (folder == NULL) return DF_FAILED;
     df_status status = DF_OK;
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -103,7 +105,8 @@ df_status df_write_file(const char *path, const void *data, size_t bytes) {
 static df_status make_one(const char *path) {
     struct stat info;
     if (mkdir(path, 0777) == 0) return DF_OK;
-    int reason = errno; // a folder that is there may also say EROFS or EACCES: look before complaining
+    int reason =
+        errno; // a folder that is there may also say EROFS or EACCES: look before complaining
     if (stat(path, &info) == 0) {
         if (S_ISDIR(info.st_mode)) return DF_OK;
         reason = ENOTDIR;

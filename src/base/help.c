@@ -8,12 +8,18 @@
 
 static const char *type_word(const df_option *option) {
     switch (option->type) {
-    case DF_OPT_INT: return "integer";
-    case DF_OPT_REAL: return "number";
-    case DF_OPT_BOOL: return "true or false";
-    case DF_OPT_TEXT: return "text";
-    case DF_OPT_CHOICE: return "one of";
-    case DF_OPT_LIST: return "list of texts";
+    case DF_OPT_INT:
+        return "integer";
+    case DF_OPT_REAL:
+        return "number";
+    case DF_OPT_BOOL:
+        return "true or false";
+    case DF_OPT_TEXT:
+        return "text";
+    case DF_OPT_CHOICE:
+        return "one of";
+    case DF_OPT_LIST:
+        return "list of texts";
     }
     return "text";
 }

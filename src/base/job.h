@@ -24,15 +24,15 @@ struct df_job {
     char *path;
 };
 
-/* Reads texts[n] (one unless the option is a list) into *value, which must be empty. A failure is DF_USAGE
- * with "expected ..., found ..."; *value is then still to be cleared. */
+/* Reads texts[n] (one unless the option is a list) into *value, which must be empty. A failure is
+ * DF_USAGE with "expected ..., found ..."; *value is then still to be cleared. */
 df_status df_value_read(const df_option *option, const char *const *texts, size_t n,
                         df_value *value) DF_MUST_CHECK;
 void df_value_clear(df_value *value);
 
 /* The same from one text; a list's is split at commas. */
-df_status df_value_read_one(const df_option *option, const char *text, df_value *value)
-    DF_MUST_CHECK;
+df_status df_value_read_one(const df_option *option, const char *text,
+                            df_value *value) DF_MUST_CHECK;
 
 /* Row of the table with this key, or n when there is none. */
 size_t df_option_find(const df_option *options, size_t n, const char *key);

@@ -83,11 +83,16 @@ void df_warnings_repeat(void) {
 
 static const char *kind_of(df_status code) {
     switch (code) {
-    case DF_OK: return "ok";
-    case DF_FAILED: return "failed";
-    case DF_USAGE: return "usage";
-    case DF_BAD_INPUT: return "bad input";
-    case DF_STOPPED: return "stopped";
+    case DF_OK:
+        return "ok";
+    case DF_FAILED:
+        return "failed";
+    case DF_USAGE:
+        return "usage";
+    case DF_BAD_INPUT:
+        return "bad input";
+    case DF_STOPPED:
+        return "stopped";
     }
     return "failed";
 }

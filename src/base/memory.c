@@ -1,4 +1,5 @@
-/* Counted memory. Each block carries its size in a 64-byte header, so that the count stays exact. */
+/* Counted memory. Each block carries its size in a 64-byte header, so that the count stays exact.
+ */
 #include "darkfield/base.h"
 
 #include <stdarg.h>
@@ -24,7 +25,8 @@ static void count_up(size_t bytes) {
 
 void *df_alloc(size_t n, size_t size) {
     size_t bytes, padded;
-    if (df_mul(n, size, &bytes) != DF_OK || df_add(bytes, 2 * HEADER, &padded) != DF_OK) return NULL;
+    if (df_mul(n, size, &bytes) != DF_OK || df_add(bytes, 2 * HEADER, &padded) != DF_OK)
+        return NULL;
     padded -= padded % HEADER;
     char *block = told_to_fail() ? NULL : aligned_alloc(HEADER, padded);
     if (block == NULL) {

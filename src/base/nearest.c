@@ -84,8 +84,7 @@ static const char *elsewhere(const df_job *job, const char *key) {
     return NULL;
 }
 
-static df_status name_unknown(const df_job *job, const char *where, const char *key,
-                              char **words) {
+static df_status name_unknown(const df_job *job, const char *where, const char *key, char **words) {
     size_t known = known_part(job, key), n = 0;
     DF_TRY(words_here(job, key, known, words));
     for (size_t i = 0; i < job->n_options; i++) // close the gaps
@@ -105,7 +104,8 @@ static df_status name_unknown(const df_job *job, const char *where, const char *
                        key, (int)known, key, near, key + known + length);
     if (other != NULL)
         return df_fail(DF_USAGE, "%s: unknown key '%.200s'; did you mean '%s'?", where, key, other);
-    return df_fail(DF_USAGE, "%s: unknown key '%.200s', and no known key is near it (--help lists them)",
+    return df_fail(DF_USAGE,
+                   "%s: unknown key '%.200s', and no known key is near it (--help lists them)",
                    where, key);
 }
 

@@ -1,4 +1,5 @@
-/* One progress display: a bar rewritten in place on a terminal, one line per interval in a log file. */
+/* One progress display: a bar rewritten in place on a terminal, one line per interval in a log
+ * file. */
 #include "darkfield/base.h"
 #include "log.h"
 

@@ -1,6 +1,6 @@
-/* Counter-based random numbers: Philox4x32-10 of Salmon, Moraes, Dror and Shaw, "Parallel random numbers:
- * as easy as 1, 2, 3" (SC11). The counter is (index, stream, use): use 0 draws numbers, use 1 + r is round
- * r of the permutation's Feistel network, so that no two uses share a block. */
+/* Counter-based random numbers: Philox4x32-10 of Salmon, Moraes, Dror and Shaw, "Parallel random
+ * numbers: as easy as 1, 2, 3" (SC11). The counter is (index, stream, use): use 0 draws numbers,
+ * use 1 + r is round r of the permutation's Feistel network, so that no two uses share a block. */
 #include "darkfield/base.h"
 
 #include <Random123/philox.h>
@@ -11,8 +11,7 @@
 #define PI 3.14159265358979323846
 
 static philox4x32_ctr_t block(uint64_t seed, df_stream stream, uint64_t index, uint32_t use) {
-    philox4x32_ctr_t counter = {
-        {(uint32_t)index, (uint32_t)(index >> 32), (uint32_t)stream, use}};
+    philox4x32_ctr_t counter = {{(uint32_t)index, (uint32_t)(index >> 32), (uint32_t)stream, use}};
     philox4x32_key_t key = {{(uint32_t)seed, (uint32_t)(seed >> 32)}};
     return philox4x32(counter, key);
 }
@@ -42,8 +41,8 @@ double df_random_normal(uint64_t seed, df_stream stream, uint64_t index) {
     return sqrt(-2 * log(radius)) * cos(2 * PI * turn);
 }
 
-// Half the even number of bits that holds 0..n-1; at least 3, for on 16 elements the orders that the network
-// reaches are visibly uneven.
+// Half the even number of bits that holds 0..n-1; at least 3, for on 16 elements the orders that
+// the network reaches are visibly uneven.
 static unsigned half_width(uint64_t n) {
     unsigned bits = 0;
     while (bits < 64 && (n - 1) >> bits != 0) bits++;

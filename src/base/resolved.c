@@ -36,7 +36,8 @@ static df_status indent(writer *w, size_t level) {
 
 // Words that some YAML reader takes for something else than a text.
 static bool is_reserved(const char *text) {
-    static const char *const words[] = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"};
+    static const char *const words[] = {"true", "false", "yes", "no", "on",
+                                        "off",  "null",  "y",   "n"};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (strcasecmp(text, words[i]) == 0) return true;
     return false;
@@ -44,7 +45,8 @@ static bool is_reserved(const char *text) {
 
 static bool needs_quotes(const char *text) {
     static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-    static const char inner[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./+-";
+    static const char inner[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./+-";
     bool starts = text[0] == '/' || strncmp(text, "./", 2) == 0 || strncmp(text, "../", 3) == 0 ||
                   (text[0] != '\0' && strchr(letters, text[0]) != NULL);
     return !starts || text[strspn(text, inner)] != '\0' || is_reserved(text);
@@ -61,7 +63,8 @@ static size_t decode(const unsigned char *s, uint32_t *code) {
     return n;
 }
 
-// What a double-quoted scalar cannot hold as it is: controls, odd line breaks, byte order marks, non-characters.
+// What a double-quoted scalar cannot hold as it is: controls, odd line breaks, byte order marks,
+// non-characters.
 static bool needs_escape(uint32_t c) {
     return c < 0x20 || (c >= 0x7f && c <= 0xa0) || c == 0x2028 || c == 0x2029 || c == 0xfeff ||
            c == 0xfffe || c == 0xffff || c >= 0x10000;
@@ -156,7 +159,8 @@ static bool is_first(const writer *w, size_t i, size_t length) {
     return true;
 }
 
-// Writes what stands below key[0..length), "a.b." at level 2. A section comes where its first key stands.
+// Writes what stands below key[0..length), "a.b." at level 2. A section comes where its first key
+// stands.
 static df_status put_section(writer *w, const char *prefix, size_t length, size_t level) {
     for (size_t i = 0; i < w->job->n_options; i++) {
         if (!is_wanted(w, i, prefix, length)) continue;

@@ -29,7 +29,8 @@ static df_status set_defaults(df_job *job) {
         const df_option *option = &job->options[i];
         if (option->fallback == NULL) continue;
         df_status status = df_value_read_one(option, option->fallback, &job->values[i]);
-        if (status != DF_OK) return df_fail_at(DF_FAILED, "default in the option table", option->key);
+        if (status != DF_OK)
+            return df_fail_at(DF_FAILED, "default in the option table", option->key);
     }
     return DF_OK;
 }
@@ -160,8 +161,8 @@ df_status df_job_require(const df_job *job, const char *section) {
     size_t length = strlen(section);
     for (size_t i = 0; i < job->n_options; i++) {
         const df_option *option = &job->options[i];
-        bool inside = strcspn(option->key, ".") == length &&
-                      strncmp(option->key, section, length) == 0;
+        bool inside =
+            strcspn(option->key, ".") == length && strncmp(option->key, section, length) == 0;
         if (inside && !job->values[i].set && !option->optional)
             return df_fail(DF_USAGE, "%s: '%s' must be given: %s", job->path, option->key,
                            option->help != NULL ? option->help : "it has no default");

@@ -106,15 +106,24 @@ df_status df_value_read(const df_option *option, const char *const *texts, size_
     }
     df_status status = DF_OK;
     switch (option->type) {
-    case DF_OPT_INT: status = read_int(option, texts[0], value); break;
-    case DF_OPT_REAL: status = read_real(option, texts[0], value); break;
-    case DF_OPT_BOOL: status = read_bool(texts[0], value); break;
-    case DF_OPT_CHOICE: status = read_choice(option, texts[0], value); break;
+    case DF_OPT_INT:
+        status = read_int(option, texts[0], value);
+        break;
+    case DF_OPT_REAL:
+        status = read_real(option, texts[0], value);
+        break;
+    case DF_OPT_BOOL:
+        status = read_bool(texts[0], value);
+        break;
+    case DF_OPT_CHOICE:
+        status = read_choice(option, texts[0], value);
+        break;
     case DF_OPT_TEXT:
         value->text = df_strdup(texts[0]);
         status = value->text == NULL ? DF_FAILED : DF_OK;
         break;
-    case DF_OPT_LIST: break;
+    case DF_OPT_LIST:
+        break;
     }
     value->set = status == DF_OK;
     return status;

@@ -1,6 +1,6 @@
-/* The job file: YAML by libyaml's events, down to exactly what the option table knows. Every event carries
- * its line. Whatever the table does not ask for is refused at once, so that the depth of the recursion is
- * that of the table. */
+/* The job file: YAML by libyaml's events, down to exactly what the option table knows. Every event
+ * carries its line. Whatever the table does not ask for is refused at once, so that the depth of
+ * the recursion is that of the table. */
 #include "job.h"
 
 #include <string.h>
@@ -15,11 +15,11 @@ typedef struct reader {
     const char *text;
     size_t bytes;
     yaml_parser_t parser;
-    yaml_event_t event; // the current one
+    yaml_event_t event;  // the current one
     char key[KEY_BYTES]; // path of the key being read
     size_t line;         // of that key
     char *where;         // "file:line" for messages and df_job_where
-    size_t *sections;    // [n_options, LEVELS] line where a section began; its first option is the row
+    size_t *sections; // [n_options, LEVELS] line where a section began; its first option is the row
 } reader;
 
 // ---- messages ----------------------------------------------------------------------------------
@@ -103,7 +103,8 @@ static bool is_empty_scalar(const reader *r) {
 static df_status check_scalar(reader *r) {
     const char *text = scalar(r);
     if (is_unquoted(r) && text[0] == '\0')
-        return refuse(r, "the value is missing; leave the key out to have its default, or write \"\"");
+        return refuse(r,
+                      "the value is missing; leave the key out to have its default, or write \"\"");
     if (is_unquoted(r) && (strcmp(text, "~") == 0 || strcmp(text, "null") == 0))
         return refuse(r, "null is not a value; leave the key out to have its default, or quote it");
     if (strlen(text) != r->event.data.scalar.length)
@@ -175,7 +176,8 @@ static df_status read_value(reader *r, size_t i) {
 
 // ---- mappings ----------------------------------------------------------------------------------
 
-// Appends the current scalar to the path of the mapping, which is the first `prefix` characters of r->key.
+// Appends the current scalar to the path of the mapping, which is the first `prefix` characters of
+// r->key.
 static df_status read_key(reader *r, size_t prefix) {
     if (r->event.type != YAML_SCALAR_EVENT) return refuse(r, "a key must be a plain word");
     const char *word = scalar(r);

@@ -1,5 +1,5 @@
-/* Job files: whatever the bytes, parsing ends with a job or one message; a job's resolved copy reads back as
- * the same job. The first lines may be --set values: "%set KEY=VALUE". */
+/* Job files: whatever the bytes, parsing ends with a job or one message; a job's resolved copy
+ * reads back as the same job. The first lines may be --set values: "%set KEY=VALUE". */
 #include "darkfield/base.h"
 
 #include <stdlib.h>

@@ -99,7 +99,8 @@ static void test_full_disk(void **state) {
 
 static void test_write_errors(void **state) {
     (void)state;
-    char *taken = in_folder("taken/full"), *path = in_folder("taken"), *lost = in_folder("no/where");
+    char *taken = in_folder("taken/full"), *path = in_folder("taken"),
+         *lost = in_folder("no/where");
     assert_ok(df_make_folder(taken));
     assert_fails(df_write_file(path, "x", 1), DF_FAILED, path);
     assert_false(temporary_left(path));
@@ -145,9 +146,9 @@ static int teardown(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),        cmocka_unit_test(test_pipe),
-        cmocka_unit_test(test_read_errors),       cmocka_unit_test(test_full_disk),
-        cmocka_unit_test(test_write_errors),      cmocka_unit_test(test_relative_and_root),
+        cmocka_unit_test(test_round_trip),   cmocka_unit_test(test_pipe),
+        cmocka_unit_test(test_read_errors),  cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_write_errors), cmocka_unit_test(test_relative_and_root),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

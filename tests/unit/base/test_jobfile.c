@@ -84,9 +84,9 @@ static void test_integers(void **state) {
 
 static void test_sets(void **state) {
     (void)state;
-    static const char *const sets[] = {"train.latents=64", "train.latents=128", "seed=3",
-                                       "models.b.path=x=y z", "text.files= a ,b c,, d",
-                                       "train.sites=", "train.out="};
+    static const char *const sets[] = {
+        "train.latents=64",       "train.latents=128", "seed=3",    "models.b.path=x=y z",
+        "text.files= a ,b c,, d", "train.sites=",      "train.out="};
     df_job *job;
     const char *const *items;
     assert_ok(parse_with(full, sets, sizeof sets / sizeof *sets, &job));

@@ -8,7 +8,8 @@ static const struct {
     {"seed: 1\ntrain:\n  latent: 5\n",
      "run.yaml:3: unknown key 'train.latent'; did you mean 'train.latents'?"},
     {"trian:\n  latents: 5\n", "run.yaml:1: unknown key 'trian'; did you mean 'train'?"},
-    {"models:\n  c:\n    path: x\n", "run.yaml:2: unknown key 'models.c', and no known key is near"},
+    {"models:\n  c:\n    path: x\n",
+     "run.yaml:2: unknown key 'models.c', and no known key is near"},
     {"\nlearning_rate: 1\n", "run.yaml:2: unknown key 'learning_rate'; did you mean "
                              "'train.learning_rate'?"},
     {"wavelength: 3\n", "run.yaml:1: unknown key 'wavelength', and no known key is near"},
@@ -107,11 +108,13 @@ static void repeat(const char *pattern, size_t n) {
     df_free(text);
 }
 
-// Nesting, long words, many keys: refused at the first thing the table does not know, in little time.
+// Nesting, long words, many keys: refused at the first thing the table does not know, in little
+// time.
 static void test_hostile(void **state) {
     (void)state;
-    static const char *const patterns[] = {"[", "{", "{a: ", "- ", "? ", "a", "&a ", "*", "!", "'",
-                                           "\"", "|\n", "%YAML 1.1\n", "a: b\n", "---\n", "train: "};
+    static const char *const patterns[] = {"[",           "{",      "{a: ",  "- ",     "? ", "a",
+                                           "&a ",         "*",      "!",     "'",      "\"", "|\n",
+                                           "%YAML 1.1\n", "a: b\n", "---\n", "train: "};
     double start = df_now();
     for (size_t i = 0; i < sizeof patterns / sizeof *patterns; i++) repeat(patterns[i], 100000);
     assert_true(df_now() - start < 20);

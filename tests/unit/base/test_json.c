@@ -54,7 +54,8 @@ static void test_wrong_members(void **state) {
     assert_fails(df_json_int_or(o, "c", "l", 1, &n), DF_BAD_INPUT, "found an array");
     assert_fails(df_json_real_or(o, "c", "l", 1, &x), DF_BAD_INPUT, "expected a number");
     assert_fails(df_json_bool_or(o, "c", "s", true, &t), DF_BAD_INPUT, "expected true or false");
-    assert_fails(df_json_text(o, "c", "s", &s), DF_BAD_INPUT, "expected a string, found an integer");
+    assert_fails(df_json_text(o, "c", "s", &s), DF_BAD_INPUT,
+                 "expected a string, found an integer");
     assert_fails(df_json_text(o, "c", "none", &s), DF_BAD_INPUT, "missing");
     assert_fails(df_json_text_or(list, "c", "none", "", &s), DF_BAD_INPUT, "found an array");
     assert_fails(df_json_int(NULL, "c", "none", &n), DF_BAD_INPUT, "found nothing");
@@ -65,8 +66,18 @@ static void test_wrong_members(void **state) {
 static void test_bad_text(void **state) {
     (void)state;
     static const char *const bad[] = {
-        "", "{", "{\"a\": 1,}", "{\"a\": 1, \"a\": 2}", "{\"a\": NaN}", "[1] 2", "{'a': 1}",
-        "\"\xff\"", "{\"a\": 99999999999999999999}", "[1e999]", "\"\\u0000\"", "\"\\ud800\"",
+        "",
+        "{",
+        "{\"a\": 1,}",
+        "{\"a\": 1, \"a\": 2}",
+        "{\"a\": NaN}",
+        "[1] 2",
+        "{'a': 1}",
+        "\"\xff\"",
+        "{\"a\": 99999999999999999999}",
+        "[1e999]",
+        "\"\\u0000\"",
+        "\"\\ud800\"",
     };
     json_t *root = NULL;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -90,7 +101,8 @@ static void test_deep_nesting(void **state) {
 // Cut anywhere, changed anywhere: a value or a message, never a crash.
 static void test_cut_and_changed(void **state) {
     (void)state;
-    static const char good[] = "{\"a\": [1, 2.5e3, \"x\\n\\u00e9\"], \"b\": {\"c\": null, \"d\": true}}";
+    static const char good[] =
+        "{\"a\": [1, 2.5e3, \"x\\n\\u00e9\"], \"b\": {\"c\": null, \"d\": true}}";
     char text[sizeof good];
     json_t *root;
     for (size_t n = 0; n < sizeof good - 1; n++)
@@ -110,8 +122,8 @@ static void test_cut_and_changed(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_members),      cmocka_unit_test(test_wrong_members),
-        cmocka_unit_test(test_bad_text),     cmocka_unit_test(test_deep_nesting),
+        cmocka_unit_test(test_members),         cmocka_unit_test(test_wrong_members),
+        cmocka_unit_test(test_bad_text),        cmocka_unit_test(test_deep_nesting),
         cmocka_unit_test(test_cut_and_changed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,7 +12,7 @@ typedef struct catcher {
     char path[300];
 } catcher;
 
-static void catch(catcher *c, FILE *stream) {
+static void catch (catcher *c, FILE *stream) {
     snprintf(c->path, sizeof c->path, "%s/caught", df_test_folder("log"));
     c->stream = stream;
     fflush(stream);
@@ -38,7 +38,7 @@ static char *caught(catcher *c) {
 static void test_info(void **state) {
     (void)state;
     catcher c;
-    catch(&c, stdout);
+    catch (&c, stdout);
     df_info("harvest %d", 1);
     df_log_rank(2);
     df_info("harvest %d", 2);
@@ -55,7 +55,7 @@ static void test_warnings(void **state) {
     (void)state;
     catcher c;
     size_t before = df_warnings();
-    catch(&c, stderr);
+    catch (&c, stderr);
     for (int i = 0; i < 25; i++) df_warn("row %d is odd", i);
     df_log_rank(1);
     df_warn("rank 1 is counted, not heard");
@@ -65,7 +65,7 @@ static void test_warnings(void **state) {
     assert_non_null(strstr(text, "warning: row 24 is odd\n"));
     assert_null(strstr(text, "heard"));
     df_free(text);
-    catch(&c, stdout);
+    catch (&c, stdout);
     df_warnings_repeat();
     text = caught(&c);
     assert_non_null(strstr(text, "26 warnings:\n  row 0 is odd\n"));
@@ -76,7 +76,7 @@ static void test_warnings(void **state) {
 static void test_error_print(void **state) {
     (void)state;
     catcher c;
-    catch(&c, stderr);
+    catch (&c, stderr);
     (void)df_fail(DF_BAD_INPUT, "x.h5: damaged");
     df_error_print(DF_BAD_INPUT);
     df_log_rank(3);
@@ -94,9 +94,15 @@ static void test_human_bytes(void **state) {
     static const struct {
         double bytes;
         const char *text;
-    } cases[] = {{0, "0 B"},           {1023, "1023 B"},      {1024, "1.0 KiB"},
-                 {1.5 * 0x1p30, "1.5 GiB"}, {1048575, "1.0 MiB"}, {0x1p62, "4.0 EiB"},
-                 {1e300, "?"},         {-1, "?"},             {NAN, "?"}};
+    } cases[] = {{0, "0 B"},
+                 {1023, "1023 B"},
+                 {1024, "1.0 KiB"},
+                 {1.5 * 0x1p30, "1.5 GiB"},
+                 {1048575, "1.0 MiB"},
+                 {0x1p62, "4.0 EiB"},
+                 {1e300, "?"},
+                 {-1, "?"},
+                 {NAN, "?"}};
     char out[16];
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         df_human_bytes(cases[i].bytes, out);
@@ -109,10 +115,19 @@ static void test_human_time(void **state) {
     static const struct {
         double seconds;
         const char *text;
-    } cases[] = {{0, "0 ms"},        {0.0125, "12.5 ms"}, {0.9996, "1.0 s"},
-                 {12.34, "12.3 s"},  {59.97, "1 m 00 s"}, {123, "2 m 03 s"},
-                 {3599.9, "1 h 00 m"}, {3725, "1 h 02 m"}, {200000, "2 d 07 h"},
-                 {1e9, "11574 d 01 h"}, {INFINITY, "?"},  {NAN, "?"},  {-1, "?"}};
+    } cases[] = {{0, "0 ms"},
+                 {0.0125, "12.5 ms"},
+                 {0.9996, "1.0 s"},
+                 {12.34, "12.3 s"},
+                 {59.97, "1 m 00 s"},
+                 {123, "2 m 03 s"},
+                 {3599.9, "1 h 00 m"},
+                 {3725, "1 h 02 m"},
+                 {200000, "2 d 07 h"},
+                 {1e9, "11574 d 01 h"},
+                 {INFINITY, "?"},
+                 {NAN, "?"},
+                 {-1, "?"}};
     char out[16];
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         df_human_time(cases[i].seconds, out);
@@ -127,8 +142,8 @@ static void test_clock(void **state) {
     double before = df_now();
     assert_true(df_now() >= before);
     df_iso_time(text);
-    assert_int_equal(sscanf(text, "%d-%d-%dT%d:%d:%d+00:00", &year, &month, &day, &hour, &minute,
-                            &second), 6);
+    assert_int_equal(
+        sscanf(text, "%d-%d-%dT%d:%d:%d+00:00", &year, &month, &day, &hour, &minute, &second), 6);
     assert_int_equal(strlen(text), 25);
 }
 
@@ -136,7 +151,7 @@ static void test_progress_in_a_log(void **state) {
     (void)state;
     catcher c;
     df_progress p;
-    catch(&c, stdout);
+    catch (&c, stdout);
     df_progress_start(&p, "harvest", "rows", 1000, 2000);
     assert_false(p.terminal);
     df_progress_at(&p, 1001, NULL); // too early: silent
@@ -153,7 +168,7 @@ static void test_bar(void **state) {
     (void)state;
     catcher c;
     df_progress p;
-    catch(&c, stdout);
+    catch (&c, stdout);
     df_progress_start(&p, "train", "tokens", 0, 4000000);
     p.terminal = true;
     p.interval = 0;
@@ -163,17 +178,22 @@ static void test_bar(void **state) {
     df_progress_end(&p, 4000000);
     char *text = caught(&c);
     assert_ptr_equal(strstr(text, "train [######------------------]  25% 1M/4M tokens, "), text);
-    assert_non_null(strstr(text, "left\r\033[Ka line between\ntrain [########################] 100%"));
+    assert_non_null(
+        strstr(text, "left\r\033[Ka line between\ntrain [########################] 100%"));
     assert_int_equal(text[strlen(text) - 1], '\n');
     df_free(text);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_info),        cmocka_unit_test(test_warnings),
-        cmocka_unit_test(test_error_print), cmocka_unit_test(test_human_bytes),
-        cmocka_unit_test(test_human_time),  cmocka_unit_test(test_clock),
-        cmocka_unit_test(test_progress_in_a_log), cmocka_unit_test(test_bar),
+        cmocka_unit_test(test_info),
+        cmocka_unit_test(test_warnings),
+        cmocka_unit_test(test_error_print),
+        cmocka_unit_test(test_human_bytes),
+        cmocka_unit_test(test_human_time),
+        cmocka_unit_test(test_clock),
+        cmocka_unit_test(test_progress_in_a_log),
+        cmocka_unit_test(test_bar),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

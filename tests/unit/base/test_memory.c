@@ -60,7 +60,8 @@ static void test_grow(void **state) {
     assert_in_range(copies, 1, 12);
     df_memory_fail_after(0);
     uint32_t *kept = numbers;
-    assert_fails(df_grow((void **)&numbers, &capacity, 1 << 20, sizeof *numbers), DF_FAILED, "out of");
+    assert_fails(df_grow((void **)&numbers, &capacity, 1 << 20, sizeof *numbers), DF_FAILED,
+                 "out of");
     assert_ptr_equal(numbers, kept);
     df_free(numbers);
 }

@@ -166,14 +166,10 @@ static void test_no_order_left(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_published_vectors),
-        cmocka_unit_test(test_bits_are_philox),
-        cmocka_unit_test(test_uniform),
-        cmocka_unit_test(test_normal),
-        cmocka_unit_test(test_streams_are_apart),
-        cmocka_unit_test(test_bijection),
-        cmocka_unit_test(test_huge_permutations),
-        cmocka_unit_test(test_all_orders),
+        cmocka_unit_test(test_published_vectors), cmocka_unit_test(test_bits_are_philox),
+        cmocka_unit_test(test_uniform),           cmocka_unit_test(test_normal),
+        cmocka_unit_test(test_streams_are_apart), cmocka_unit_test(test_bijection),
+        cmocka_unit_test(test_huge_permutations), cmocka_unit_test(test_all_orders),
         cmocka_unit_test(test_no_order_left),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,8 +5,10 @@ static void test_text(void **state) {
     (void)state;
     df_job *job;
     assert_ok(parse("text: {files: [a.jsonl, 'b: c']}\nmodels: {a: {path: ./x, name: 'no'}}\n"
-                    "train: {sites: [], latents: 1e3, learning_rate: 0.1}\n", &job));
-    char *fixed = df_job_resolved(job, NULL, false), *some = df_job_resolved(job, "seed text", false);
+                    "train: {sites: [], latents: 1e3, learning_rate: 0.1}\n",
+                    &job));
+    char *fixed = df_job_resolved(job, NULL, false),
+         *some = df_job_resolved(job, "seed text", false);
     char *loose = df_job_resolved(job, "train", true), *none = df_job_resolved(job, "text", true);
     assert_string_equal(fixed, "seed: 1\n"
                                "text:\n"
@@ -35,11 +37,62 @@ static void test_text(void **state) {
 
 // Texts that a careless writer would spoil.
 static const char *const awkward[] = {
-    "", " ", "a b", "  lead", "trail ", "true", "Null", "~", "1e5", "-", "- x", "#x", "a #b", "a: b",
-    "x:", "\"", "\\", "'", "\n", "a\nb\n", "\t", "\r\n", "\x01\x1f\x7f", "*a", "&a", "!a", "%a", "@",
-    "`", "[a]", "{a}", "?", "|", ">", "caf\xc3\xa9", "\xc2\x85", "\xc2\xa0", "\xe2\x80\xa8",
-    "\xef\xbb\xbf", "\xef\xbf\xbe", "\xef\xbf\xbf", "\xf0\x9f\x98\x80", "\xed\x9f\xbf", "\xe6\xbc\xa2",
-    "/abs/path.h5", "../up", ".5", "./x", "a,b", "---", "...", "<<", "=", "y", "0o7", "2026-11-23",
+    "",
+    " ",
+    "a b",
+    "  lead",
+    "trail ",
+    "true",
+    "Null",
+    "~",
+    "1e5",
+    "-",
+    "- x",
+    "#x",
+    "a #b",
+    "a: b",
+    "x:",
+    "\"",
+    "\\",
+    "'",
+    "\n",
+    "a\nb\n",
+    "\t",
+    "\r\n",
+    "\x01\x1f\x7f",
+    "*a",
+    "&a",
+    "!a",
+    "%a",
+    "@",
+    "`",
+    "[a]",
+    "{a}",
+    "?",
+    "|",
+    ">",
+    "caf\xc3\xa9",
+    "\xc2\x85",
+    "\xc2\xa0",
+    "\xe2\x80\xa8",
+    "\xef\xbb\xbf",
+    "\xef\xbf\xbe",
+    "\xef\xbf\xbf",
+    "\xf0\x9f\x98\x80",
+    "\xed\x9f\xbf",
+    "\xe6\xbc\xa2",
+    "/abs/path.h5",
+    "../up",
+    ".5",
+    "./x",
+    "a,b",
+    "---",
+    "...",
+    "<<",
+    "=",
+    "y",
+    "0o7",
+    "2026-11-23",
 };
 
 static void check_text(const char *text) {
@@ -127,7 +180,8 @@ static void test_help(void **state) {
                                   "default 4096\n        width of the dictionary: one row"));
     assert_non_null(strstr(train, "train.coder: one of topk batchtopk relu; default topk\n"));
     assert_null(strstr(train, "text.files"));
-    assert_non_null(strstr(all, "    text.files: list of texts; must be given\n        corpus files\n"));
+    assert_non_null(
+        strstr(all, "    text.files: list of texts; must be given\n        corpus files\n"));
     assert_non_null(strstr(all, "models.b.path: text; optional\n"));
     for (char *line = strtok(all, "\n"); line != NULL; line = strtok(NULL, "\n"))
         assert_true(strlen(line) <= 100);
@@ -137,8 +191,8 @@ static void test_help(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_text),          cmocka_unit_test(test_awkward_texts),
-        cmocka_unit_test(test_numbers),       cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_text),    cmocka_unit_test(test_awkward_texts),
+        cmocka_unit_test(test_numbers), cmocka_unit_test(test_out_of_memory),
         cmocka_unit_test(test_help),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

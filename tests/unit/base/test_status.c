@@ -25,8 +25,9 @@ static void test_context(void **state) {
     int cleaned = 0;
     assert_int_equal(outermost(true, &cleaned), DF_BAD_INPUT);
     df_context("training");
-    assert_string_equal(df_error_text(),
-                        "x.h5: expected 3 rows, found 2\n  while reading /tokens\n  while training");
+    assert_string_equal(
+        df_error_text(),
+        "x.h5: expected 3 rows, found 2\n  while reading /tokens\n  while training");
     assert_int_equal(outermost(false, &cleaned), DF_OK);
     assert_int_equal(cleaned, 2);
     df_error_clear();
