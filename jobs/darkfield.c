@@ -214,6 +214,7 @@ static void summarise(df_run *run, double seconds) {
         df_timer_report(run->world, seconds);
     }
     df_human_bytes((double)df_memory_peak(), memory);
+    df_warnings_repeat();
     df_info("own memory on rank 0: at most %s; warnings: %zu", memory, df_warnings());
 }
 
