@@ -46,8 +46,8 @@ void df_stop_raise(void);                 /* what the signal handler does; for t
 
 /* ---- moving bytes ------------------------------------------------------------------------------ */
 
-void df_barrier(df_comm *comm);
-void df_broadcast(df_comm *comm, int root, void *data, size_t bytes);
+void df_barrier(df_comm *comm); /* returns when every rank has called it */
+void df_broadcast(df_comm *comm, int root, void *data, size_t bytes); /* root's bytes, on every rank */
 
 /* Contributions of any size (counts in bytes, [size]; the same array on every rank) in rank order. */
 void df_allgather(df_comm *comm, const void *mine, const size_t *counts, void *all);

@@ -14,7 +14,7 @@
 /* ---- element types ----------------------------------------------------------------------------- */
 
 typedef enum df_type { DF_U8, DF_U32, DF_U64, DF_I64, DF_BF16, DF_F16, DF_F32, DF_F64 } df_type;
-size_t df_type_bytes(df_type type);
+size_t df_type_bytes(df_type type);     /* of one element */
 const char *df_type_name(df_type type); /* "bf16" */
 df_status df_type_parse(const char *name, df_type *out) DF_MUST_CHECK; /* accepts f32, F32, bf16, BF16, ... */
 
