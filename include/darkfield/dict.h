@@ -159,6 +159,7 @@ typedef struct df_train_options {
     const char *checkpoint;      /* path prefix: PREFIX.STEP.ckpt.h5, two are kept */
     const char *output;          /* PATH.dict.h5 */
     const char *resolved_job;    /* stored; compared on resume */
+    bool accept_kernel_path;     /* volatile: resume a checkpoint of another kernel path, and record it under /provenance */
     df_provenance facts;
 } df_train_options;
 

@@ -1,0 +1,173 @@
+/* Resuming: the newest sound checkpoint of the same job, on any number of ranks. */
+#include "checkpoint_parts.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+enum { CANDIDATES = 16 };
+
+/* What a rank has read of a checkpoint before its tensors. */
+typedef struct header {
+    char *job, *kernel_path, *kernel_history;
+    int64_t step;
+    double threshold;
+    uint64_t history_rows;
+} header;
+
+static void header_free(header *h) {
+    df_free(h->job);
+    df_free(h->kernel_path);
+    df_free(h->kernel_history);
+}
+
+/* ---- one file, this rank -----------------------------------------------------------------------
+ */
+
+static df_status check_part(const df_reader *file, const df_dict *dict,
+                            const checkpoint_part *part) {
+    uint64_t shape[DF_MAX_DIMS], rows = part->replicated ? dict->width : dict->latents;
+    df_type type;
+    DF_TRY(df_reader_find(file, part->path, part->columns > 0 ? 2 : 1, &type, shape));
+    if (type == part->type && shape[0] == rows && (part->columns == 0 || shape[1] == part->columns))
+        return DF_OK;
+    return df_fail(DF_BAD_INPUT, "%s: %s has %" PRIu64 " rows of %s, expected %" PRIu64 " of %s",
+                   df_reader_path(file), part->path, shape[0], df_type_name(type), rows,
+                   df_type_name(part->type));
+}
+
+static df_status read_part(const df_reader *file, const df_dict *dict,
+                           const checkpoint_part *part) {
+    df_range all = {0, dict->width}, rows = part->replicated ? all : dict->mine;
+    DF_TRY(check_part(file, dict, part));
+    return df_reader_rows(file, part->path, rows.first, rows.count, true, part->data);
+}
+
+static df_status read_header(const df_reader *file, const train_run *run, header *h) {
+    uint64_t shape[DF_MAX_DIMS];
+    df_type type;
+    DF_TRY(df_reader_text(file, "/", "job", &h->job));
+    if (strcmp(h->job, run->options->resolved_job) != 0) return DF_OK; // no need to look further
+    DF_TRY(df_reader_text(file, "/", "kernel_path", &h->kernel_path));
+    DF_TRY(df_reader_text(file, "/", "kernel_history", &h->kernel_history));
+    DF_TRY(df_reader_int(file, "/", "step", &h->step));
+    DF_TRY(df_reader_real(file, "/", "threshold", &h->threshold));
+    DF_TRY(df_reader_find(file, "/history", 2, &type, shape));
+    h->history_rows = shape[0];
+    bool fits = type == DF_F64 && shape[0] <= run->history.capacity &&
+                shape[1] == history_columns(run->history.sites);
+    if (fits && h->step >= 0 && (uint64_t)h->step <= run->options->steps) return DF_OK;
+    return df_fail(DF_BAD_INPUT, "%s: step %" PRId64 " with %" PRIu64 " history rows does not fit",
+                   df_reader_path(file), h->step, shape[0]);
+}
+
+static df_status read_weights(const df_reader *file, const train_run *run, const header *h) {
+    checkpoint_part parts[CHECKPOINT_PARTS];
+    size_t n = checkpoint_parts(run->dict, NULL, parts);
+    for (size_t i = 0; i < n; i++) DF_TRY(read_part(file, run->dict, &parts[i]));
+    run->dict->threshold = (float)h->threshold;
+    for (size_t s = 0; s < run->dict->sites; s++) {
+        double *scale = &run->dict->site[s].scale;
+        DF_TRY(df_reader_rows(file, "/scale", s, 1, true, scale));
+        if (!isfinite(*scale) || *scale <= 0)
+            return df_fail(DF_BAD_INPUT, "%s: scale %g of site %zu", df_reader_path(file), *scale,
+                           s);
+    }
+    return DF_OK;
+}
+
+static df_status read_state(const df_reader *file, train_run *run, const header *h) {
+    checkpoint_part parts[CHECKPOINT_PARTS];
+    size_t n = checkpoint_parts(run->dict, run->state, parts);
+    for (size_t i = CHECKPOINT_WEIGHTS; i < n; i++) DF_TRY(read_part(file, run->dict, &parts[i]));
+    DF_TRY(df_reader_rows(file, "/history", 0, h->history_rows, true, run->history.values));
+    run->history.rows = h->history_rows;
+    run->state->step = (uint64_t)h->step;
+    return DF_OK;
+}
+
+/* ---- one file, all ranks -----------------------------------------------------------------------
+ */
+
+/* The same numbers come only from the same kernels. */
+static df_status check_kernels(const train_run *run, const header *h, const char *path) {
+    const char *here = df_kernels_path(run->kernels);
+    if (strcmp(h->kernel_path, here) == 0) return DF_OK;
+    if (!run->options->accept_kernel_path)
+        return df_fail(DF_USAGE,
+                       "%s was made with kernels %s, this run would use %s: set kernel_path to %s, "
+                       "or train.accept_kernel_path to true (the dictionary then depends on both)",
+                       path, h->kernel_path, here, h->kernel_path);
+    df_warn("%s was made with kernels %s; going on with %s, as asked", path, h->kernel_path, here);
+    return DF_OK;
+}
+
+static df_status note_kernels(train_run *run, const header *h) {
+    const char *here = df_kernels_path(run->kernels);
+    bool same = strcmp(h->kernel_path, here) == 0;
+    df_free(run->kernel_history);
+    run->kernel_history =
+        same ? df_strdup(h->kernel_history)
+             : df_format("%s; %s from step %" PRId64, h->kernel_history, here, h->step);
+    return run->kernel_history != NULL ? DF_OK : DF_FAILED;
+}
+
+/* Reads everything; *mine stays false for a file of another job. */
+static df_status load(train_run *run, const char *path, bool *mine) {
+    df_reader *file = NULL;
+    header h = {0};
+    df_status status = df_reader_open(path, "darkfield-checkpoint", &file);
+    if (status == DF_OK) status = read_header(file, run, &h);
+    DF_GO(df_agree(run->comm, status));
+    *mine = strcmp(h.job, run->options->resolved_job) == 0;
+    if (!*mine) goto done;
+    DF_GO(df_agree(run->comm, check_kernels(run, &h, path)));
+    DF_GO(df_agree(run->comm, read_weights(file, run, &h)));
+    DF_GO(open_coder(run));
+    status = read_state(file, run, &h);
+    if (status == DF_OK) status = note_kernels(run, &h);
+    DF_GO(df_agree(run->comm, status));
+done:
+    header_free(&h);
+    df_reader_close(&file);
+    if (status != DF_OK) {
+        df_coder_close(&run->coder);
+        run->history.rows = 0;
+    }
+    return status;
+}
+
+/* A damaged file is passed over with a warning, one of another job without. */
+static df_status try_one(train_run *run, uint64_t step, bool *resumed) {
+    char *path = checkpoint_path(run->options->checkpoint, step);
+    DF_TRY(df_agree(run->comm, path != NULL ? DF_OK : DF_FAILED));
+    bool mine = false;
+    df_status status = load(run, path, &mine);
+    if (status == DF_BAD_INPUT) {
+        df_warn("checkpoint %s cannot be used, looking for an older one: %s", path,
+                df_error_text());
+        df_error_clear();
+        status = DF_OK;
+    } else if (status == DF_OK && !mine) {
+        df_info("checkpoint %s belongs to another job: left alone", path);
+    } else if (status == DF_OK) {
+        df_info("resuming at step %" PRIu64 " of %" PRIu64 " from %s", step, run->options->steps,
+                path);
+        *resumed = true;
+        run->checkpoint = path;
+        return DF_OK;
+    }
+    df_free(path);
+    return status;
+}
+
+df_status checkpoint_resume(train_run *run, bool *resumed) {
+    uint64_t found[CANDIDATES + 1] = {0};
+    *resumed = false;
+    if (df_comm_rank(run->comm) == 0)
+        found[CANDIDATES] = checkpoint_list(run->options->checkpoint, found, CANDIDATES);
+    df_broadcast(run->comm, 0, found, sizeof found);
+    for (size_t i = 0; i < found[CANDIDATES] && !*resumed; i++)
+        DF_TRY(try_one(run, found[i], resumed));
+    return DF_OK;
+}

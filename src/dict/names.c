@@ -1,0 +1,36 @@
+/* Names of activations and code norms, as files and job files spell them. */
+#include "train_internal.h"
+
+#include <string.h>
+
+static const char *const activations[] = {"relu", "topk", "batchtopk"};
+static const char *const norms[] = {"none", "sum", "root"};
+
+const char *activation_name(df_activation activation) {
+    return activations[activation];
+}
+
+const char *code_norm_name(df_code_norm norm) {
+    return norms[norm];
+}
+
+static df_status find(const char *const known[3], const char *what, const char *name, int *out) {
+    for (*out = 0; *out < 3; ++*out)
+        if (strcmp(known[*out], name) == 0) return DF_OK;
+    return df_fail(DF_BAD_INPUT, "%s \"%.40s\" is not known: expected %s, %s or %s", what, name,
+                   known[0], known[1], known[2]);
+}
+
+df_status activation_parse(const char *name, df_activation *out) {
+    int i;
+    DF_TRY(find(activations, "activation", name, &i));
+    *out = (df_activation)i;
+    return DF_OK;
+}
+
+df_status code_norm_parse(const char *name, df_code_norm *out) {
+    int i;
+    DF_TRY(find(norms, "code norm", name, &i));
+    *out = (df_code_norm)i;
+    return DF_OK;
+}

@@ -1,0 +1,191 @@
+/* The trainer: rows in, steps, history, checkpoints, one dictionary out. */
+#include "train_internal.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+/* ---- opening -----------------------------------------------------------------------------------
+ */
+
+/* The dictionary with its sites side by side; scales are 1 until they are known. */
+static df_status new_dict(train_run *run) {
+    const df_train_options *o = run->options;
+    df_dict_site sites[TRAIN_MAX_SITES];
+    size_t at = 0;
+    for (size_t s = 0; s < run->data.n_sites; s++) {
+        const df_acts *acts = run->data.acts[s];
+        uint64_t width = acts->site[run->data.site[s]].width;
+        sites[s] = (df_dict_site){acts->site[run->data.site[s]].name, acts->model, at, width, 1.0};
+        at += width;
+    }
+    DF_TRY(df_dict_new(run->comm, o->latents, sites, run->data.n_sites, &run->dict));
+    run->dict->activation = o->activation;
+    run->dict->code_norm = o->code_norm;
+    run->dict->k = o->k;
+    run->dict->subtract_bias = o->subtract_bias;
+    run->dict->threshold = -1.0f;
+    return DF_OK;
+}
+
+df_status open_coder(train_run *run) {
+    DF_TRY(df_coder_open(run->comm, run->kernels, run->dict, run->options->batch, &run->coder));
+    DF_TRY(df_coder_train_open(run->coder));
+    run->state = df_coder_state(run->coder);
+    return DF_OK;
+}
+
+/* A fresh start: scales, b_dec = mean of the scaled rows, random decoders. */
+static df_status begin(train_run *run) {
+    const df_train_options *o = run->options;
+    float *center = NULL; // [width]
+    for (size_t s = 0; s < run->dict->sites; s++) run->dict->site[s].scale = 1.0;
+    run->dict->threshold = -1.0f;
+    DF_TRY(df_agree(run->comm, DF_NEW(center, run->dict->width)));
+    df_timer_start("normalise");
+    df_status status = data_normalise(run->comm, &run->data, run->dict, center);
+    df_timer_stop("normalise");
+    if (status == DF_OK) {
+        df_dict_initialise(run->dict, o->seed, o->init_norm, 1.0, center);
+        status = open_coder(run);
+    }
+    df_free(center);
+    return status;
+}
+
+static df_status check_options(const df_train_options *o) {
+    if (o->latents < 1 || o->batch < 1 || o->steps < 1)
+        return df_fail(DF_USAGE, "latents, batch and steps must be at least 1");
+    if (o->activation != DF_RELU && (o->k < 1 || o->k > o->latents))
+        return df_fail(DF_USAGE, "k is %zu, expected 1 to %zu latents", o->k, o->latents);
+    return DF_OK;
+}
+
+static df_status open_mine(train_run *run, df_acts *const *acts, const size_t *site,
+                           size_t n_sites) {
+    const df_train_options *o = run->options;
+    DF_TRY(check_options(o));
+    DF_TRY(data_open(acts, site, n_sites, o->skip_first, &run->data));
+    DF_TRY(history_open(history_rows(o), n_sites, &run->history));
+    DF_TRY(new_dict(run));
+    run->kernel_history = df_strdup(df_kernels_path(run->kernels));
+    if (run->kernel_history == NULL) return DF_FAILED;
+    return loader_open(run->comm, &run->data, run->dict, o->batch, o->seed, &run->loader);
+}
+
+static void close_run(train_run *run) {
+    loader_close(&run->loader); // reads into the dictionary's scales: first
+    df_coder_close(&run->coder);
+    df_dict_free(&run->dict);
+    history_close(&run->history);
+    data_close(&run->data);
+    df_free(run->kernel_history);
+    df_free(run->checkpoint);
+}
+
+/* ---- steps -------------------------------------------------------------------------------------
+ */
+
+static void describe_step(const train_run *run, double lr, const df_step_report *r, size_t bytes,
+                          char *out) {
+    size_t n = (size_t)snprintf(out, bytes,
+                                "step %" PRIu64 "/%" PRIu64 ", loss %.4g (e2 %.4g, l1 %.3g, "
+                                "aux %.3g), FVU",
+                                run->state->step, run->options->steps, r->loss, r->reconstruction,
+                                r->sparsity, r->auxiliary);
+    for (size_t s = 0; s < run->dict->sites && n < bytes; s++)
+        n += (size_t)snprintf(out + n, bytes - n, " %s %.4f", run->dict->site[s].model, r->fvu[s]);
+    if (n < bytes)
+        snprintf(out + n, bytes - n, ", L0 %.2f, dead %" PRIu64 ", lr %.2g", r->l0, r->dead, lr);
+}
+
+/* A bar moves with every step; a log gets one line per interval, whatever its length in time. */
+static void show_progress(const train_run *run, df_progress *p, bool logged, double lr,
+                          const df_step_report *report) {
+    char note[320];
+    if (!logged && !p->terminal) return;
+    describe_step(run, lr, report, sizeof note, note);
+    if (!p->terminal) p->last = -INFINITY;
+    df_progress_at(p, run->state->step * run->options->batch, note);
+}
+
+static df_status take_step(train_run *run, df_progress *progress) {
+    const df_train_options *o = run->options;
+    uint64_t step = run->state->step;
+    df_step_settings settings = step_settings(o, &run->data, step);
+    df_step_report report = {0};
+    const float *x = NULL; // [batch, width]
+    DF_TRY(loader_take(run->loader, &x));
+    if (step + 1 < o->steps) loader_start(run->loader, step + 1);
+    df_timer_start("step");
+    df_status status = df_coder_step(run->coder, x, o->batch, &settings, &report);
+    df_timer_stop("step");
+    DF_TRY(status);
+    bool logged = (step + 1) % o->log_every == 0 || step + 1 == o->steps;
+    if (logged) history_add(&run->history, step + 1, o->batch, settings.lr, &report);
+    show_progress(run, progress, logged, settings.lr, &report);
+    return DF_OK;
+}
+
+/* Rank 0's clock decides when a periodic checkpoint is due. */
+static bool checkpoint_is_due(const train_run *run) {
+    double wait = run->options->checkpoint_seconds;
+    uint8_t due = wait > 0 && df_now() - run->saved_at >= wait;
+    df_broadcast(run->comm, 0, &due, sizeof due);
+    return due != 0;
+}
+
+static df_status stop_here(train_run *run) {
+    DF_TRY(checkpoint_write(run));
+    return df_fail(DF_STOPPED,
+                   "stopped on request after step %" PRIu64 " of %" PRIu64
+                   ", checkpoint %s: run the same job again to go on",
+                   run->state->step, run->options->steps, run->checkpoint);
+}
+
+static df_status take_steps(train_run *run) {
+    const df_train_options *o = run->options;
+    df_progress progress;
+    df_progress_start(&progress, "train", "rows", run->state->step * o->batch, o->steps * o->batch);
+    if (run->state->step < o->steps) loader_start(run->loader, run->state->step);
+    while (run->state->step < o->steps) {
+        if (df_stop_requested(run->comm)) return stop_here(run);
+        uint64_t step = run->state->step;
+        DF_TRY_AS(take_step(run, &progress),
+                  "taking training step %" PRIu64 " (last good checkpoint: %s)", step + 1,
+                  run->checkpoint != NULL ? run->checkpoint : "none");
+        if (run->state->step < o->steps && checkpoint_is_due(run)) DF_TRY(checkpoint_write(run));
+    }
+    df_progress_end(&progress, o->steps * o->batch);
+    return DF_OK;
+}
+
+/* ---- the end -----------------------------------------------------------------------------------
+ */
+
+/* The dictionary is safe on disk before the checkpoints go. */
+static df_status finish(train_run *run) {
+    const df_train_options *o = run->options;
+    df_provenance facts = o->facts;
+    facts.kernel_path = run->kernel_history;
+    df_timer_start("write");
+    df_status status = df_dict_save(run->comm, o->output, run->dict, &run->history, o->resolved_job,
+                                    o->seed, o->steps * o->batch, &facts);
+    df_timer_stop("write");
+    if (status == DF_OK && df_comm_rank(run->comm) == 0)
+        checkpoint_prune(o->checkpoint, o->resolved_job, o->steps, 0);
+    return status;
+}
+
+df_status df_train(df_comm *comm, df_kernels *kernels, df_acts *const *acts, const size_t *site,
+                   size_t n_sites, const df_train_options *options) {
+    train_run run = {.comm = comm, .kernels = kernels, .options = options, .saved_at = df_now()};
+    bool resumed = false;
+    df_status status = df_agree(comm, open_mine(&run, acts, site, n_sites));
+    if (status == DF_OK) status = checkpoint_resume(&run, &resumed);
+    if (status == DF_OK && !resumed) status = begin(&run);
+    if (status == DF_OK) status = take_steps(&run);
+    if (status == DF_OK) status = finish(&run);
+    close_run(&run);
+    return status;
+}

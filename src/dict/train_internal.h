@@ -1,0 +1,105 @@
+/* train_internal.h: the parts of the trainer, and what dictionary files and checkpoints share. */
+#ifndef TRAIN_INTERNAL_H
+#define TRAIN_INTERNAL_H
+
+#include "darkfield/dict.h"
+
+enum { TRAIN_MAX_SITES = 8, CHECKPOINTS_KEPT = 2 };
+
+/* ---- names in files (names.c) ------------------------------------------------------------------
+ */
+
+const char *activation_name(df_activation activation); // "batchtopk"
+df_status activation_parse(const char *name, df_activation *out) DF_MUST_CHECK;
+const char *code_norm_name(df_code_norm norm); // "sum"
+df_status code_norm_parse(const char *name, df_code_norm *out) DF_MUST_CHECK;
+
+/* ---- rows (data.c) -----------------------------------------------------------------------------
+ */
+
+/* The training rows, the same on every rank. The files are borrowed. */
+typedef struct train_data {
+    df_acts *const *acts;
+    const size_t *site;
+    size_t n_sites, width; // all sites side by side
+    uint64_t *rows;        // [n] ascending
+    size_t n;
+} train_data;
+
+/* Checks that the files fit together and lists the rows. Not collective. */
+df_status data_open(df_acts *const *acts, const size_t *site, size_t n_sites, bool skip_first,
+                    train_data *out) DF_MUST_CHECK;
+void data_close(train_data *data);
+
+/* One pass over the training rows: sets the scale of each site of `dict` to 1 / sqrt(mean |x|^2)
+ * and `center` [width] to the mean of the scaled rows. The scales must be 1 before. Collective. */
+df_status data_normalise(df_comm *comm, const train_data *data, df_dict *dict,
+                         float *center) DF_MUST_CHECK;
+
+/* ---- batches (loader.c) ------------------------------------------------------------------------
+ */
+
+/* Reads this rank's share of the next batch in a thread of its own while a step computes. */
+typedef struct loader loader;
+df_status loader_open(df_comm *comm, const train_data *data, const df_dict *dict, size_t batch,
+                      uint64_t seed, loader **out) DF_MUST_CHECK; // Not collective
+void loader_close(loader **loader);
+void loader_start(loader *l, uint64_t step); // begins to read the rows of a step (from 0)
+df_status loader_take(loader *l, const float **x) DF_MUST_CHECK; // x [batch, width]; collective
+size_t loader_plan_bytes(size_t batch, size_t width, int size);
+
+/* ---- history (history.c) -----------------------------------------------------------------------
+ */
+
+df_status history_open(size_t capacity, size_t sites, df_history *out) DF_MUST_CHECK;
+void history_close(df_history *history);
+void history_add(df_history *history, uint64_t step, size_t batch, double lr,
+                 const df_step_report *report);
+size_t history_columns(size_t sites);
+/* "fvu.base"; where two sites are of one model, "fvu.base.0" and "fvu.base.1". New memory. */
+char *history_column_name(const df_dict *dict, size_t column);
+double *history_column(const df_history *history, size_t column); // [rows], new memory
+
+/* ---- a run (train.c) ---------------------------------------------------------------------------
+ */
+
+typedef struct train_run {
+    df_comm *comm;
+    df_kernels *kernels;
+    const df_train_options *options;
+    train_data data;
+    df_dict *dict;
+    df_coder *coder;
+    df_trainer_state *state; // the coder's
+    loader *loader;
+    df_history history;
+    char *kernel_history; // the kernel paths of the run so far: "avx512; avx2 from step 120"
+    char *checkpoint;     // the last good one, NULL: none
+    double saved_at;      // df_now of it, or of the start
+} train_run;
+
+/* Rows of the history that a run will write. */
+size_t history_rows(const df_train_options *options);
+/* The settings of a step (from 0): where the schedules stand. */
+df_step_settings step_settings(const df_train_options *options, const train_data *data,
+                               uint64_t step);
+
+/* ---- checkpoints (checkpoint.c, checkpoint_load.c) ---------------------------------------------
+ */
+
+/* PREFIX.STEP.ckpt.h5; new memory. */
+char *checkpoint_path(const char *prefix, uint64_t step);
+/* Steps of the files PREFIX.*.ckpt.h5, descending. `out` holds `room`; returns how many. Not
+ * collective. */
+size_t checkpoint_list(const char *prefix, uint64_t *out, size_t room);
+/* Writes the state of the run, then removes all but the two newest of this job. Collective. */
+df_status checkpoint_write(train_run *run) DF_MUST_CHECK;
+/* Opens the coder of run->dict with the newest sound checkpoint of the same job, when there is one:
+ * *resumed tells. Collective. */
+df_status checkpoint_resume(train_run *run, bool *resumed) DF_MUST_CHECK;
+/* Removes this job's checkpoints but the newest `keep` that are not past `step`. Rank 0 only. */
+void checkpoint_prune(const char *prefix, const char *job, uint64_t step, size_t keep);
+/* Opens the coder over the dictionary and its optimiser state, all zero. Collective. */
+df_status open_coder(train_run *run) DF_MUST_CHECK;
+
+#endif
