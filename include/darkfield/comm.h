@@ -89,10 +89,6 @@ df_range df_share(size_t n, int size, int rank);
  * the same on every rank, bit for bit, for any number of ranks. Leaves all exist; give zeros for empty ones. */
 df_status df_tree_sum(df_comm *comm, size_t n, size_t width, double *leaves, double *out) DF_MUST_CHECK;
 
-/* The second half of df_tree_sum, for callers that reduced their subtrees themselves (matrices too big to keep
- * one per leaf): values [nodes of df_tree_nodes for this rank's share, width], not changed. */
-df_status df_tree_finish(df_comm *comm, size_t n, size_t width, const double *values, double *out) DF_MUST_CHECK;
-
 /* The maximal subtrees of the fixed tree over n leaves that lie inside [first, first + count), left to right.
  * Writes at most 2*64 nodes; returns their number. Not collective. */
 typedef struct df_node {
@@ -100,6 +96,19 @@ typedef struct df_node {
     uint32_t index;
 } df_node;
 size_t df_tree_nodes(size_t n, size_t first, size_t count, df_node out[static 128]);
+
+/* The same tree taken one value at a time, for values too big to keep one per leaf. Push the leaves {0, i} (or any
+ * nodes) from left to right: siblings meet at once, the right value added into the left one, whose memory [width]
+ * stays; what a push leaves on the stack are the maximal subtrees so far. Start from {.leaves, .width}. Not collective. */
+typedef struct df_tree {
+    size_t leaves, width, depth;
+    df_node node[128];
+    double *value[128];
+} df_tree;
+void df_tree_push(df_tree *tree, df_node node, double *value);
+
+/* The second half of df_tree_sum: values [nodes of this rank's share, width] left to right, not changed. */
+df_status df_tree_finish(df_comm *comm, size_t n, size_t width, const double *values, double *out) DF_MUST_CHECK;
 
 /* ---- timers ------------------------------------------------------------------------------------ */
 

@@ -9,12 +9,6 @@
 #define SLICE_WIDTH ((size_t)1 << 18) // columns that cross ranks at a time: bounds the buffers
 #define SMALL 4096                    // doubles; below it everyone finishes the tree alone
 
-typedef struct fold {
-    size_t leaves, width, depth;
-    df_node node[MOST_NODES];
-    double *value[MOST_NODES];
-} fold;
-
 static uint32_t root_height(size_t n) {
     uint32_t height = 0;
     while (((size_t)1 << height) < n) height++;
@@ -25,28 +19,24 @@ static void add_into(double *left, const double *right, size_t width) {
     for (size_t j = 0; j < width; j++) left[j] += right[j];
 }
 
-/* Turns the stack's top into its parent, as often as the tree allows below height `top`. */
-static void climb(fold *f, uint32_t top) {
-    while (f->node[f->depth - 1].height < top) {
-        df_node *last = &f->node[f->depth - 1];
+void df_tree_push(df_tree *tree, df_node node, double *value) {
+    tree->node[tree->depth] = node;
+    tree->value[tree->depth] = value;
+    tree->depth++;
+    while (tree->node[tree->depth - 1].height < root_height(tree->leaves)) {
+        df_node *last = &tree->node[tree->depth - 1];
         size_t right_first = ((size_t)last->index + 1) << last->height;
         if (last->index % 2 == 1) {
-            if (f->depth < 2 || f->node[f->depth - 2].height != last->height) return;
-            add_into(f->value[f->depth - 2], f->value[f->depth - 1], f->width);
-            f->depth--;
-        } else if (right_first < f->leaves) {
+            // what lies below ends where this one starts: of equal height it is the left sibling
+            if (tree->depth < 2 || tree->node[tree->depth - 2].height != last->height) return;
+            add_into(tree->value[tree->depth - 2], tree->value[tree->depth - 1], tree->width);
+            tree->depth--;
+        } else if (right_first < tree->leaves) {
             return;
         }
-        f->node[f->depth - 1].height++;
-        f->node[f->depth - 1].index /= 2;
+        tree->node[tree->depth - 1].height++;
+        tree->node[tree->depth - 1].index /= 2;
     }
-}
-
-static void push(fold *f, df_node node, double *value, uint32_t top) {
-    f->node[f->depth] = node;
-    f->value[f->depth] = value;
-    f->depth++;
-    climb(f, top);
 }
 
 size_t df_tree_nodes(size_t n, size_t first, size_t count, df_node out[static MOST_NODES]) {
@@ -65,29 +55,22 @@ size_t df_tree_nodes(size_t n, size_t first, size_t count, df_node out[static MO
 }
 
 /* Reduces this rank's leaves to its maximal subtrees, whose values end up packed at the front. */
-static size_t reduce_leaves(size_t n, df_range share, size_t width, double *leaves) {
-    df_node node[MOST_NODES];
-    size_t nodes = df_tree_nodes(n, share.first, share.count, node);
-    for (size_t k = 0; k < nodes; k++) {
-        fold f = {.leaves = n, .width = width};
-        size_t first = (size_t)node[k].index << node[k].height;
-        size_t end = first + ((size_t)1 << node[k].height);
-        if (end > share.first + share.count) end = share.first + share.count;
-        for (size_t i = first; i < end; i++)
-            push(&f, (df_node){0, (uint32_t)i}, leaves + (i - share.first) * width, node[k].height);
-        if (k > 0) memmove(leaves + k * width, f.value[0], width * sizeof *leaves);
-    }
-    return nodes;
+static void reduce_leaves(size_t n, df_range share, size_t width, double *leaves) {
+    df_tree tree = {.leaves = n, .width = width};
+    for (size_t i = 0; i < share.count; i++)
+        df_tree_push(&tree, (df_node){0, (uint32_t)(share.first + i)}, leaves + i * width);
+    for (size_t k = 1; k < tree.depth; k++)
+        memmove(leaves + k * width, tree.value[k], width * sizeof *leaves);
 }
 
 /* Adds the subtrees of all ranks, values [nodes of all ranks, width] in rank order, into the first row. */
 static void reduce_nodes(df_comm *comm, size_t n, size_t width, double *values) {
-    fold f = {.leaves = n, .width = width};
+    df_tree tree = {.leaves = n, .width = width};
     for (int r = 0; r < comm->size; r++) {
         df_node node[MOST_NODES];
         df_range share = df_share(n, comm->size, r);
         size_t nodes = df_tree_nodes(n, share.first, share.count, node);
-        for (size_t k = 0; k < nodes; k++, values += width) push(&f, node[k], values, root_height(n));
+        for (size_t k = 0; k < nodes; k++, values += width) df_tree_push(&tree, node[k], values);
     }
 }
 
