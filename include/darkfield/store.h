@@ -4,7 +4,12 @@
  * dataset and attribute, df_file_ready (metadata flushed and fsynced, space reserved), independent writes of
  * disjoint row ranges, df_file_finish (writes agreed, checksums computed by reading back, complete = 1, rename).
  * Between ready and finish only raw data change, so a killed run leaves a .part that df_file_resume can continue.
- * Content is a function of what was declared and written, never of the number of ranks. */
+ * Content is a function of what was declared and written, never of the number of ranks.
+ *
+ * Beside each dataset /a/b stands /checksums/a/b, u64: the XXH3-64 of each block of its rows. A block has as many rows
+ * as fit into 1 MiB, at least one. Root attributes: format, format_version, complete (1 in a finished file), layout
+ * (hash of paths, types and shapes); each dataset has its declared number as `id`, and units, long_name, labels.
+ * Texts are of fixed length, UTF-8. */
 #ifndef DARKFIELD_STORE_H
 #define DARKFIELD_STORE_H
 
@@ -40,7 +45,8 @@ df_status df_file_dataset(df_file *file, const df_dataset *spec, int *id) DF_MUS
 df_status df_file_text(df_file *file, const char *where, const char *name, const char *value) DF_MUST_CHECK;
 df_status df_file_int(df_file *file, const char *where, const char *name, int64_t value) DF_MUST_CHECK;
 df_status df_file_real(df_file *file, const char *where, const char *name, double value) DF_MUST_CHECK;
-/* Scalar f64 attributes whose value is only known at the end are declared (as NaN) and set before finish. */
+/* Scalar f64 attributes whose value is only known at the end are declared (as NaN) and set between ready and finish, which
+ * writes them. Not collective; rank 0's value counts. A resumed file must be given them again. */
 df_status df_file_set_real(df_file *file, const char *where, const char *name, double value) DF_MUST_CHECK;
 df_status df_file_ready(df_file *file) DF_MUST_CHECK; /* collective */
 
@@ -56,6 +62,8 @@ void df_file_abandon(df_file **file, bool keep_part); /* collective; keep_part: 
  * usable (not flushed, other layout hash): the caller then starts anew. Datasets keep their ids. */
 df_status df_file_resume(df_comm *comm, const char *path, const char *format, df_file **out) DF_MUST_CHECK;
 df_status df_file_id(const df_file *file, const char *dataset, int *id) DF_MUST_CHECK; /* Not collective */
+/* A text attribute of a ready or resumed file ("job": was it made by the same one?). df_free it. Not collective. */
+df_status df_file_get_text(const df_file *file, const char *where, const char *name, char **out) DF_MUST_CHECK;
 
 /* The /provenance group, skipped by digests: commit, build, command line, hosts, ranks, threads, job id, start, end,
  * volatile options. Before df_file_ready; the end time is filled in by finish. */
