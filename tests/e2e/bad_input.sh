@@ -1,0 +1,165 @@
+#!/usr/bin/env bash
+# Bad input, case by case: the right exit code on every rank, a message that names the file, no hang, and nothing left
+# under an output's final name. bad_input.sh [MUTATIONS]: also that many seeded random damages of every kind of file.
+source "$(dirname "$0")/../support/cases.sh"
+mutations=${1:-${DARKFIELD_MUTATIONS:-6}}
+LIMIT=60
+case_out=$work/out
+tiny=(--set text.max_documents=40 --set train.steps=20 --set train.latents=64 --set out="$case_out")
+
+# expect NAME CODE PATTERN RANKS ARGUMENTS...: CODE and PATTERN are regular expressions; PATTERN must be in the message.
+expect() {
+    local name=bad_input.$1 code=$2 pattern=$3 found
+    shift 3
+    darkfield "$@"
+    found=$?
+    if [ "$found" -eq 124 ] || [ "$found" -eq 137 ]; then bad "$name" "hang"
+    elif ! [[ $found =~ ^($code)$ ]]; then bad "$name" "exit $found, expected $code: $(tail -n 3 "$work/log" | tr '\n' ' ')"
+    elif ! grep -qE -- "$pattern" "$work/log"; then bad "$name" "no '$pattern' in: $(grep -v '^$' "$work/log" | tail -n 3 | tr '\n' ' ')"
+    elif [ -n "${absent:-}" ] && [ -e "$absent" ]; then bad "$name" "$absent was left behind"
+    else ok "$name"; fi
+}
+
+# ---- the command line and the job file: exit 2, before any work ------------------------------------
+expect usage.nothing 2 'darkfield --help' 1
+expect usage.stage 2 'harvest' 2 harvset "$pocket"
+expect usage.option 2 'dry-run' 2 harvest "$pocket" --dryrun
+expect job.missing 2 "$work/none.yaml" 2 train "$work/none.yaml"
+expect job.folder 2 "$work" 2 train "$work"
+expect job.unknown_key 2 'lambda|latents|train\.' 2 train "$pocket" --set train.latnets=3
+expect job.type 2 'train.steps' 2 train "$pocket" --set train.steps=many
+expect job.range 2 'text.heldout' 2 train "$pocket" --set text.heldout=1.5
+job_case() { # NAME PATTERN, the file on stdin
+    cat >"$work/job.yaml"
+    expect "job.$1" 2 "$work/job.yaml.*$2" 2 harvest "$work/job.yaml"
+}
+job_case unknown_key_line ':3:' <<<$'seed: 1\nout: runs/x\nsede: 2'
+job_case duplicate ':2:' <<<$'seed: 1\nseed: 2'
+job_case anchor '' <<<$'seed: &a 1\nout: *a'
+job_case tag '' <<<$'seed: !!int 1'
+job_case not_yaml '' <<<$'seed: [1, 2\nout: }'
+job_case list '' <<<$'- 1\n- 2'
+job_case binary '' < <(head -c 300 jobs/quickstart/base/model.safetensors)
+job_case missing_key 'out|models|text' <<<$'seed: 1'
+
+# ---- models: exit 3 --------------------------------------------------------------------------------
+# a_model NAME: a copy of the base model in $work/model to be damaged.
+a_model() { rm -rf "$work/model"; cp -r jobs/quickstart/base "$work/model"; }
+model_case() { # NAME PATTERN: harvest with the damaged model
+    rm -rf "$case_out"
+    absent=$case_out/base.acts.h5 expect "model.$1" 3 "$work/model/?.*$2" 2 harvest "$pocket" "${tiny[@]}" \
+        --set models.a.path="$work/model"
+}
+damage() { python3 tests/e2e/damage.py "$@"; }
+
+rm -rf "$work/model"; model_case no_folder ''
+a_model; rm "$work/model/config.json"; model_case no_config 'config.json'
+a_model; rm "$work/model/tokenizer.json"; model_case no_tokenizer 'tokenizer.json'
+a_model; rm "$work/model/model.safetensors"; model_case no_weights 'safetensors'
+a_model; damage truncate "$work/model/config.json" 0.5; model_case config_truncated 'config.json'
+a_model; damage json "$work/model/config.json" num_hidden_layers '"four"'; model_case config_type 'config.json.*num_hidden_layers'
+a_model; damage json "$work/model/config.json" hidden_size -64; model_case config_negative 'config.json.*hidden_size'
+a_model; damage json "$work/model/config.json" hidden_size 4000000000; model_case config_huge ''
+a_model; damage json "$work/model/config.json" num_hidden_layers 9; model_case config_more_layers ''
+a_model; damage json "$work/model/config.json" architectures '["MambaForCausalLM"]'; damage json "$work/model/config.json" model_type '"mamba"'; model_case architecture 'mamba|Mamba'
+a_model; damage truncate "$work/model/tokenizer.json" 0.5; model_case tokenizer_truncated 'tokenizer.json'
+a_model; echo '{}' >"$work/model/tokenizer.json"; model_case tokenizer_empty 'tokenizer.json'
+a_model; damage truncate "$work/model/model.safetensors" 0.6; model_case weights_truncated 'model.safetensors'
+a_model; damage bytes "$work/model/model.safetensors" 0 ffffffffffffff7f; model_case weights_header_length 'model.safetensors'
+a_model; damage bytes "$work/model/model.safetensors" 8 7b7b7b7b; model_case weights_header_json 'model.safetensors'
+a_model; damage tensor "$work/model/model.safetensors" shape; model_case weights_shape 'model.safetensors'
+a_model; damage tensor "$work/model/model.safetensors" name; model_case weights_name 'model.safetensors|tensor'
+a_model; damage tensor "$work/model/model.safetensors" offsets; model_case weights_offsets 'model.safetensors'
+a_model; damage tensor "$work/model/model.safetensors" type; model_case weights_type 'model.safetensors'
+a_model; damage tensor "$work/model/model.safetensors" nan; model_case weights_nan '|[Nn]a[Nn]|finite'
+
+# ---- text: exit 3 ----------------------------------------------------------------------------------
+text_case() { # NAME PATTERN
+    rm -rf "$case_out"
+    absent=$case_out/base.acts.h5 expect "text.$1" 3 "$work/text.jsonl.*$2" 2 harvest "$pocket" "${tiny[@]}" \
+        --set text.file="$work/text.jsonl"
+}
+rm -f "$work/text.jsonl"; text_case missing ''
+: >"$work/text.jsonl"; text_case empty ''
+printf '{"text": "a b"}\n{"text": "c\n' >"$work/text.jsonl"; text_case not_json '2'
+printf '{"txt": "a b"}\n' >"$work/text.jsonl"; text_case no_field 'text'
+printf '{"text": 5}\n' >"$work/text.jsonl"; text_case field_type 'text'
+printf '{"text": "a \xff\xfe b"}\n' >"$work/text.jsonl"; text_case not_utf8 ''
+absent='' expect site.unknown '2|3' 'blocks.9' 2 harvest "$pocket" "${tiny[@]}" --set site=blocks.9.hook_resid_post
+
+# ---- our own files: exit 3 -------------------------------------------------------------------------
+good=$work/good
+absent=''
+darkfield 2 run "$pocket" "${tiny[@]}" --set out="$good" --set stages="harvest, train, stats" ||
+    { bad bad_input.good "exit $?: $(tail -n 3 "$work/log")"; finish; }
+a_run() { rm -rf "$case_out"; mkdir -p "$case_out"; cp "$good"/*.acts.h5 "$good"/*.h5 "$case_out"; rm -f "$case_out"/*.ckpt.h5; }
+own_case() { # NAME FILE STAGE OUTPUT PATTERN
+    absent=$case_out/$4 expect "own.$1" 3 "$5" 2 "$3" "$pocket" "${tiny[@]}"
+}
+acts_case() { rm -f "$case_out/crosscoder.dict.h5"; own_case "$1" tuned.acts.h5 train crosscoder.dict.h5 "tuned.acts.h5$2"; }
+a_run; rm "$case_out/tuned.acts.h5"; acts_case acts_missing ''
+a_run; damage truncate "$case_out/tuned.acts.h5" 0.5; acts_case acts_truncated ''
+a_run; damage truncate "$case_out/tuned.acts.h5" 0.99; acts_case acts_truncated_a_little ''
+a_run; head -c 100000 /dev/urandom >"$case_out/tuned.acts.h5"; acts_case acts_not_hdf5 ''
+a_run; cp "$case_out/crosscoder.dict.h5" "$case_out/tuned.acts.h5"; acts_case acts_is_a_dictionary ''
+a_run; damage h5data "$case_out/tuned.acts.h5" sites; acts_case acts_flipped_byte '.*(blocks|checksum)'
+a_run; damage h5attr "$case_out/tuned.acts.h5" complete; acts_case acts_incomplete ''
+a_run; damage h5nan "$case_out/tuned.acts.h5"; acts_case acts_nan ''
+darkfield 2 harvest "$pocket" "${tiny[@]}" --set out="$work/other" --set text.max_documents=30 || bad bad_input.other "exit $?"
+a_run; cp "$work/other/tuned.acts.h5" "$case_out"; acts_case acts_misaligned '|align'
+dict_case() { rm -f "$case_out/evaluate.h5"; own_case "$1" crosscoder.dict.h5 evaluate evaluate.h5 "crosscoder.dict.h5$2"; }
+a_run; rm "$case_out/crosscoder.dict.h5"; dict_case dict_missing ''
+a_run; damage truncate "$case_out/crosscoder.dict.h5" 0.7; dict_case dict_truncated ''
+a_run; damage h5data "$case_out/crosscoder.dict.h5" group; dict_case dict_flipped_byte ''
+a_run; rm -f "$case_out/diff.h5"; damage truncate "$case_out/stats.h5" 0.5; own_case stats_truncated stats.h5 diff diff.h5 'stats.h5'
+for damaged in "truncate $case_out/stats.h5 0.9" "h5data $case_out/stats.h5 latents"; do
+    a_run; damage $damaged
+    absent='' expect "check.${damaged%% *}" 3 'stats.h5' 1 check "$case_out/stats.h5"
+done
+absent='' expect check.missing 3 'none.h5' 1 check "$work/none.h5"
+
+# ---- where outputs go ------------------------------------------------------------------------------
+: >"$work/a-file"
+expect out.under_a_file 1 "$work/a-file" 2 harvest "$pocket" "${tiny[@]}" --set out="$work/a-file/x"
+mkdir -p "$work/full"
+if mount -t tmpfs -o size=600k darkfield-test "$work/full" 2>/dev/null; then
+    undo="umount '$work/full'"
+    absent=$work/full/base.acts.h5 expect out.full_disk.harvest 1 "$work/full" 2 harvest "$pocket" "${tiny[@]}" --set out="$work/full" --set text.max_documents=300
+    rm -rf "$work/full"/*
+    mount -o remount,size="$(($(cat "$good"/*.acts.h5 | wc -c) / 1024 + 64))k" "$work/full" && cp "$good"/*.acts.h5 "$work/full"
+    absent=$work/full/crosscoder.dict.h5 expect out.full_disk.train 1 "$work/full" 2 train "$pocket" "${tiny[@]}" --set out="$work/full" --set train.latents=1024
+    absent=$work/full/crosscoder.dict.h5 expect out.full_disk.checkpoint 1 "$work/full" 2 train "$pocket" "${tiny[@]}" --set out="$work/full" --set train.latents=1024 --set train.checkpoint_every=5
+    umount "$work/full"
+    undo=:
+else skip bad_input.out.full_disk "no right to mount a tmpfs here"; fi
+
+# ---- random damage: any code of the contract, never a crash or a hang ----------------------------------
+mutate() { # NAME FILE STAGE ARGUMENTS...: the file is put back each time
+    local name=$1 file=$2 stage=$3 seed code
+    shift 3
+    cp "$file" "$work/whole"
+    for seed in $(seq "$mutations"); do
+        cp "$work/whole" "$file"
+        damage random "$file" "$seed"
+        darkfield 2 "$stage" "$pocket" "${tiny[@]}" --force "$@"
+        code=$?
+        case $code in
+            0 | 1 | 2 | 3) ;;
+            *) bad "mutate.$name.$seed" "exit $code: $(tail -n 3 "$work/log" | tr '\n' ' ')"; cp "$work/whole" "$file"; return ;;
+        esac
+    done
+    cp "$work/whole" "$file"
+    ok "mutate.$name ($mutations seeds)"
+}
+a_model
+for file in config.json tokenizer.json model.safetensors; do
+    mutate "$file" "$work/model/$file" harvest --set models.a.path="$work/model" --set text.max_documents=5
+done
+head -n 20 jobs/quickstart/text.jsonl >"$work/text.jsonl"
+mutate text.jsonl "$work/text.jsonl" harvest --set text.file="$work/text.jsonl" --set text.max_documents=5
+a_run
+mutate acts.h5 "$case_out/base.acts.h5" train
+a_run
+mutate dict.h5 "$case_out/crosscoder.dict.h5" evaluate
+mutate stats.h5 "$case_out/stats.h5" diff
+finish

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# The same content on 1, 2, 3, 4 ranks and 1 or 2 threads, of every HDF5 output. What ScaLAPACK computes (the spectrum)
+# is compared to the tolerances of the contract instead.
+source "$(dirname "$0")/../support/cases.sh"
+
+# layout: RANKSxTHREADS
+run_layout() {
+    local ranks=${1%x*} threads=${1#*x}
+    darkfield "$ranks" run "$pocket" "${small[@]}" --set out="$work/$1" --set threads="$threads" \
+        --set stages="harvest, train, evaluate, stats, diff, spectrum"
+}
+
+reference=1x1
+run_layout $reference || { bad equality.$reference "exit $?: $(tail -n 3 "$work/log")"; finish; }
+digests "$work/$reference" >"$work/reference"
+for layout in 2x1 3x1 4x1 1x2 2x2; do
+    if ! run_layout $layout; then bad equality.$layout "exit $?: $(tail -n 3 "$work/log")"; continue; fi
+    digests "$work/$layout" >"$work/other"
+    while read -r file hash; do
+        other=$(awk -v file="$file" '$1 == file { print $2 }' "$work/other")
+        if [ "$file" = spectrum.h5 ]; then
+            if problem=$(python3 tests/e2e/compare_spectrum.py "$work/$reference/$file" "$work/$layout/$file" 2>&1); then
+                ok "equality.$layout.$file"
+            else bad "equality.$layout.$file" "$problem"; fi
+        elif [ -n "$hash" ] && [ "$hash" = "$other" ]; then ok "equality.$layout.$file"
+        else bad "equality.$layout.$file" "digest ${other:-none}, on $reference ${hash:-none}"; fi
+    done <"$work/reference"
+    rm -rf "${work:?}/$layout"
+done
+finish

@@ -1,0 +1,169 @@
+#!/usr/bin/env bash
+# All tests: packages, builds, unit and MPI suites, sanitizers, fuzzers, end to end, kills, Slurm. Under 20 minutes on
+# two cores; needs no terminal and no stdin. The closing line is "N passed, N failed, N skipped".
+#
+#   ./tests/run.sh                  what CI runs
+#   ./tests/run.sh --full           long kill schedules, chains of requeues, long fuzzing, more damaged files
+#   ./tests/run.sh --only STEP,...  of: unit sanitize fuzz e2e kills slurm
+#
+# DARKFIELD_FIXTURES names a folder with stories-pair/ (a really trained pair); without it those tests are skipped.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' tests/run.sh >&2; exit 2; }
+
+full=no
+steps=unit,sanitize,fuzz,e2e,kills,slurm
+while [ $# -gt 0 ]; do
+    case $1 in
+        --full) full=yes; shift ;;
+        --only) [ $# -ge 2 ] || usage; steps=$2; shift 2 ;;
+        *) usage ;;
+    esac
+done
+exec </dev/null
+cores=$(nproc)
+if [ $full = yes ]; then
+    fuzz_seconds=600 kills=60 requeues=3
+    export DARKFIELD_MUTATIONS=100 DARKFIELD_KILL_STEPS=2500
+else
+    fuzz_seconds=30 kills=12 requeues=1
+fi
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
+logs=build/test-logs
+mkdir -p $logs
+results=$logs/results.txt
+: >$results
+began=$(date +%s)
+
+wanted() { case ",$steps," in *,"$1",*) return 0 ;; *) return 1 ;; esac; }
+heading() { printf '\n== %s  [%d s]\n' "$*" $(($(date +%s) - began)); }
+# One line of a result: shown and counted.
+result() { echo "$*" | tee -a $results; }
+
+close() {
+    local passed failed skipped
+    passed=$(grep -c '^ok ' $results)
+    failed=$(grep -c '^FAIL ' $results)
+    skipped=$(grep -c '^skip ' $results)
+    heading "closing"
+    grep '^skip ' $results
+    grep '^FAIL ' $results
+    echo "took $(($(date +%s) - began)) s"
+    echo "$passed passed, $failed failed, $skipped skipped"
+    [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+    exit
+}
+
+# build FOLDER [cmake options...] [-- targets...]: quiet when it works.
+build() {
+    local folder=$1 options=() targets=()
+    shift
+    while [ $# -gt 0 ] && [ "$1" != -- ]; do options+=("$1"); shift; done
+    [ $# -le 1 ] || { shift; targets=(--target "$@"); }
+    if cmake -S . -B "build/$folder" -DDARKFIELD_WERROR=ON "${options[@]}" >"$logs/build-$folder.log" 2>&1 &&
+        cmake --build "build/$folder" -j "$cores" "${targets[@]}" >>"$logs/build-$folder.log" 2>&1; then
+        result "ok build.$folder"
+    else
+        grep -E -m 10 'error|Error' "$logs/build-$folder.log" || tail -n 20 "$logs/build-$folder.log"
+        result "FAIL build.$folder: see $logs/build-$folder.log"
+        return 1
+    fi
+}
+
+# suite FOLDER PREFIX [ctest options]: every ctest test is a result; cmocka's own skips are named too.
+suite() {
+    local folder=$1 prefix=$2 log=$logs/$1.log
+    shift 2
+    ctest --test-dir "build/$folder" -j "$cores" -V --no-tests=error "$@" >"$log" 2>&1
+    [ $? -eq 0 ] || grep -qE '^ *[0-9]+/[0-9]+ Test' "$log" || { tail -n 5 "$log"; result "FAIL ${prefix}ctest: see $log"; return; }
+    while read -r line; do result "$line"; done < <(awk -v prefix="$prefix" '
+        /^ *[0-9]+\/[0-9]+ Test +#[0-9]+: / {
+            sub(/^ *[0-9]+\/[0-9]+ Test +#[0-9]+: /, ""); name = prefix $1
+            if (/ Passed /) print "ok " name
+            else if (/Skipped|Disabled/) print "skip " name ": skipped by ctest"
+            else { match($0, /\*\*\*[A-Za-z ]+/); print "FAIL " name ": " substr($0, RSTART + 3, RLENGTH - 3) }
+        }' "$log")
+    while read -r line; do result "$line"; done < <(awk -v prefix="$prefix" '
+        /^test [0-9]+$/ { number = $2; next }
+        /^ +Start +[0-9]+: / { split($0, part, ": "); sub(/[^0-9]*/, "", part[1]); names[part[1]] = part[2] }
+        /\[  SKIPPED \] [A-Za-z_]/ && !/listed below/ {
+            split($0, part, ":"); key = prefix names[part[1]] "." $NF
+            if (!(key in seen)) { seen[key] = 1; print "skip " key ": skips itself" }
+        }' "$log")
+    # What a failed test printed.
+    awk '/^ *[0-9]+\/[0-9]+ Test +#[0-9]+: .*\*\*\*(Failed|Timeout|Exception|Not Run)/ {
+            match($0, /#[0-9]+/); failed[substr($0, RSTART + 1, RLENGTH - 1)] = 1 }
+         { lines[NR] = $0 }
+         END { for (i = 1; i <= NR; i++) { split(lines[i], part, ":"); if (part[1] in failed && shown[part[1]]++ < 60) print lines[i] } }' "$log"
+}
+
+# script NAME COMMAND...: an end-to-end script; its own lines are the results.
+script() {
+    local name=$1 log=$logs/$1.log before after code
+    shift
+    before=$(wc -l <$results)
+    timeout -k 30 3600 "$@" 2>&1 | tee "$log" | while IFS= read -r line; do
+        case $line in "ok "* | "FAIL "* | "skip "*) result "$line" ;; *) echo "   $line" ;; esac
+    done
+    code=${PIPESTATUS[0]}
+    after=$(sed "1,${before}d" $results)
+    if [ "$code" -ne 0 ] && ! grep -q '^FAIL ' <<<"$after"; then result "FAIL $name: exit $code, see $log"; fi
+    [ -n "$after" ] || result "FAIL $name: ran no case"
+}
+
+fuzz_one() {
+    local name=$1 folder=build/fuzz/tests/fuzz found=build/fuzz/found/$1
+    mkdir -p "$found"
+    if "$folder/fuzz_$name" -max_total_time=$fuzz_seconds -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+        -artifact_prefix="$found-" "$found" "tests/fuzz/seeds/$name" >"$logs/fuzz-$name.log" 2>&1; then
+        result "ok fuzz.$name ($(sed -n 's/.*number_of_executed_units: *//p' "$logs/fuzz-$name.log") inputs in $fuzz_seconds s)"
+    else
+        grep -E -m 3 'ERROR|SUMMARY|runtime error' "$logs/fuzz-$name.log"
+        result "FAIL fuzz.$name: see $logs/fuzz-$name.log"
+    fi
+}
+
+heading "packages"
+if ./jobs/packages.sh --tests >$logs/packages.log 2>&1; then tail -n 1 $logs/packages.log
+else cat $logs/packages.log; result "FAIL packages: see above"; close; fi
+
+heading "build, warnings as errors"
+build check -DCMAKE_BUILD_TYPE=Release || close
+export DARKFIELD=$PWD/build/check/jobs/darkfield
+
+if wanted unit; then
+    heading "unit and MPI suites, guards"
+    suite check ''
+fi
+if wanted sanitize; then
+    heading "unit suite under AddressSanitizer and UndefinedBehaviorSanitizer"
+    build sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DDARKFIELD_SANITIZE=ON && suite sanitize sanitize. -L unit
+fi
+if wanted fuzz; then
+    heading "fuzzers, $fuzz_seconds s each"
+    names=$(ls tests/fuzz/fuzz_*.c | sed 's|.*/fuzz_||; s|\.c$||')
+    if build fuzz -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=RelWithDebInfo -DDARKFIELD_FUZZ=ON \
+        -- $(printf 'fuzz_%s ' $names); then
+        export -f fuzz_one result
+        export fuzz_seconds logs results
+        echo "$names" | xargs -P "$cores" -I{} bash -c 'fuzz_one {}'
+    fi
+fi
+if wanted e2e; then
+    heading "end to end"
+    script main_job tests/e2e/main_job.sh
+    script equality tests/e2e/equality.sh
+    script bad_input tests/e2e/bad_input.sh
+    script memory tests/e2e/memory.sh
+    script stories tests/e2e/stories.sh
+fi
+if wanted kills; then
+    heading "kills and resumes"
+    script kills tests/e2e/kills.sh $kills
+fi
+if wanted slurm; then
+    heading "Slurm"
+    script slurm-chain tests/slurm/chain.sh
+    script slurm-requeue tests/slurm/requeue.sh $requeues
+fi
+close

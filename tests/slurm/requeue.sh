@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# A training job stopped before its time limit by USR1, put back into the queue, and continued to the same dictionary as
+# an uninterrupted run. requeue.sh [REQUEUES]: how often at least (1).
+source "$(dirname "$0")/support.sh"
+wanted=${1:-1}
+# Slurm's shortest limit is a minute; USR1 comes within about 25 s of the start.
+job=("$pocket" --set text.max_documents=300 --set train.steps=$((${DARKFIELD_REQUEUE_STEPS:-2500} * wanted)))
+
+if ! darkfield 2 run "${job[@]}" --set out="$work/whole" --set stages="harvest, train"; then
+    bad slurm.requeue "uninterrupted run: exit $?: $(tail -n 3 "$work/log")"
+    finish
+fi
+mkdir -p "$work/stopped"
+cp "$work/whole"/*.acts.h5 "$work/stopped"
+id=$(sbatch --parsable --ntasks=3 --time=1 --signal=USR1@40 --output="$work/batch.log" slurm/job.sbatch train "${job[@]}" \
+    --set out="$work/stopped")
+state=$(wait_for_job "$id" $((300 * wanted)))
+restarts=$(job_field "$id" Restarts)
+if [ "$state" != COMPLETED ]; then bad slurm.requeue "job ended as $state: $(tail -n 3 "$work/batch.log" | tr '\n' ' ')"
+elif [ "${restarts:-0}" -lt "$wanted" ]; then bad slurm.requeue "requeued ${restarts:-0} times, expected $wanted"
+elif [ "$(digest "$work/stopped/crosscoder.dict.h5")" != "$(digest "$work/whole/crosscoder.dict.h5")" ]; then
+    bad slurm.requeue "other content than the uninterrupted run"
+else ok "slurm.requeue (put back $restarts times, ended on 3 ranks, same content as 2 ranks uninterrupted)"; fi
+
+# A job that never gets done is not put back for ever.
+id=$(DARKFIELD_REQUEUES=0 sbatch --parsable --ntasks=1 --time=5 --output="$work/limit.log" slurm/job.sbatch train "${job[@]}" \
+    --set out="$work/stopped" --set train.steps=1000000 --set halt_file="$root/README.md")
+state=$(wait_for_job "$id" 60)
+if [ "$state" = FAILED ] && grep -q 'giving up' "$work/limit.log"; then ok slurm.requeue_limit
+else bad slurm.requeue_limit "job ended as $state: $(tail -n 3 "$work/limit.log" | tr '\n' ' ')"; fi
+finish
