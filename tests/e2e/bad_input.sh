@@ -128,7 +128,7 @@ if mount -t tmpfs -o size=600k darkfield-test "$work/full" 2>/dev/null; then
     rm -rf "$work/full"/*
     mount -o remount,size="$(($(cat "$good"/*.acts.h5 | wc -c) / 1024 + 64))k" "$work/full" && cp "$good"/*.acts.h5 "$work/full"
     absent=$work/full/crosscoder.dict.h5 expect out.full_disk.train 1 "$work/full" 2 train "$pocket" "${tiny[@]}" --set out="$work/full" --set train.latents=1024
-    absent=$work/full/crosscoder.dict.h5 expect out.full_disk.checkpoint 1 "$work/full" 2 train "$pocket" "${tiny[@]}" --set out="$work/full" --set train.latents=1024 --set train.checkpoint_every=5
+    absent=$work/full/crosscoder.dict.h5 expect out.full_disk.checkpoint 1 "$work/full" 2 train "$pocket" "${tiny[@]}" --set out="$work/full" --set train.latents=1024 --set train.checkpoint_minutes=0.001
     umount "$work/full"
     undo=:
 else skip bad_input.out.full_disk "no right to mount a tmpfs here"; fi

@@ -11,7 +11,7 @@ train_options=(--set text.max_documents=300 --set train.steps=${DARKFIELD_KILL_S
 now() { date +%s%N; }
 
 # One process of a launched mpirun's ranks, by number; they are its direct children.
-rank_pid() { pgrep -P "$1" -f "$(basename "$DARKFIELD")" | sed -n "$((1 + $2))p"; }
+rank_pid() { pgrep -P "$1" | sed -n "$((1 + $2))p"; }
 
 # start RANKS STAGE OPTIONS...: in the background; its pid in $launched.
 start() {
@@ -105,7 +105,7 @@ mkdir -p "$work/train"
 darkfield 2 harvest "$pocket" "${options[@]}" --set out="$work/train" || { bad kills.train.harvest "$(tail -n 3 "$work/log")"; finish; }
 cp -r "$work/train" "$work/train-killed"
 timed "$work/train" train
-options+=(--set out="$work/train-killed" --set train.checkpoint_every="${DARKFIELD_KILL_CHECKPOINT:-50}")
+options+=(--set out="$work/train-killed" --set train.checkpoint_minutes=0.01)
 keep='*.acts.h5'
 schedule train $((kills - kills / 2)) "$work/train" "$work/train-killed" crosscoder.dict.h5
 finish
