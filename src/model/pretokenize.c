@@ -68,7 +68,8 @@ static df_status prepend(const df_step *step, const df_view *view, df_span piece
 
 // ---- composition (NFC), one stretch at a time, so that places in the text are kept
 
-// A character that never combines with what stands before it. Kirat Rai's vowel signs are letters that do.
+// A character that never combines with what stands before it. Kirat Rai's vowel signs are letters
+// that do.
 static bool starts_stretch(int32_t code) {
     if (code < 0x300) return true;
     if (code >= 0x1160 && code <= 0x11ff) return false; // Hangul vowels and finals
@@ -79,7 +80,8 @@ static bool starts_stretch(int32_t code) {
 }
 
 static size_t code_at(const char *text, size_t n, utf8proc_int32_t *code) {
-    utf8proc_ssize_t used = utf8proc_iterate((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)n, code);
+    utf8proc_ssize_t used =
+        utf8proc_iterate((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)n, code);
     return used > 0 ? (size_t)used : 1;
 }
 
@@ -99,13 +101,13 @@ static df_status compose_stretch(const df_view *view, size_t begin, size_t end, 
     const char *text = view->text + begin;
     size_t n = end - begin;
     utf8proc_uint8_t *composed = NULL;
-    utf8proc_ssize_t m = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)n, &composed,
-                                      UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+    utf8proc_ssize_t m = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)n,
+                                      &composed, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
     if (m < 0) return df_fail(DF_FAILED, "NFC normalization failed: %s", utf8proc_errmsg(m));
     bool same = (size_t)m == n && memcmp(composed, text, n) == 0;
-    df_status status = same ? emit_kept(out, view, begin, end)
-                            : emit_new(out, (const char *)composed, (size_t)m,
-                                       df_view_end(view, end));
+    df_status status =
+        same ? emit_kept(out, view, begin, end)
+             : emit_new(out, (const char *)composed, (size_t)m, df_view_end(view, end));
     free(composed); // utf8proc's own memory
     return status;
 }
@@ -139,6 +141,8 @@ static df_status rewrite_piece(const df_step *step, const df_view *view, df_span
 }
 
 static df_status rewrite(df_pass *pass, const df_step *step, df_view *view, df_rewrite *out) {
+    uint32_t start =
+        pass->pieces.count > 0 ? df_view_end(view, pass->pieces.at[0].begin) : view->base;
     out->text.count = 0;
     for (size_t i = 0; i < pass->pieces.count; i++) {
         df_span *piece = &pass->pieces.at[i];
@@ -148,7 +152,7 @@ static df_status rewrite(df_pass *pass, const df_step *step, df_view *view, df_r
             return df_fail(DF_BAD_INPUT, "the text grows beyond 4 GiB when normalized");
         *piece = (df_span){(uint32_t)begin, (uint32_t)out->text.count};
     }
-    *view = (df_view){out->text.at, out->end, view->base, out->text.count};
+    *view = (df_view){out->text.at, out->end, start, out->text.count};
     return DF_OK;
 }
 
@@ -248,7 +252,8 @@ static df_status split_mapped(df_pass *pass, const df_step *step, const char *te
     return DF_OK;
 }
 
-static df_status split_pieces(df_pass *pass, const df_step *step, const df_view *view, bool mapped) {
+static df_status split_pieces(df_pass *pass, const df_step *step, const df_view *view,
+                              bool mapped) {
     pass->next.count = 0;
     for (size_t i = 0; i < pass->pieces.count; i++) {
         df_span piece = pass->pieces.at[i];

@@ -1,11 +1,13 @@
-/* Patterns of a tokenizer.json. They are written for Oniguruma; PCRE2 reads them alike but for two things: \s is
- * Unicode White_Space there (PCRE2 adds U+180E), and a class may hold another class, which is refused here. */
+/* Patterns of a tokenizer.json. They are written for Oniguruma; PCRE2 reads them alike but for two
+ * things: \s is Unicode White_Space there (PCRE2 adds U+180E), and a class may hold another class,
+ * which is refused here. */
 #include "tokenizer_parts.h"
 
 #include <string.h>
 
 #define WHITE_SPACE                                                                                \
-    "\\t-\\r\\x20\\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+    "\\t-\\r\\x20\\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{"   \
+    "3000}"
 
 static df_status add(df_bytes *out, const char *text) {
     return df_bytes_add(out, text, strlen(text));
@@ -34,8 +36,10 @@ static df_status translate(const char *pattern, df_bytes *out) {
         if (*p == '\\') {
             DF_TRY(add_escape(out, p, in_class, &used));
         } else if (in_class && (*p == '[' || (p[0] == '&' && p[1] == '&'))) {
-            return df_fail(DF_BAD_INPUT, "the pattern %s has a class within a class, which is not "
-                           "supported", pattern);
+            return df_fail(DF_BAD_INPUT,
+                           "the pattern %s has a class within a class, which is not "
+                           "supported",
+                           pattern);
         } else {
             if (*p == '[') used = class_start(p);
             in_class = *p == '[' || (in_class && *p != ']');

@@ -10,15 +10,13 @@ static _Atomic uint64_t next_serial = 1;
 
 // ---- opening and closing
 
-df_status df_tokenizer_open(const char *path, df_tokenizer **out) {
-    char *text = NULL;
-    size_t bytes;
+df_status df_tokenizer_parse(const char *text, size_t bytes, const char *what, df_tokenizer **out) {
     json_t *root = NULL;
     df_tokenizer *tokenizer = NULL;
     df_status status = DF_OK;
     *out = NULL;
-    DF_GO(df_read_file(path, &text, &bytes));
-    DF_GO(df_json_parse(text, bytes, path, &root));
+    if (bytes >= MOST_BYTES) return df_fail(DF_BAD_INPUT, "%s: larger than 1 GiB", what);
+    DF_GO(df_json_parse(text, bytes, what, &root));
     DF_GO(DF_NEW(tokenizer, 1));
     tokenizer->hash = df_hash(text, bytes);
     tokenizer->serial = atomic_fetch_add(&next_serial, 1);
@@ -26,9 +24,18 @@ df_status df_tokenizer_open(const char *path, df_tokenizer **out) {
     *out = tokenizer;
     tokenizer = NULL;
 done:
-    if (status != DF_OK) df_context("reading the tokenizer %s", path);
+    if (status != DF_OK) df_context("reading the tokenizer %s", what);
     df_tokenizer_close(tokenizer);
     json_decref(root);
+    return status;
+}
+
+df_status df_tokenizer_open(const char *path, df_tokenizer **out) {
+    char *text = NULL;
+    size_t bytes;
+    *out = NULL;
+    DF_TRY_AS(df_read_file(path, &text, &bytes), "reading the tokenizer %s", path);
+    df_status status = df_tokenizer_parse(text, bytes, path, out);
     df_free(text);
     return status;
 }
@@ -111,6 +118,19 @@ static df_status encode_word(const df_tokenizer *tokenizer, const df_view *view,
     return DF_OK;
 }
 
+// The tokens of one piece; in models with space marks, word by word, so that words are found in the
+// cache.
+static df_status encode_piece(const df_tokenizer *tokenizer, const df_view *view, df_span piece,
+                              df_tokens *out) {
+    while (tokenizer->bpe.cut_at_marks && piece.begin < piece.end) {
+        size_t n = df_mark_after(view->text + piece.begin, piece.end - piece.begin);
+        df_span word = {piece.begin, piece.begin + (uint32_t)n};
+        DF_TRY(encode_word(tokenizer, view, word, out));
+        piece.begin = word.end;
+    }
+    return piece.begin < piece.end ? encode_word(tokenizer, view, piece, out) : DF_OK;
+}
+
 // One stretch of normalized text between added tokens.
 static df_status encode_plain(const df_tokenizer *tokenizer, df_view view, df_span part,
                               df_tokens *out) {
@@ -120,11 +140,12 @@ static df_status encode_plain(const df_tokenizer *tokenizer, df_view view, df_sp
     DF_TRY(df_spans_add(&pass->pieces, part.begin, part.end));
     DF_TRY(df_pass_run(pass, &tokenizer->pre_tokenizer, &view));
     for (size_t i = 0; i < pass->pieces.count; i++)
-        DF_TRY(encode_word(tokenizer, &view, pass->pieces.at[i], out));
+        DF_TRY(encode_piece(tokenizer, &view, pass->pieces.at[i], out));
     return DF_OK;
 }
 
-// One stretch of the original between added tokens: normalized, then searched for normalized added tokens.
+// One stretch of the original between added tokens: normalized, then searched for normalized added
+// tokens.
 static df_status encode_section(const df_tokenizer *tokenizer, const char *text, df_span part,
                                 df_tokens *out) {
     df_view view = {text + part.begin, NULL, part.begin, part.end - part.begin};

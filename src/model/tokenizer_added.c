@@ -1,10 +1,12 @@
-/* Added tokens: a trie searched leftmost-longest, and the list of a tokenizer.json that fills it. */
+/* Added tokens: a trie searched leftmost-longest, and the list of a tokenizer.json that fills it.
+ */
 #include "tokenizer_parts.h"
 
 #include <string.h>
 #include <utf8proc.h>
 
-// ---- the trie: node 0 is the root; an edge's slot holds the child and the number of the token ending there
+// ---- the trie: node 0 is the root; an edge's slot holds the child and the number of the token
+// ending there
 
 static df_status insert(df_added *added, const df_bytes *content, size_t number, uint32_t *nodes) {
     uint32_t node = 0;
@@ -55,8 +57,8 @@ static int32_t code_after(const char *text, size_t n, size_t at, size_t *length)
     utf8proc_int32_t code = 0;
     *length = 0;
     if (at >= n) return -1;
-    utf8proc_ssize_t used = utf8proc_iterate((const utf8proc_uint8_t *)text + at,
-                                             (utf8proc_ssize_t)(n - at), &code);
+    utf8proc_ssize_t used =
+        utf8proc_iterate((const utf8proc_uint8_t *)text + at, (utf8proc_ssize_t)(n - at), &code);
     if (used <= 0) return -1;
     *length = (size_t)used;
     return code;
@@ -182,7 +184,8 @@ df_status df_tokenizer_load_added(df_tokenizer *tokenizer, const json_t *list) {
         bool special;
         df_added_token *token = &tokenizer->added[i];
         tokenizer->n_added = i + 1;
-        DF_TRY_AS(read_added(json_array_get(list, i), token, &special), "reading added token %zu", i);
+        DF_TRY_AS(read_added(json_array_get(list, i), token, &special), "reading added token %zu",
+                  i);
         DF_TRY(place(&tokenizer->vocabulary, token, special));
     }
     DF_GO(DF_NEW(contents, 2 * n));

@@ -1,13 +1,29 @@
-/* Byte-pair merges of one word: a heap of (rank, position) over a linked list of symbols, and a cache of words.
- * The order is that of Hugging Face tokenizers: lowest rank first, leftmost first among equals. */
+/* Byte-pair merges of one word: a heap of (rank, position) over a linked list of symbols, and a
+ * cache of words. The order is that of Hugging Face tokenizers: lowest rank first, leftmost first
+ * among equals. */
 #include "tokenizer_parts.h"
 
 #include <string.h>
 
 #define NOWHERE UINT32_MAX
-#define CACHED_BYTES 64u         // longer words are not worth a place in the cache
-#define CACHE_SLOTS (1u << 16)   // most slots; filled to one half, then emptied
+#define CACHED_BYTES 64u       // longer words are not worth a place in the cache
+#define CACHE_SLOTS (1u << 16) // most slots; filled to one half, then emptied
 #define CACHE_FIRST_SLOTS 1024u
+
+#define SPACE_MARK "\xe2\x96\x81"
+#define MARK_BYTES 3u
+
+size_t df_mark_after(const char *text, size_t n) {
+    size_t i = 0;
+    bool in_marks = true; // marks at the start belong to the word that follows them
+    while (i + MARK_BYTES <= n) {
+        bool mark = memcmp(text + i, SPACE_MARK, MARK_BYTES) == 0;
+        if (mark && !in_marks) return i;
+        in_marks = mark;
+        i += mark ? MARK_BYTES : 1;
+    }
+    return n;
+}
 
 // ---- symbols
 
@@ -22,7 +38,8 @@ static df_status add_symbol(df_merger *merger, uint32_t id, size_t end) {
     return DF_OK;
 }
 
-// A character without a token: its bytes where the model can spell them, else the unknown token, else nothing.
+// A character without a token: its bytes where the model can spell them, else the unknown token,
+// else nothing.
 static df_status add_unknown(const df_bpe *bpe, df_merger *merger, df_span unit, const char *text,
                              bool *unknown_before) {
     bool spelled = bpe->byte_fallback;
@@ -204,7 +221,7 @@ df_status df_bpe_word(const df_bpe *bpe, const df_vocabulary *vocabulary, df_mer
         DF_TRY(cache_room(cache));
         const df_word *word = cache_slot(cache, hash, text, n);
         if (word->hash != 0) {
-            *tokens = cache->tokens.at + word->first;
+            *tokens = word->count > 0 ? &cache->tokens.at[word->first] : NULL;
             *count = word->count;
             return DF_OK;
         }

@@ -1,4 +1,5 @@
-/* The decoder of a tokenizer.json: what single tokens show, and how a text is put together from them. */
+/* The decoder of a tokenizer.json: what single tokens show, and how a text is put together from
+ * them. */
 #include "tokenizer_parts.h"
 
 #include <string.h>
@@ -70,8 +71,10 @@ df_status df_decoder_load(df_decoder *decoder, const json_t *part) {
     if (strcmp(type, "Replace") == 0) return replace_decoder(decoder, part);
     if (strcmp(type, "Strip") == 0) return strip_decoder(decoder, part);
     if (strcmp(type, "Metaspace") == 0) return metaspace_decoder(decoder, part);
-    if (strcmp(type, "ByteLevel") == 0) decoder->byte_level = true;
-    else if (strcmp(type, "ByteFallback") == 0) decoder->byte_fallback = true;
+    if (strcmp(type, "ByteLevel") == 0)
+        decoder->byte_level = true;
+    else if (strcmp(type, "ByteFallback") == 0)
+        decoder->byte_fallback = true;
     else if (strcmp(type, "Fuse") != 0)
         return df_fail(DF_BAD_INPUT, "decoder \"%s\" is not supported", type);
     return DF_OK;
@@ -96,7 +99,8 @@ static df_status replace_all(df_bytes *out, const char *from, const char *to, df
 // The byte of "<0x1F>", -1 for other texts.
 static int byte_of(const char *text, size_t n) {
     static const char digits[] = "0123456789ABCDEF";
-    if (n != 6 || memcmp(text, "<0x", 3) != 0 || text[5] != '>' || text[3] == '\0' || text[4] == '\0')
+    if (n != 6 || memcmp(text, "<0x", 3) != 0 || text[5] != '>' || text[3] == '\0' ||
+        text[4] == '\0')
         return -1;
     const char *high = strchr(digits, text[3]), *low = strchr(digits, text[4]);
     return high == NULL || low == NULL ? -1 : (int)(16 * (high - digits) + (low - digits));
@@ -131,6 +135,8 @@ df_status df_tokenizer_make_pieces(df_tokenizer *tokenizer) {
         if (!token->in_model && !token->added) continue;
         const char *text = vocabulary->text.at + token->form;
         DF_GO(show(&tokenizer->decoder, token, text, &piece, &work));
+        if (vocabulary->text.count + piece.count >= UINT32_MAX)
+            DF_GO(df_fail(DF_BAD_INPUT, "decoder: the decoded tokens take more than 4 GiB"));
         token->piece = (uint32_t)vocabulary->text.count;
         token->piece_bytes = (uint32_t)piece.count;
         DF_GO(df_bytes_add(&vocabulary->text, piece.at, piece.count));
@@ -178,7 +184,8 @@ static df_status join(const df_tokenizer *tokenizer, const uint32_t *ids, size_t
     return in_run ? end_run(out, start) : DF_OK;
 }
 
-// How much of text is the start of a character cut short: what one U+FFFD stands for (at least one byte).
+// How much of text is the start of a character cut short: what one U+FFFD stands for (at least one
+// byte).
 static size_t broken_length(const char *text, size_t n) {
     unsigned char lead = (unsigned char)text[0], second = n > 1 ? (unsigned char)text[1] : 0;
     if (lead < 0xc2 || lead > 0xf4) return 1;

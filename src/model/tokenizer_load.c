@@ -1,4 +1,5 @@
-/* From a parsed tokenizer.json to a tokenizer: vocabulary, merges, template, in the order they depend on. */
+/* From a parsed tokenizer.json to a tokenizer: vocabulary, merges, template, in the order they
+ * depend on. */
 #include "tokenizer_parts.h"
 
 #include <string.h>
@@ -33,7 +34,8 @@ static df_status measure(json_t *vocab, const json_t *added, size_t *size) {
     return DF_OK;
 }
 
-static df_status load_vocabulary(df_vocabulary *vocabulary, const json_t *model, const json_t *added) {
+static df_status load_vocabulary(df_vocabulary *vocabulary, const json_t *model,
+                                 const json_t *added) {
     json_t *vocab = json_object_get(model, "vocab"), *value;
     const char *content;
     if (!json_is_object(vocab) || json_object_size(vocab) == 0)
@@ -96,6 +98,7 @@ static df_status add_merge(df_bpe *bpe, const df_vocabulary *vocabulary, const j
     DF_TRY(df_bytes_add(joined, left.at, left.bytes));
     DF_TRY(df_bytes_add(joined, right.at, right.bytes));
     DF_TRY(known_token(vocabulary, (text_range){joined->at, joined->count}, number, &both));
+    if (df_mark_after(joined->at, joined->count) < joined->count) bpe->cut_at_marks = false;
     df_pair_map_put(&bpe->merges, (uint64_t)a << 32 | b, (uint32_t)number, both);
     return DF_OK;
 }
@@ -107,6 +110,8 @@ static df_status load_merges(df_bpe *bpe, const df_vocabulary *vocabulary, const
     if (!json_is_array(merges))
         return df_fail(DF_BAD_INPUT, "model: merges is missing or not a list");
     DF_TRY(df_pair_map_new(&bpe->merges, json_array_size(merges)));
+    uint32_t mark = df_vocabulary_find(vocabulary, "\xe2\x96\x81", 3);
+    bpe->cut_at_marks = mark != DF_NO_ID && !bpe->ignore_merges;
     bool headed = json_is_string(first) && strncmp(json_string_value(first), "#version", 8) == 0;
     for (size_t i = headed ? 1 : 0; i < json_array_size(merges); i++)
         DF_GO(add_merge(bpe, vocabulary, json_array_get(merges, i), i, &joined));
@@ -152,7 +157,8 @@ static void load_fallback(df_bpe *bpe, const df_vocabulary *vocabulary) {
 }
 
 static df_status load_model(df_tokenizer *tokenizer, const json_t *root) {
-    const json_t *model = json_object_get(root, "model"), *added = json_object_get(root, "added_tokens");
+    const json_t *model = json_object_get(root, "model"),
+                 *added = json_object_get(root, "added_tokens");
     df_vocabulary *vocabulary = &tokenizer->vocabulary;
     const char *type;
     if (!json_is_object(model)) return df_fail(DF_BAD_INPUT, "model is missing or not an object");
@@ -168,7 +174,8 @@ static df_status load_model(df_tokenizer *tokenizer, const json_t *root) {
     return df_tokenizer_load_added(tokenizer, added);
 }
 
-// In a byte-level model the merges' texts become the bytes they spell; a token that spells none is out of reach.
+// In a byte-level model the merges' texts become the bytes they spell; a token that spells none is
+// out of reach.
 static df_status spell_in_bytes(df_vocabulary *vocabulary) {
     df_bytes bytes = {0};
     df_status status = DF_OK;
@@ -224,11 +231,14 @@ static df_status load_template(df_tokenizer *tokenizer, const json_t *part) {
     if (!json_is_array(single))
         return df_fail(DF_BAD_INPUT, "post_processor TemplateProcessing: single is not a list");
     for (size_t i = 0; i < json_array_size(single); i++) {
-        const json_t *item = json_array_get(single, i), *special = json_object_get(item, "SpecialToken");
+        const json_t *item = json_array_get(single, i),
+                     *special = json_object_get(item, "SpecialToken");
         if (special == NULL) {
             if (text_seen || json_object_get(item, "Sequence") == NULL)
-                return df_fail(DF_BAD_INPUT, "post_processor: the template's item %zu is not "
-                               "supported", i);
+                return df_fail(DF_BAD_INPUT,
+                               "post_processor: the template's item %zu is not "
+                               "supported",
+                               i);
             text_seen = true;
             continue;
         }
@@ -267,7 +277,8 @@ static df_status load_post_processor(df_tokenizer *tokenizer, const json_t *part
 df_status df_tokenizer_load(df_tokenizer *tokenizer, const json_t *root) {
     if (!json_is_object(root)) return df_fail(DF_BAD_INPUT, "the file does not hold an object");
     DF_TRY(df_steps_normalizer(json_object_get(root, "normalizer"), &tokenizer->normalizer));
-    DF_TRY(df_steps_pre_tokenizer(json_object_get(root, "pre_tokenizer"), &tokenizer->pre_tokenizer));
+    DF_TRY(
+        df_steps_pre_tokenizer(json_object_get(root, "pre_tokenizer"), &tokenizer->pre_tokenizer));
     DF_TRY(load_model(tokenizer, root));
     DF_TRY(load_post_processor(tokenizer, json_object_get(root, "post_processor")));
     DF_TRY(df_decoder_load(&tokenizer->decoder, json_object_get(root, "decoder")));

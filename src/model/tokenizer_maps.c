@@ -1,4 +1,5 @@
-/* The two hash maps of a tokenizer: pairs of ids, and token texts. Both are filled once and only read after. */
+/* The two hash maps of a tokenizer: pairs of ids, and token texts. Both are filled once and only
+ * read after. */
 #include "tokenizer_parts.h"
 
 #include <string.h>

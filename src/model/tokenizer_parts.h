@@ -1,7 +1,8 @@
 /* tokenizer_parts.h: the pieces a tokenizer is put together from; private to module model.
  *
- * A tokenizer.json is compiled once into two flat programs of steps (normalizer, pre-tokenizer), a vocabulary with
- * its merges, two tries of added tokens, and the decoded bytes of each token. Encoding runs them over a text:
+ * A tokenizer.json is compiled once into two flat programs of steps (normalizer, pre-tokenizer), a
+ * vocabulary with its merges, two tries of added tokens, and the decoded bytes of each token.
+ * Encoding runs them over a text:
  *
  *     text -> added tokens cut out -> normalizer steps -> normalized added tokens cut out
  *          -> pre-tokenizer steps -> words -> merges -> ids with the byte each ends at */
@@ -14,7 +15,8 @@
 
 #define DF_NO_ID UINT32_MAX
 
-/* ---- growable arrays --------------------------------------------------------------------------- */
+/* ---- growable arrays ---------------------------------------------------------------------------
+ */
 
 typedef struct df_bytes {
     char *at;
@@ -33,7 +35,8 @@ typedef struct df_spans {
 } df_spans;
 df_status df_spans_add(df_spans *spans, size_t begin, size_t end);
 
-/* ---- code points ------------------------------------------------------------------------------- */
+/* ---- code points -------------------------------------------------------------------------------
+ */
 
 /* Bytes of valid UTF-8 at the start of text: n when all of it is valid. */
 size_t df_utf8_valid(const char *text, size_t n);
@@ -43,12 +46,14 @@ bool df_is_word(int32_t code);    // letters, marks, digits, connectors
 
 /* The alphabet of byte-level models: each byte has a printable character. */
 int32_t df_byte_to_char(unsigned char byte);
-int df_char_to_byte(int32_t code);                          // -1 when it stands for no byte
+int df_char_to_byte(int32_t code); // -1 when it stands for no byte
 df_status df_bytes_to_chars(df_bytes *out, const char *text, size_t n); // appends
-/* Appends the bytes that `text` spells; *mapped is false, and nothing appended, when a character spells none. */
+/* Appends the bytes that `text` spells; *mapped is false, and nothing appended, when a character
+ * spells none. */
 df_status df_chars_to_bytes(df_bytes *out, const char *text, size_t n, bool *mapped);
 
-/* ---- maps --------------------------------------------------------------------------------------- */
+/* ---- maps ---------------------------------------------------------------------------------------
+ */
 
 /* (left, right) -> (rank, id); open addressing at half load, size fixed when made. */
 typedef struct df_pair_slot {
@@ -61,8 +66,9 @@ typedef struct df_pair_map {
     size_t mask;
 } df_pair_map;
 df_status df_pair_map_new(df_pair_map *map, size_t entries);
-void df_pair_map_put(df_pair_map *map, uint64_t key, uint32_t rank, uint32_t id); // a later one replaces
-const df_pair_slot *df_pair_map_get(const df_pair_map *map, uint64_t key);        // NULL when absent
+void df_pair_map_put(df_pair_map *map, uint64_t key, uint32_t rank,
+                     uint32_t id);                                         // a later one replaces
+const df_pair_slot *df_pair_map_get(const df_pair_map *map, uint64_t key); // NULL when absent
 
 /* One token: how the merges spell it (raw bytes in a byte-level model) and what it shows. */
 typedef struct df_token {
@@ -83,7 +89,8 @@ typedef struct df_vocabulary {
 df_status df_vocabulary_index(df_vocabulary *vocabulary); // (re)builds the slots
 uint32_t df_vocabulary_find(const df_vocabulary *vocabulary, const char *text, size_t n);
 
-/* ---- steps of normalizer and pre-tokenizer ------------------------------------------------------ */
+/* ---- steps of normalizer and pre-tokenizer ------------------------------------------------------
+ */
 
 typedef enum df_step_kind {
     DF_STEP_NFC,
@@ -104,8 +111,9 @@ typedef enum df_split_behavior {
 typedef struct df_step {
     df_step_kind kind;
     char *from, *to;
-    bool unless_present, first_only; // PREPEND: not where the piece starts with it; only at the text's start
-    pcre2_code *pattern;             // SPLIT
+    bool unless_present,
+        first_only;      // PREPEND: not where the piece starts with it; only at the text's start
+    pcre2_code *pattern; // SPLIT
     df_split_behavior behavior;
     bool invert; // SPLIT: the pattern describes what lies between the matches
 } df_step;
@@ -129,7 +137,8 @@ typedef struct df_view {
     uint32_t base;       // where in the original the view starts
     size_t bytes;
 } df_view;
-uint32_t df_view_end(const df_view *view, size_t position); // original place of the point before byte `position`
+uint32_t df_view_end(const df_view *view,
+                     size_t position); // original place of the point before byte `position`
 
 typedef struct df_rewrite {
     df_bytes text;
@@ -137,7 +146,8 @@ typedef struct df_rewrite {
     size_t end_capacity;
 } df_rewrite;
 
-/* What one pass of steps needs; two rewrites, since each rewriting step reads one and writes the other. */
+/* What one pass of steps needs; two rewrites, since each rewriting step reads one and writes the
+ * other. */
 typedef struct df_pass {
     df_rewrite rewrite[2];
     df_spans pieces, next; // `pieces` is in and out
@@ -147,13 +157,15 @@ typedef struct df_pass {
     pcre2_match_context *context;
     pcre2_jit_stack *stack;
 } df_pass;
-df_status df_pass_run(df_pass *pass, const df_steps *steps, df_view *view); // pass->pieces: spans of *view
+df_status df_pass_run(df_pass *pass, const df_steps *steps,
+                      df_view *view); // pass->pieces: spans of *view
 void df_pass_free(df_pass *pass);
 
 /* Cuts text[0, n) by a SPLIT step; appends the spans, moved by `origin`, to *out. */
 df_status df_split(df_pass *pass, const df_step *step, const char *text, size_t n, df_spans *out);
 
-/* ---- added tokens -------------------------------------------------------------------------------- */
+/* ---- added tokens
+ * -------------------------------------------------------------------------------- */
 
 typedef struct df_added_token {
     uint32_t id;
@@ -174,22 +186,27 @@ typedef struct df_added_match {
 } df_added_match;
 
 /* contents[i] is what tokens[i] looks like in the text searched; NULL: not in this trie. */
-df_status df_added_build(df_added *added, const df_added_token *tokens, const df_bytes *contents, size_t n);
-/* The first match at or after `from`, leftmost-longest, its whitespace eaten; false when there is none. */
-bool df_added_next(const df_added *added, const char *text, size_t n, size_t from, df_added_match *match);
+df_status df_added_build(df_added *added, const df_added_token *tokens, const df_bytes *contents,
+                         size_t n);
+/* The first match at or after `from`, leftmost-longest, its whitespace eaten; false when there is
+ * none. */
+bool df_added_next(const df_added *added, const char *text, size_t n, size_t from,
+                   df_added_match *match);
 
-/* ---- merges -------------------------------------------------------------------------------------- */
+/* ---- merges
+ * -------------------------------------------------------------------------------------- */
 
 typedef struct df_bpe {
-    df_pair_map merges;    // (left id, right id) -> (rank, id)
-    uint32_t unit[256];    // ids of one-byte units, DF_NO_ID where none
+    df_pair_map merges;     // (left id, right id) -> (rank, id)
+    uint32_t unit[256];     // ids of one-byte units, DF_NO_ID where none
     uint32_t fallback[256]; // ids of <0xHH>, DF_NO_ID where none
     bool byte_level, byte_fallback, fuse_unknown, ignore_merges;
-    uint32_t unknown; // DF_NO_ID: unknown characters leave no token
+    bool cut_at_marks; // no merge crosses the point before a space mark, so words can be cut there
+    uint32_t unknown;  // DF_NO_ID: unknown characters leave no token
 } df_bpe;
 
 typedef struct df_symbol {
-    uint32_t id; // DF_NO_ID: merged into its left neighbour
+    uint32_t id;  // DF_NO_ID: merged into its left neighbour
     uint32_t end; // in the word
     uint32_t previous, next;
 } df_symbol;
@@ -200,7 +217,7 @@ typedef struct df_merge_entry {
 } df_merge_entry;
 
 typedef struct df_word {
-    uint64_t hash; // 0: free
+    uint64_t hash;      // 0: free
     size_t text, first; // in the cache's text and tokens
     uint32_t bytes, count;
 } df_word;
@@ -222,12 +239,18 @@ typedef struct df_merger {
     df_word_cache cache;
 } df_merger;
 
-/* The tokens of one word; *tokens (begin: id, end: byte in the word) belongs to the merger until the next call. */
-df_status df_bpe_word(const df_bpe *bpe, const df_vocabulary *vocabulary, df_merger *merger, const char *text,
-                      size_t n, const df_span **tokens, size_t *count);
+/* The first place in (0, n) where a space mark (U+2581) follows another character; n when there is
+ * none. */
+size_t df_mark_after(const char *text, size_t n);
+
+/* The tokens of one word; *tokens (begin: id, end: byte in the word) belongs to the merger until
+ * the next call. */
+df_status df_bpe_word(const df_bpe *bpe, const df_vocabulary *vocabulary, df_merger *merger,
+                      const char *text, size_t n, const df_span **tokens, size_t *count);
 void df_merger_free(df_merger *merger);
 
-/* ---- the whole ----------------------------------------------------------------------------------- */
+/* ---- the whole
+ * ----------------------------------------------------------------------------------- */
 
 /* How decoding joins pieces; what it does to single tokens is already in the pieces. */
 typedef struct df_decoder {

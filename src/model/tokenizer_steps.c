@@ -1,4 +1,5 @@
-/* Compiling the normalizer and the pre-tokenizer of a tokenizer.json into flat programs of steps. */
+/* Compiling the normalizer and the pre-tokenizer of a tokenizer.json into flat programs of steps.
+ */
 #include "tokenizer_parts.h"
 
 #include <string.h>
@@ -20,7 +21,8 @@ static df_status add_step(df_steps *steps, df_step_kind kind, df_step **out) {
     return DF_OK;
 }
 
-static df_status add_prepend(df_steps *steps, const char *text, bool unless_present, bool first_only) {
+static df_status add_prepend(df_steps *steps, const char *text, bool unless_present,
+                             bool first_only) {
     df_step *step;
     if (*text == '\0') return DF_OK;
     DF_TRY(add_step(steps, DF_STEP_PREPEND, &step));
@@ -49,7 +51,8 @@ static df_status add_split(df_steps *steps, const char *pattern, bool literal,
 }
 
 // The pattern of Split and Replace: {"String": s} or {"Regex": s}.
-static df_status read_pattern(const json_t *part, const char *what, const char **text, bool *literal) {
+static df_status read_pattern(const json_t *part, const char *what, const char **text,
+                              bool *literal) {
     const json_t *pattern = json_object_get(part, "pattern");
     *literal = json_is_string(json_object_get(pattern, "String"));
     const json_t *value = json_object_get(pattern, *literal ? "String" : "Regex");
@@ -163,12 +166,10 @@ static const part_kind normalizers[] = {{"Prepend", prepend_normalizer},
                                         {"NFC", nfc_normalizer},
                                         {NULL, NULL}};
 
-static const part_kind pre_tokenizers[] = {{"Split", split_pre_tokenizer},
-                                           {"ByteLevel", byte_level_pre_tokenizer},
-                                           {"Digits", digits_pre_tokenizer},
-                                           {"Punctuation", punctuation_pre_tokenizer},
-                                           {"Metaspace", metaspace_pre_tokenizer},
-                                           {NULL, NULL}};
+static const part_kind pre_tokenizers[] = {
+    {"Split", split_pre_tokenizer},         {"ByteLevel", byte_level_pre_tokenizer},
+    {"Digits", digits_pre_tokenizer},       {"Punctuation", punctuation_pre_tokenizer},
+    {"Metaspace", metaspace_pre_tokenizer}, {NULL, NULL}};
 
 // `list`: the key of a Sequence's members, "normalizers" or "pretokenizers".
 static df_status compile(const json_t *part, const part_kind *kinds, const char *what,

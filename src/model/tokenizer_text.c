@@ -54,8 +54,8 @@ size_t df_utf8_valid(const char *text, size_t n) {
         }
         utf8proc_int32_t code;
         size_t left = n - i < 4 ? n - i : 4;
-        utf8proc_ssize_t used = utf8proc_iterate((const utf8proc_uint8_t *)text + i,
-                                                 (utf8proc_ssize_t)left, &code);
+        utf8proc_ssize_t used =
+            utf8proc_iterate((const utf8proc_uint8_t *)text + i, (utf8proc_ssize_t)left, &code);
         if (used <= 0) return i;
         i += (size_t)used;
     }
@@ -88,7 +88,8 @@ bool df_is_word(int32_t code) {
     }
 }
 
-// ---- the byte alphabet: printable Latin-1 stands for itself, the other 68 bytes in order for U+0100 on
+// ---- the byte alphabet: printable Latin-1 stands for itself, the other 68 bytes in order for
+// U+0100 on
 
 static bool stands_for_itself(int byte) {
     return (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
@@ -128,8 +129,8 @@ df_status df_chars_to_bytes(df_bytes *out, const char *text, size_t n, bool *map
     DF_TRY(df_bytes_reserve(out, n + 1));
     while (i < n) {
         utf8proc_int32_t code;
-        utf8proc_ssize_t used = utf8proc_iterate((const utf8proc_uint8_t *)text + i,
-                                                 (utf8proc_ssize_t)(n - i), &code);
+        utf8proc_ssize_t used =
+            utf8proc_iterate((const utf8proc_uint8_t *)text + i, (utf8proc_ssize_t)(n - i), &code);
         int byte = used > 0 ? df_char_to_byte(code) : -1;
         if (byte < 0) {
             out->count = before;

@@ -1,0 +1,199 @@
+/* Damaged and hostile tokenizer files, hostile texts, memory that runs out: one clear failure,
+ * nothing leaked. */
+#include "tokenizer_test.h"
+
+#define GOLDEN DF_SOURCE_DIR "/tests/golden/tokenizer/"
+
+#define MODEL "'model':{'vocab':{'a':0,'b':1,'ab':2},'merges':['a b']}"
+
+static void refused(const char *json, const char *part) {
+    df_tokenizer *tokenizer;
+    size_t before = df_memory_now();
+    assert_fails(make_tokenizer(json, &tokenizer), DF_BAD_INPUT, part);
+    assert_null(tokenizer);
+    assert_int_equal(df_memory_now(), before);
+}
+
+static void damaged_models(void **state) {
+    (void)state;
+    df_tokenizer *tokenizer;
+    assert_fails(df_tokenizer_open("/nonexistent/tokenizer.json", &tokenizer), DF_BAD_INPUT,
+                 "nonexistent");
+    refused("", "inline");
+    refused("[]", "object");
+    refused("{}", "model is missing");
+    refused("{'model':{'type':'Unigram','vocab':[]}}", "\"Unigram\" is not supported");
+    refused("{'model':{'vocab':{},'merges':[]}}", "empty");
+    refused("{'model':{'vocab':{'a':0}}}", "merges is missing");
+    refused("{'model':{'vocab':{'a':0,'b':0},'merges':[]}}", "two tokens have the id 0");
+    refused("{'model':{'vocab':{'a':-1},'merges':[]}}", "out of range");
+    refused("{'model':{'vocab':{'a':4294967296},'merges':[]}}", "out of range");
+    refused("{'model':{'vocab':{'a':9223372036854775807},'merges':[]}}", "out of range");
+    refused("{'model':{'vocab':{'a':'0'},'merges':[]}}", "not an integer");
+    refused("{'model':{'vocab':{'a':0},'merges':['a']}}", "merge 0 is neither");
+    refused("{'model':{'vocab':{'a':0},'merges':['a a a']}}", "merge 0 is neither");
+    refused("{'model':{'vocab':{'a':0},'merges':[['a']]}}", "merge 0 is neither");
+    refused("{'model':{'vocab':{'a':0},'merges':[3]}}", "merge 0 is neither");
+    refused("{'model':{'vocab':{'a':0},'merges':['a z']}}", "\"z\", which is not in");
+    refused("{'model':{'vocab':{'a':0},'merges':['a a']}}", "\"aa\", which is not in");
+    refused("{'model':{'vocab':{'a':0},'merges':[],'unk_token':'u'}}", "unk_token \"u\"");
+    refused("{'model':{'vocab':{'a':0},'merges':[],'dropout':0.1}}", "dropout");
+    refused("{'model':{'vocab':{'a':0},'merges':[],'end_of_word_suffix':'</w>'}}",
+            "end_of_word_suffix");
+}
+
+static void damaged_parts(void **state) {
+    (void)state;
+    refused("{'normalizer':{'type':'Lowercase'}," MODEL "}", "normalizer \"Lowercase\"");
+    refused("{'normalizer':3," MODEL "}", "normalizer is not an object");
+    refused("{'normalizer':{'type':'Sequence'}," MODEL "}", "normalizers is not a list");
+    refused("{'normalizer':{'type':'Replace','pattern':{'Regex':'a'},'content':''}," MODEL "}",
+            "Regex");
+    refused("{'normalizer':{'type':'Replace','pattern':{'String':''},'content':''}," MODEL "}",
+            "empty");
+    refused("{'pre_tokenizer':{'type':'Whitespace'}," MODEL "}", "pre_tokenizer \"Whitespace\"");
+    refused("{'pre_tokenizer':{'type':'Split','pattern':{'Regex':'(a'}}," MODEL "}",
+            "not understood");
+    refused("{'pre_tokenizer':{'type':'Split','pattern':{'Regex':'[a[b]]'}}," MODEL "}",
+            "class within");
+    refused("{'pre_tokenizer':{'type':'Split','pattern':{'Regex':''}}," MODEL "}", "empty");
+    refused("{'pre_tokenizer':{'type':'Split','pattern':{'String':'a'},'behavior':'X'}," MODEL "}",
+            "\"X\"");
+    refused("{'pre_tokenizer':{'type':'Metaspace','prepend_scheme':'x'}," MODEL "}",
+            "prepend_scheme");
+    refused("{'post_processor':{'type':'BertProcessing'}," MODEL "}", "\"BertProcessing\"");
+    refused("{'post_processor':{'type':'TemplateProcessing','single':[]}," MODEL "}", "no text");
+    refused("{'post_processor':{'type':'TemplateProcessing','single':[{'SpecialToken':{'id':'x'}}]}"
+            "," MODEL "}",
+            "without ids");
+    refused("{'post_processor':{'type':'TemplateProcessing','single':[{'SpecialToken':{'id':'x'}}],"
+            "'special_tokens':{'x':{'ids':[77]}}}," MODEL "}",
+            "outside");
+    refused("{'decoder':{'type':'WordPiece'}," MODEL "}", "decoder \"WordPiece\"");
+    refused("{'added_tokens':{}," MODEL "}", "added_tokens is not a list");
+    refused("{'added_tokens':[3]," MODEL "}", "added_tokens");
+    refused("{'added_tokens':[{'id':9}]," MODEL "}", "content");
+    refused("{'added_tokens':[{'id':1,'content':'X'}]," MODEL "}", "the id 1 of another");
+    refused("{'added_tokens':[{'id':5,'content':'a'}]," MODEL "}", "but 0 in the vocabulary");
+    refused("{'added_tokens':[{'id':5,'content':'X'},{'id':5,'content':'Y'}]," MODEL "}",
+            "of another");
+    refused("{'added_tokens':[{'id':999999999,'content':'X'}]," MODEL "}", "out of range");
+}
+
+// Whatever comes out of a changed file either works or is refused.
+static void try_text(const char *text, size_t bytes) {
+    static const char probe[] = "Hello  w\xc3\xb6rld\n\t12 <|endoftext|> <mask> \xf0\x9f\x98\x80";
+    df_tokenizer *tokenizer;
+    df_tokens tokens = {0};
+    df_status status = df_tokenizer_parse(text, bytes, "changed", &tokenizer);
+    assert_true(status == DF_OK || status == DF_BAD_INPUT);
+    if (status == DF_OK) {
+        status = df_tokenizer_encode(tokenizer, probe, sizeof probe - 1, true, &tokens);
+        assert_true(status == DF_OK || status == DF_BAD_INPUT);
+        char *back = NULL;
+        size_t n;
+        assert_ok(df_tokenizer_decode(tokenizer, tokens.id, tokens.count, false, &back, &n));
+        df_free(back);
+    }
+    df_tokens_free(&tokens);
+    df_tokenizer_close(tokenizer);
+    df_error_clear();
+}
+
+static void cut_and_changed_files(void **state) {
+    (void)state;
+    static const char *const paths[] = {GOLDEN "gpt2_like.json", GOLDEN "fallback.json"};
+    size_t before = df_memory_now();
+    for (int p = 0; p < 2; p++) {
+        char *text;
+        size_t bytes;
+        assert_ok(df_read_file(paths[p], &text, &bytes));
+        for (size_t n = 0; n < bytes; n += 97) try_text(text, n);
+        for (uint64_t i = 0; i < 400; i++) {
+            size_t at = df_random_bits(5, DF_STREAM_TEST, 2 * i) % bytes;
+            char kept = text[at];
+            static const char changes[] = "0123456789\"[]{},:\\ nabz";
+            text[at] = changes[df_random_bits(5, DF_STREAM_TEST, 2 * i + 1) % (sizeof changes - 1)];
+            try_text(text, bytes);
+            text[at] = kept;
+        }
+        df_free(text);
+    }
+    assert_int_equal(df_memory_now(), before);
+}
+
+static void hostile_texts(void **state) {
+    (void)state;
+    static const char *const broken[] = {
+        "a\xff",         "a\xc3",     "a\xe2\x82",         "\x80",
+        "a\xed\xa0\x80", "a\xc0\xaf", "a\xf4\x90\x80\x80", "a\xf0\x9f\x98"};
+    df_tokenizer *tokenizer;
+    df_tokens tokens = {0};
+    assert_ok(df_tokenizer_open(GOLDEN "gpt2_like.json", &tokenizer));
+    for (size_t i = 0; i < sizeof broken / sizeof *broken; i++)
+        assert_fails(df_tokenizer_encode(tokenizer, broken[i], strlen(broken[i]), true, &tokens),
+                     DF_BAD_INPUT, i == 3 ? "at byte 0" : "at byte 1");
+    assert_ok(
+        df_tokenizer_encode(tokenizer, "a\0b", 3, true, &tokens)); // a zero byte is a character
+    assert_int_equal(tokens.end[tokens.count - 1], 3);
+    df_tokens_free(&tokens);
+    df_tokenizer_close(tokenizer);
+}
+
+// A pattern that would take for ever is stopped by the match limit.
+static void hostile_pattern(void **state) {
+    (void)state;
+    df_tokenizer *tokenizer;
+    df_tokens tokens = {0};
+    char text[64];
+    memset(text, 'a', sizeof text);
+    assert_ok(make_tokenizer(
+        "{'pre_tokenizer':{'type':'Split','pattern':{'Regex':'(a+)+(b+)+$'}}," MODEL "}",
+        &tokenizer));
+    text[sizeof text - 2] = 'b';
+    assert_fails(df_tokenizer_encode(tokenizer, text, sizeof text, true, &tokens), DF_BAD_INPUT,
+                 "pattern fails");
+    df_tokens_free(&tokens);
+    df_tokenizer_close(tokenizer);
+}
+
+static df_status open_and_encode(void) {
+    static const char text[] = "the  caf\xc3\xa9 <s> x<mask> \xe1\x84\x92\xe1\x85\xa1";
+    df_tokenizer *tokenizer;
+    df_tokens tokens = {0};
+    char *back = NULL;
+    size_t n;
+    df_status status = df_tokenizer_open(GOLDEN "gpt2_like.json", &tokenizer);
+    if (status == DF_OK)
+        status = df_tokenizer_encode(tokenizer, text, sizeof text - 1, true, &tokens);
+    if (status == DF_OK)
+        status = df_tokenizer_decode(tokenizer, tokens.id, tokens.count, false, &back, &n);
+    df_free(back);
+    df_tokens_free(&tokens);
+    df_tokenizer_close(tokenizer);
+    return status;
+}
+
+static void memory_runs_out(void **state) {
+    (void)state;
+    size_t before = df_memory_now();
+    for (int64_t calls = 0; calls < 2000; calls++) {
+        df_memory_fail_after(calls);
+        df_status status = open_and_encode();
+        df_memory_fail_after(-1);
+        assert_int_equal(df_memory_now(), before);
+        if (status == DF_OK) return;
+        assert_int_equal(status, DF_FAILED);
+        df_error_clear();
+    }
+    fail();
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(damaged_models),  cmocka_unit_test(damaged_parts),
+        cmocka_unit_test(hostile_texts),   cmocka_unit_test(cut_and_changed_files),
+        cmocka_unit_test(hostile_pattern), cmocka_unit_test(memory_runs_out),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
