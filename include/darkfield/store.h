@@ -108,6 +108,30 @@ bool df_file_is_current(const char *path, const char *format, const char *resolv
 
 /* ---- activations ------------------------------------------------------------------------------- */
 
+/* What a harvest knows before it starts; every text is given (not NULL). */
+typedef struct df_acts_spec {
+    uint64_t rows, windows, documents;
+    df_type type;                                   /* of all sites: bf16, f16 or f32 */
+    size_t sites;
+    const char *const *site;                        /* [sites] "blocks.2.hook_resid_post" */
+    const uint64_t *width;                          /* [sites] */
+    const int64_t *layer;                           /* [sites] */
+    const char *model, *model_path, *dtype, *architecture; /* model_path goes under /provenance */
+    int64_t hidden, layers;
+    const char *corpus, *field, *packing;
+    int64_t context, bos;                           /* bos < 0: none */
+    uint64_t model_hash, corpus_hash, tokenizer_hash; /* of contents */
+} df_acts_spec;
+/* Dataset numbers of an activations file; site i is DF_ACTS_SITE + i in the order of the spec. */
+enum df_acts_dataset {
+    DF_ACTS_TOKENS, DF_ACTS_TOKEN_END, DF_ACTS_WINDOWS, DF_ACTS_DOCUMENT_ROW, DF_ACTS_DOCUMENT_SOURCE,
+    DF_ACTS_DOCUMENT_HELDOUT, DF_ACTS_SITE
+};
+/* Declares the layout of design section 5 in a fresh file of format "darkfield-activations". The caller then writes
+ * every dataset and sets two late values: "loss" of "/model", and "mean_square" (mean over all rows of |x|^2) of each
+ * "/sites/<site>". Collective. */
+df_status df_acts_declare(df_file *file, const df_acts_spec *spec) DF_MUST_CHECK;
+
 /* One *.acts.h5, opened. The row index is in memory; sites stay on disk. Same on every rank. */
 typedef struct df_acts {
     df_reader *file;
@@ -121,7 +145,7 @@ typedef struct df_acts {
     uint8_t *heldout;       /* [documents] */
     uint64_t alignment;     /* hash of tokens, windows and documents: equal for aligned files */
     uint64_t hash;          /* of the whole content, for records of inputs (stored digest of datasets) */
-    char *model, *model_path, *corpus, *tokenizer; /* names; tokenizer and corpus with their hash */
+    char *model, *model_path, *corpus, *tokenizer; /* corpus: "name hash"; tokenizer: its hash */
     int64_t bos;            /* token id put before each document, -1: none */
     size_t sites;
     struct df_site {

@@ -31,13 +31,13 @@ static df_status checksum_run(const df_file *file, size_t id, size_t first, size
     uint64_t *hashes = NULL;
     char *scratch = NULL, *path = df_format("%s%s", STORE_CHECKSUMS, object->path);
     df_status status = path != NULL ? DF_OK : DF_FAILED;
-    if (status == DF_OK) DF_GO(DF_NEW(hashes, count));
-    if (status == DF_OK) DF_GO(DF_NEW(scratch, object->block_rows * object->row_bytes));
-    for (size_t i = 0; i < count && status == DF_OK; i++)
-        status = store_block_hash(file->descriptor, file->part, object, first + i, scratch, &hashes[i]);
-    if (status == DF_OK)
-        status = store_pwrite(file->descriptor, file->part, hashes, 8 * count,
-                              store_table_find(&file->table, path)->offset + 8 * first);
+    if (status != DF_OK) goto done;
+    DF_GO(DF_NEW(hashes, count));
+    DF_GO(DF_NEW(scratch, object->block_rows * object->row_bytes));
+    for (size_t i = 0; i < count; i++)
+        DF_GO(store_block_hash(file->descriptor, file->part, object, first + i, scratch, &hashes[i]));
+    DF_GO(store_pwrite(file->descriptor, file->part, hashes, 8 * count,
+                       store_table_find(&file->table, path)->offset + 8 * first));
 done:
     df_free(hashes);
     df_free(scratch);
