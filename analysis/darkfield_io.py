@@ -105,7 +105,7 @@ class Dictionary(Results):
     def __init__(self, path):
         super().__init__(path, "darkfield-dictionary")
         self.encoder, self.decoder = self["group/0/W_enc"], self["group/0/W_dec"]
-        self.encoder_bias, self.decoder_bias = self["group/0/b_enc"], self["group/0/b_dec"]
+        self.encoder_bias, self.decoder_bias = self["group/0/b_enc"], self["b_dec"]
 
     @property
     def history(self):
