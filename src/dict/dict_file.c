@@ -18,7 +18,7 @@ static df_status declare_matrices(dict_writer *w) {
         [W_DEC] =
             {"/group/0/W_dec", DF_F32, 2, {m, d}, "1", "decoder directions", "latent, column"},
         [B_ENC] = {"/group/0/b_enc", DF_F32, 1, {m}, "1", "encoder bias", "latent"},
-        [B_DEC] = {"/group/0/b_dec", DF_F32, 1, {d}, "1", "decoder bias", "column"},
+        [B_DEC] = {"/b_dec", DF_F32, 1, {d}, "1", "decoder bias", "column"},
         [GROUPS] = {"/groups",
                     DF_U64,
                     2,

@@ -131,7 +131,7 @@ static df_status check_shapes(const df_reader *file, const header *h) {
     DF_TRY(expect_shape(file, "/group/0/W_enc", DF_F32, 2, matrix));
     DF_TRY(expect_shape(file, "/group/0/W_dec", DF_F32, 2, matrix));
     DF_TRY(expect_shape(file, "/group/0/b_enc", DF_F32, 1, &matrix[0]));
-    DF_TRY(expect_shape(file, "/group/0/b_dec", DF_F32, 1, &matrix[1]));
+    DF_TRY(expect_shape(file, "/b_dec", DF_F32, 1, &matrix[1]));
     if (h->activation != DF_BATCHTOPK) return DF_OK;
     return expect_shape(file, "/group/0/threshold", DF_F32, 1, &one);
 }
@@ -162,7 +162,7 @@ static df_status read_numbers(const df_reader *file, df_dict *dict) {
     DF_TRY(read_floats(file, "/group/0/W_enc", dict->mine, dict->width, dict->w_enc));
     DF_TRY(read_floats(file, "/group/0/W_dec", dict->mine, dict->width, dict->w_dec));
     DF_TRY(read_floats(file, "/group/0/b_enc", dict->mine, 1, dict->b_enc));
-    DF_TRY(read_floats(file, "/group/0/b_dec", columns, 1, dict->b_dec));
+    DF_TRY(read_floats(file, "/b_dec", columns, 1, dict->b_dec));
     if (dict->activation != DF_BATCHTOPK) return DF_OK;
     return read_floats(file, "/group/0/threshold", one, 1, &dict->threshold);
 }

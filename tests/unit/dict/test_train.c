@@ -1,0 +1,355 @@
+/* Training: the same dictionary on any number of ranks and after any stop; what is wrong with inputs and
+ * checkpoints is found and named. */
+#include "synthetic.h"
+
+#include "darkfield/dict.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <unistd.h>
+
+enum { ROWS = 1200, LATENTS = 96, BATCH = 64, STEPS = 60 };
+
+static df_comm *world, *self;
+static df_kernels *kernels;
+static char *folder;
+static df_acts *acts[2], *shifted, *damaged;
+static const size_t site[2] = {0, 0};
+
+static char *in_folder(const char *name) {
+    return df_format("%s/%s", folder, name);
+}
+
+static df_acts *open_acts(const char *name) {
+    char *path = in_folder(name);
+    df_acts *out = NULL;
+    df_test_all(world, df_acts_open(path, &out) == DF_OK);
+    df_free(path);
+    return out;
+}
+
+static int set_up(void **state) {
+    (void)state;
+    df_log_quiet(true);
+    folder = synthetic_folder(world, "train");
+    assert_ok(df_comm_self(&self));
+    if (df_comm_rank(world) == 0) {
+        char *path[4] = {in_folder("a.acts.h5"), in_folder("b.acts.h5"), in_folder("shifted.acts.h5"), in_folder("nan.acts.h5")};
+        synthetic_write(&(synthetic){.path = path[0], .model = "a", .rows = ROWS, .documents = 40, .width = 12, .bad_row = -1});
+        synthetic_write(&(synthetic){.path = path[1], .model = "b", .rows = ROWS, .documents = 40, .width = 20, .bad_row = -1});
+        synthetic_write(&(synthetic){.path = path[2], .model = "b", .rows = ROWS, .documents = 40, .width = 20, .token_shift = 1, .bad_row = -1});
+        synthetic_write(&(synthetic){.path = path[3], .model = "b", .rows = ROWS, .documents = 40, .width = 20, .bad_row = 5});
+        for (int i = 0; i < 4; i++) df_free(path[i]);
+    }
+    df_barrier(world);
+    acts[0] = open_acts("a.acts.h5");
+    acts[1] = open_acts("b.acts.h5");
+    shifted = open_acts("shifted.acts.h5");
+    damaged = open_acts("nan.acts.h5");
+    df_test_all(world, df_kernels_open("auto", &kernels) == DF_OK);
+    return 0;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    df_kernels_close(&kernels);
+    df_acts_close(&acts[0]);
+    df_acts_close(&acts[1]);
+    df_acts_close(&shifted);
+    df_acts_close(&damaged);
+    df_comm_free(&self);
+    df_free(folder);
+    return 0;
+}
+
+/* ---- one training ------------------------------------------------------------------------------ */
+
+static const df_train_options common = {
+    .latents = LATENTS, .k = 3, .batch = BATCH, .steps = STEPS, .seed = 5, .activation = DF_BATCHTOPK, .code_norm = DF_NORM_SUM,
+    .subtract_bias = true, .init_norm = 1, .lr = 3e-3, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .warmup = 10, .decay = 20,
+    .aux = 1.0 / 32, .dead_rows = 600, .threshold_rate = 0.01, .threshold_start = 20, .skip_first = true, .log_every = 7,
+    .resolved_job = "job: one\n", .facts = {.command = "test", .hosts = "here", .kernel_path = "", .volatile_options = "", .commit = "", .build = ""}};
+
+/* Trains into NAME.dict.h5; checkpoints are NAME.*.ckpt.h5. */
+static df_status train(df_comm *comm, const char *name, const df_train_options *changed) {
+    df_train_options o = changed != NULL ? *changed : common;
+    char *output = df_format("%s/%s.dict.h5", folder, name), *prefix = df_format("%s/%s", folder, name);
+    o.output = output;
+    o.checkpoint = prefix;
+    df_status status = df_train(comm, kernels, acts, site, 2, &o);
+    df_free(output);
+    df_free(prefix);
+    return status;
+}
+
+static uint64_t digest_of(const char *name) {
+    char *path = df_format("%s/%s.dict.h5", folder, name);
+    uint64_t hash = 0;
+    if (df_digest(path, &hash) != DF_OK) hash = 0;
+    df_free(path);
+    return hash;
+}
+
+/* What one rank alone makes of the job: everything is compared with it. */
+static uint64_t reference(void) {
+    static uint64_t hash;
+    if (hash == 0 && df_comm_rank(world) == 0 && train(self, "reference", NULL) == DF_OK) hash = digest_of("reference");
+    df_broadcast(world, 0, &hash, sizeof hash);
+    df_test_all(world, hash != 0);
+    return hash;
+}
+
+/* ---- stopping in the middle -------------------------------------------------------------------- */
+
+typedef struct watch {
+    char *checkpoint, *halt;
+} watch;
+
+/* Asks for a stop as soon as a checkpoint of some step has been written. */
+static void *ask_for_stop(void *argument) {
+    const watch *w = argument;
+    for (int i = 0; i < 20000 && !df_file_exists(w->checkpoint); i++) usleep(500);
+    FILE *file = fopen(w->halt, "w");
+    if (file != NULL) fclose(file);
+    return NULL;
+}
+
+/* Runs the job with a checkpoint after every step until it is stopped. Afterwards two checkpoints are there. */
+static df_status train_and_stop(df_comm *comm, const char *name, const df_train_options *changed) {
+    df_train_options o = changed != NULL ? *changed : common;
+    o.checkpoint_seconds = 1e-9;
+    watch w = {df_format("%s/%s.5.ckpt.h5", folder, name), df_format("%s/%s.halt", folder, name)};
+    pthread_t thread;
+    bool watching = df_comm_rank(comm) == 0 && pthread_create(&thread, NULL, ask_for_stop, &w) == 0;
+    df_stop_halt_file(w.halt);
+    df_status status = train(comm, name, &o);
+    df_stop_halt_file(NULL);
+    if (watching) pthread_join(thread, NULL);
+    df_free(w.checkpoint);
+    df_free(w.halt);
+    return status;
+}
+
+/* The steps of the checkpoints NAME.*.ckpt.h5, newest first. */
+static size_t checkpoints(const char *name, uint64_t *steps, size_t room) {
+    size_t n = 0;
+    for (uint64_t step = STEPS + 1; step-- > 0 && n < room;) {
+        char *path = df_format("%s/%s.%" PRIu64 ".ckpt.h5", folder, name, step);
+        if (df_file_exists(path)) steps[n++] = step;
+        df_free(path);
+    }
+    return n;
+}
+
+static bool stopped_with_two(const char *name, df_status status) {
+    uint64_t steps[8];
+    bool told = strstr(df_error_text(), "stopped on request") != NULL;
+    df_error_clear();
+    return status == DF_STOPPED && told && checkpoints(name, steps, 8) == 2 && steps[0] == steps[1] + 1;
+}
+
+/* Overwrites some bytes in the middle of a file, or cuts it there. */
+static void damage(const char *name, uint64_t step, bool cut) {
+    char *path = df_format("%s/%s.%" PRIu64 ".ckpt.h5", folder, name, step);
+    FILE *file = fopen(path, "r+b");
+    fseek(file, 0, SEEK_END);
+    long half = ftell(file) / 2;
+    fseek(file, half, SEEK_SET);
+    for (int i = 0; i < 64 && !cut; i++) fputc(0x5a, file);
+    fclose(file);
+    if (cut && truncate(path, half) != 0) fail();
+    df_free(path);
+}
+
+/* ---- tests ------------------------------------------------------------------------------------- */
+
+static void same_on_any_ranks(void **state) {
+    (void)state;
+    uint64_t alone = reference();
+    df_test_all(world, train(world, "together", NULL) == DF_OK);
+    df_test_all(world, digest_of("together") == alone);
+    uint64_t steps[8];
+    df_test_all(world, checkpoints("together", steps, 8) == 0);
+}
+
+static void activations_and_norms_agree(void **state) {
+    (void)state;
+    const df_activation kinds[3] = {DF_RELU, DF_TOPK, DF_BATCHTOPK};
+    for (int i = 0; i < 3; i++) {
+        df_train_options o = common;
+        o.steps = 12;
+        o.activation = kinds[i];
+        o.code_norm = (df_code_norm)i;
+        o.l1 = kinds[i] == DF_RELU ? 0.01 : 0;
+        o.unit_decoder = i == 1;
+        df_test_all(world, df_comm_rank(world) != 0 || train(self, "alone", &o) == DF_OK);
+        df_test_all(world, train(world, "all", &o) == DF_OK);
+        df_test_all(world, df_comm_rank(world) != 0 || digest_of("alone") == digest_of("all"));
+    }
+}
+
+static void loss_falls(void **state) {
+    (void)state;
+    uint64_t rows[DF_MAX_DIMS];
+    double *loss = NULL;
+    df_reader *file = NULL;
+    df_type type;
+    char *path = in_folder("reference.dict.h5");
+    reference();
+    df_test_all(world, df_reader_open(path, "darkfield-dictionary", &file) == DF_OK);
+    df_test_all(world, df_reader_find(file, "/history/fvu.a", 1, &type, rows) == DF_OK && rows[0] == STEPS / 7 + 1);
+    df_test_all(world, df_reader_all(file, "/history/fvu.a", DF_F64, -1, (void **)&loss) == DF_OK);
+    df_test_all(world, loss[rows[0] - 1] < 0.5 * loss[0]);
+    df_free(loss);
+    df_reader_close(&file);
+    df_free(path);
+}
+
+/* Stopped on all ranks, continued on one; and the other way round. */
+static void resumes_on_other_ranks(void **state) {
+    (void)state;
+    uint64_t alone = reference();
+    df_status status = train_and_stop(world, "wide", NULL);
+    df_test_all(world, stopped_with_two("wide", status));
+    df_test_all(world, df_comm_rank(world) != 0 || train(self, "wide", NULL) == DF_OK);
+    df_test_all(world, digest_of("wide") == alone);
+    bool good = df_comm_rank(world) != 0 || stopped_with_two("narrow", train_and_stop(self, "narrow", NULL));
+    df_test_all(world, good);
+    df_test_all(world, train(world, "narrow", NULL) == DF_OK);
+    df_test_all(world, digest_of("narrow") == alone);
+}
+
+static void damaged_checkpoint_falls_back(void **state) {
+    (void)state;
+    uint64_t alone = reference(), steps[8];
+    for (int cut = 0; cut < 2; cut++) {
+        const char *name = cut ? "cut" : "flipped";
+        df_test_all(world, stopped_with_two(name, train_and_stop(world, name, NULL)));
+        checkpoints(name, steps, 8);
+        df_barrier(world);
+        if (df_comm_rank(world) == 0) damage(name, steps[0], cut);
+        df_barrier(world);
+        size_t before = df_warnings();
+        df_test_all(world, train(world, name, NULL) == DF_OK);
+        df_test_all(world, df_comm_rank(world) != 0 || df_warnings() == before + 1);
+        df_test_all(world, digest_of(name) == alone);
+        df_test_all(world, checkpoints(name, steps, 8) == 0);
+    }
+}
+
+/* Another job starts anew and leaves the checkpoints that are not its own. */
+static void other_job_is_left_alone(void **state) {
+    (void)state;
+    uint64_t steps[8];
+    df_train_options other = common;
+    other.resolved_job = "job: two\n";
+    df_test_all(world, stopped_with_two("mixed", train_and_stop(world, "mixed", &other)));
+    df_test_all(world, train(world, "mixed", NULL) == DF_OK);
+    df_test_all(world, digest_of("mixed") == reference());
+    df_test_all(world, checkpoints("mixed", steps, 8) == 2);
+}
+
+static bool fails_with(df_status status, df_status expected, const char *part) {
+    bool good = status == expected && strstr(df_error_text(), part) != NULL;
+    if (!good) fprintf(stderr, "status %d, \"%s\"; expected %d with \"%s\"\n", (int)status, df_error_text(), (int)expected, part);
+    df_error_clear();
+    return good;
+}
+
+static void bad_inputs_are_named(void **state) {
+    (void)state;
+    char *output = in_folder("bad.dict.h5"), *prefix = in_folder("bad");
+    df_train_options o = common;
+    o.output = output;
+    o.checkpoint = prefix;
+    df_acts *nan[2] = {acts[0], damaged}, *apart[2] = {acts[0], shifted};
+    df_test_all(world, fails_with(df_train(world, kernels, nan, site, 2, &o), DF_BAD_INPUT, "nan.acts.h5"));
+    df_test_all(world, fails_with(df_train(world, kernels, apart, site, 2, &o), DF_BAD_INPUT, "shifted.acts.h5"));
+    o.k = LATENTS + 1;
+    df_test_all(world, fails_with(df_train(world, kernels, acts, site, 2, &o), DF_USAGE, "k is 97"));
+    o.k = 3;
+    o.lr = 1e30; // diverges: the loss is no number any more
+    df_test_all(world, fails_with(df_train(world, kernels, acts, site, 2, &o), DF_FAILED, "training step"));
+    df_test_all(world, !df_file_exists(output));
+    df_free(output);
+    df_free(prefix);
+}
+
+/* A file that cannot be written fails on all ranks. */
+static void unwritable_output(void **state) {
+    (void)state;
+    df_train_options o = common;
+    o.steps = 3;
+    o.output = "/nonexistent/x.dict.h5";
+    o.checkpoint = "/nonexistent/x";
+    df_status status = df_train(world, kernels, acts, site, 2, &o);
+    df_test_all(world, status != DF_OK && strstr(df_error_text(), "/nonexistent/x.dict.h5") != NULL);
+    df_error_clear();
+}
+
+static void plan_is_what_is_used(void **state) {
+    (void)state;
+    df_train_options o = common;
+    o.latents = 2048;
+    o.batch = 256;
+    o.steps = 3;
+    uint64_t *rows = NULL;
+    size_t n = 0;
+    df_test_all(world, df_acts_rows(acts[0], 0, true, &rows, &n) == DF_OK);
+    df_free(rows);
+    size_t planned = df_train_plan_bytes(&o, 32, 2, n, df_comm_size(world));
+    size_t before = df_memory_now();
+    df_memory_reset_peak();
+    df_test_all(world, train(world, "plan", &o) == DF_OK);
+    double used = (double)(df_memory_peak() - before);
+    if (df_comm_rank(world) == 0) print_message("planned %zu, used %.0f bytes\n", planned, used);
+    df_test_all(world, df_comm_rank(world) != 0 || fabs(used / (double)planned - 1) < 0.02);
+}
+
+/* No memory at any point of a run: one status on all ranks, nothing hangs or crashes. */
+static void failing_memory(void **state) {
+    (void)state;
+    df_train_options o = common;
+    o.steps = 3;
+    for (int64_t calls = 0; calls < 120; calls += 5) {
+        if (df_comm_rank(world) == df_comm_size(world) - 1) df_memory_fail_after(calls);
+        uint64_t same[2] = {(uint64_t)train(world, "memory", &o), 0};
+        df_memory_fail_after(-1);
+        df_error_clear();
+        same[1] = ~same[0];
+        df_max_u64(world, same, 2);
+        df_test_all(world, same[0] == ~same[1]);
+    }
+}
+
+static void gathers_scaled_rows(void **state) {
+    (void)state;
+    static char name[] = "blocks.0.hook_resid_post", a_name[] = "a", b_name[] = "b";
+    const df_dict_site sites[2] = {{name, a_name, 0, 12, 2.0}, {name, b_name, 12, 20, 0.5}};
+    df_dict *dict = NULL;
+    uint64_t rows[3] = {900, 3, 4};
+    float out[3 * 32], a[12], b[20];
+    df_test_all(world, df_dict_new(world, LATENTS, sites, 2, &dict) == DF_OK);
+    df_test_all(world, df_rows_gather(dict, acts, site, rows, 3, out) == DF_OK);
+    bool same = true;
+    for (int r = 0; r < 3; r++) {
+        same = same && df_acts_read(acts[0], 0, rows[r], 1, a, 12) == DF_OK && df_acts_read(acts[1], 0, rows[r], 1, b, 20) == DF_OK;
+        for (int c = 0; c < 32; c++) same = same && out[r * 32 + c] == (c < 12 ? 2.0f * a[c] : 0.5f * b[c - 12]);
+    }
+    df_test_all(world, same);
+    df_dict_free(&dict);
+}
+
+int main(int argc, char **argv) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(same_on_any_ranks),     cmocka_unit_test(activations_and_norms_agree), cmocka_unit_test(loss_falls),
+        cmocka_unit_test(resumes_on_other_ranks), cmocka_unit_test(damaged_checkpoint_falls_back),
+        cmocka_unit_test(other_job_is_left_alone), cmocka_unit_test(bad_inputs_are_named),      cmocka_unit_test(unwritable_output),
+        cmocka_unit_test(plan_is_what_is_used),  cmocka_unit_test(failing_memory),              cmocka_unit_test(gathers_scaled_rows)};
+    if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
+    if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
+    uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, set_up, tear_down);
+    df_max_u64(world, &failed, 1);
+    df_comm_finish(&world);
+    return failed != 0;
+}
