@@ -101,8 +101,8 @@ static df_status keep_tensor(df_tensors *all, const char *name, df_tensor tensor
 static df_status add_tensor(df_tensors *all, entry *e, const json_t *value, const char *data,
                             uint64_t data_bytes) {
     df_tensor tensor = {0};
-    size_t element_bytes, dims;
-    int type;
+    size_t element_bytes = 0, dims = 0;
+    int type = -1;
     if (!json_is_object(value)) return bad(e, "expected an object");
     DF_TRY(parse_dtype(e, json_object_get(value, "dtype"), &element_bytes, &type));
     DF_TRY(parse_shape(e, json_object_get(value, "shape"), &tensor, &dims));
