@@ -19,26 +19,25 @@ typedef struct df_tokenizer df_tokenizer;
  * texts, and should: it keeps the working memory and the words already seen, which makes byte-level
  * encoding several times faster. It belongs to one thread at a time. */
 typedef struct df_tokens {
-    uint32_t *id; // [count]
-    uint32_t
-        *end; // [count] byte just after the token in the text given; 0 for tokens the template adds
+    uint32_t *id;  // [count]
+    uint32_t *end; // [count] byte just after the token in the text; 0 for tokens of the template
     size_t count, capacity;
     struct df_tokens_scratch *scratch;
 } df_tokens;
 void df_tokens_free(df_tokens *tokens);
 
-/* Reads tokenizer.json. DF_BAD_INPUT names the file and the part that is damaged or not supported.
- */
+/* Reads tokenizer.json. DF_BAD_INPUT names the file and the part that is damaged or unsupported. */
 df_status df_tokenizer_open(const char *path, df_tokenizer **out) DF_MUST_CHECK;
 /* The same from the text of such a file, named `what` in messages. */
 df_status df_tokenizer_parse(const char *text, size_t bytes, const char *what,
                              df_tokenizer **out) DF_MUST_CHECK;
 void df_tokenizer_close(df_tokenizer *tokenizer); /* NULL is allowed */
 
-size_t df_tokenizer_size(const df_tokenizer *tokenizer); /* largest id + 1, added tokens included */
-uint64_t df_tokenizer_hash(const df_tokenizer *tokenizer); /* of the file's bytes */
-int64_t df_tokenizer_bos(
-    const df_tokenizer *tokenizer); /* first id that the template puts before a text; -1: none */
+/* The largest id + 1, added tokens included; a hash of the file's bytes; the first id that the
+ * template puts before a text (-1: none). */
+size_t df_tokenizer_size(const df_tokenizer *tokenizer);
+uint64_t df_tokenizer_hash(const df_tokenizer *tokenizer);
+int64_t df_tokenizer_bos(const df_tokenizer *tokenizer);
 
 /* Replaces the content of *out by the tokens of `text` (UTF-8, not zero-terminated, below 1 GiB).
  * `add_special` adds the template's tokens before and after. As in Hugging Face tokenizers, an

@@ -219,7 +219,7 @@ df_status df_split(df_pass *pass, const df_step *step, const char *text, size_t 
     DF_TRY(ready_to_match(pass));
     pcre2_set_match_limit(pass->context, MATCH_LIMIT + (n > MATCH_LIMIT ? (uint32_t)n : 0));
     for (size_t from = 0; from < n;) {
-        df_span found;
+        df_span found = {0, 0};
         bool any;
         DF_TRY(next_match(pass, step, text, n, from, &found, &any));
         if (!any) break;

@@ -78,7 +78,7 @@ static df_status read_behavior(const json_t *part, const char *fallback, df_spli
 // ---- normalizers
 
 static df_status replace_normalizer(const json_t *part, df_steps *steps) {
-    const char *from, *to;
+    const char *from = NULL, *to;
     bool literal;
     DF_TRY(read_pattern(part, "normalizer Replace", &from, &literal));
     DF_TRY(df_json_text(part, "normalizer Replace", "content", &to));
@@ -102,9 +102,9 @@ static df_status nfc_normalizer(const json_t *part, df_steps *steps) {
 // ---- pre-tokenizers
 
 static df_status split_pre_tokenizer(const json_t *part, df_steps *steps) {
-    const char *pattern;
+    const char *pattern = NULL;
     bool literal, invert;
-    df_split_behavior behavior;
+    df_split_behavior behavior = DF_SPLIT_ISOLATED;
     DF_TRY(read_pattern(part, "pre_tokenizer Split", &pattern, &literal));
     DF_TRY(read_behavior(part, "Isolated", &behavior));
     DF_TRY(df_json_bool_or(part, "pre_tokenizer Split", "invert", false, &invert));
@@ -119,7 +119,7 @@ static df_status digits_pre_tokenizer(const json_t *part, df_steps *steps) {
 }
 
 static df_status punctuation_pre_tokenizer(const json_t *part, df_steps *steps) {
-    df_split_behavior behavior;
+    df_split_behavior behavior = DF_SPLIT_ISOLATED;
     DF_TRY(read_behavior(part, "Isolated", &behavior));
     return add_split(steps, PUNCTUATION_PATTERN, false, behavior, false);
 }
