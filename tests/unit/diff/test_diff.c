@@ -11,7 +11,8 @@ enum { LATENTS = 40, WIDTH = 3 };
 
 /* Latent j: |d_A| = 1, |d_B| = j / 20, at an angle whose cosine is 0.6. */
 static df_dict *make_dict(df_comm *comm, size_t sites) {
-    df_dict_site site[2] = {{"blocks.0.hook_resid_post", "base", 0, WIDTH, 1.0}, {"blocks.0.hook_resid_post", "tuned", WIDTH, WIDTH, 1.0}};
+    char name[] = "blocks.0.hook_resid_post", a[] = "base", b[] = "tuned";
+    df_dict_site site[2] = {{name, a, 0, WIDTH, 1.0}, {name, b, WIDTH, WIDTH, 1.0}};
     df_dict *dict = NULL;
     assert_ok(df_dict_new(comm, LATENTS, site, sites, &dict));
     for (size_t j = 0; j < dict->mine.count; j++) {
