@@ -25,7 +25,7 @@ static df_dict *make_dict(df_comm *comm, size_t sites) {
     return dict;
 }
 
-/* Statistics in which latent j fired j times; concept "c" is found by latent 30 always and by 10 sometimes. */
+/* Statistics in which latent j fired j times; concept "trigger" is found by latent 30 always and by 10 sometimes. */
 static void make_stats(const char *path, uint64_t latents) {
     df_comm *self = NULL;
     df_file *file = NULL;
@@ -33,7 +33,7 @@ static void make_stats(const char *path, uint64_t latents) {
     assert_ok(df_comm_self(&self));
     assert_ok(df_file_create(self, path, "darkfield-statistics", &file));
     assert_ok(df_file_int(file, "/concepts", "count", 1));
-    assert_ok(df_file_text(file, "/concepts", "name0", "c"));
+    assert_ok(df_file_text(file, "/concepts", "name0", "trigger"));
     const df_dataset all[4] = {{"/latents/fires", DF_U64, 1, {latents}, "rows", "fires", "latent"},
                                {"/concepts/fires", DF_U64, 2, {latents, 2}, "rows", "fires", "latent, part"},
                                {"/concepts/inside", DF_U64, 3, {latents, 1, 2}, "rows", "inside", "latent, concept, part"},
@@ -125,10 +125,10 @@ static void norms_cosines_and_table_are_right(void **state) {
     df_test_all(world, count[0] + count[1] + count[2] + count[3] + count[4] == LATENTS - 1);
     df_test_all(world, latent[0] == 30 && latent[1] == 30 && precision[0] == 1.0);
     df_test_all(world, df_comm_rank(world) != 0 || same_alone(folder, output, stats, &o));
-    const char *missing[] = {"d"};
+    const char *missing[] = {"triger"};
     o.concepts = missing;
     o.n_concepts = 1;
-    df_test_all(world, df_diff_run(world, dict, stats, &o) == DF_USAGE && strstr(df_error_text(), "did you mean \"c\"") != NULL);
+    df_test_all(world, df_diff_run(world, dict, stats, &o) == DF_USAGE && strstr(df_error_text(), "did you mean \"trigger\"") != NULL);
     df_reader_close(&stats);
     df_reader_close(&result);
     df_dict_free(&dict);
