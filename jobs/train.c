@@ -41,7 +41,7 @@ static const df_option options[] = {
      .help = "decoder norms are learned (crosscoders), or kept at 1 over the whole row"},
     {.key = "train.subtract_bias", .type = DF_OPT_BOOL, .fallback = "true",
      .help = "subtract the decoder bias from what the encoder reads"},
-    {.key = "train.init_norm", .type = DF_OPT_REAL, .fallback = "1", .min = 1e-6, .max = 1000,
+    {.key = "train.init_norm", .type = DF_OPT_REAL, .fallback = "0.5", .min = 1e-6, .max = 1000,
      .help = "norm of each site's part of a decoder row at the start"},
     {.key = "train.beta1", .type = DF_OPT_REAL, .fallback = "0.9", .min = 0, .max = 0.9999999, .help = "Adam: mean of gradients"},
     {.key = "train.beta2", .type = DF_OPT_REAL, .fallback = "0.999", .min = 0, .max = 0.9999999, .help = "Adam: mean of squares"},
@@ -160,7 +160,7 @@ static df_status print_plan(const df_run *run, const chosen *c, const df_train_o
     for (size_t i = 0; i < c->n; i++) width += c->acts[i]->site[c->site[i]].width;
     double weights = 4.0 * ((double)o->latents * (double)(2 * width + 1) + (double)width);
     int size = df_comm_size(run->world);
-    df_human_bytes((double)df_train_plan_bytes(o, width, c->n, n, size), memory);
+    df_human_bytes((double)df_train_plan_bytes(o, width, c->n, c->acts[0]->rows, size), memory);
     df_human_bytes(weights, dictionary);
     df_human_bytes(3 * 3 * weights, checkpoints);
     df_info("train: %s of %zu latents over %zu columns (%zu site%s)", c->n == 1 ? "SAE" : "crosscoder", o->latents, width,

@@ -167,7 +167,7 @@ typedef struct df_train_options {
  * valid checkpoint of the same resolved job, on any number of ranks; returns DF_STOPPED after a checkpoint on request. Rows are the
  * training rows of the files, permuted globally anew for each epoch (df_random_permute). Collective. */
 df_status df_train(df_comm *comm, df_kernels *kernels, df_acts *const *acts, const size_t *site, size_t n_sites, const df_train_options *options) DF_MUST_CHECK;
-/* Bytes of our own allocations per rank that df_train will reach. Not collective. */
+/* Bytes of our own allocations per rank that df_train will reach; rows: of the activation files. Not collective. */
 size_t df_train_plan_bytes(const df_train_options *options, size_t width, size_t n_sites, uint64_t rows, int size);
 
 /* Reads rows (ascending or not) of all sites side by side in dictionary units: out [n, width]. Not collective. */

@@ -153,7 +153,7 @@ static df_status write_file(const train_run *run, const char *path) {
     df_status status;
     checkpoint_parts(run->dict, run->state, parts);
     DF_GO(df_file_create(run->comm, path, "darkfield-checkpoint", &file));
-    DF_GO(declare(file, run, parts, id));
+    DF_GO(df_file_agree(file, declare(file, run, parts, id)));
     DF_GO(df_file_ready(file));
     DF_GO(df_file_agree(file, write_parts(file, run, parts, id)));
     DF_GO(df_file_finish(&file));

@@ -75,7 +75,7 @@ static df_status declare_history(dict_writer *w) {
             path,      DF_F64, 1, {w->history->rows}, "1", "at the end of a logging interval",
             "interval"};
         int id = -1;
-        df_status status = df_agree(w->comm, path != NULL ? DF_OK : DF_FAILED);
+        df_status status = path != NULL ? DF_OK : DF_FAILED;
         if (status == DF_OK) status = df_file_dataset(w->file, &spec, &id);
         df_free(path);
         df_free(name);
@@ -139,25 +139,27 @@ static df_status write_all(const dict_writer *w) {
     return df_comm_rank(w->comm) == 0 ? write_shared(w) : DF_OK;
 }
 
-static df_status declare_all(dict_writer *w) {
+/* Local, like all declarations: the caller agrees. */
+static df_status declare_all(dict_writer *w, const char *job, uint64_t seed, uint64_t rows_seen) {
     DF_TRY(describe(w->file, w->dict));
     DF_TRY(declare_matrices(w));
     DF_TRY(declare_sites(w, "/sites/input", w->id));
     DF_TRY(declare_sites(w, "/sites/output", w->id_output));
-    return declare_history(w);
+    DF_TRY(declare_history(w));
+    DF_TRY(df_file_text(w->file, "/", "job", job != NULL ? job : ""));
+    DF_TRY(df_file_int(w->file, "/", "seed", (int64_t)seed));
+    return df_file_int(w->file, "/", "rows_seen", (int64_t)rows_seen);
 }
 
 df_status df_dict_save(df_comm *comm, const char *path, const df_dict *dict,
                        const df_history *history, const char *resolved_job, uint64_t seed,
                        uint64_t rows_seen, const df_provenance *facts) {
     dict_writer w = {.comm = comm, .dict = dict, .history = history};
-    df_status status;
-    DF_GO(df_file_create(comm, path, "darkfield-dictionary", &w.file));
-    DF_GO(declare_all(&w));
-    DF_GO(df_file_text(w.file, "/", "job", resolved_job != NULL ? resolved_job : ""));
-    DF_GO(df_file_int(w.file, "/", "seed", (int64_t)seed));
-    DF_GO(df_file_int(w.file, "/", "rows_seen", (int64_t)rows_seen));
-    DF_GO(df_file_provenance(w.file, facts));
+    df_status status = df_file_create(comm, path, "darkfield-dictionary", &w.file);
+    if (status != DF_OK) goto done;
+    status = declare_all(&w, resolved_job, seed, rows_seen);
+    if (status == DF_OK) status = df_file_provenance(w.file, facts);
+    DF_GO(df_file_agree(w.file, status));
     DF_GO(df_file_ready(w.file));
     DF_GO(df_file_agree(w.file, write_all(&w)));
     DF_GO(df_file_finish(&w.file));

@@ -1,6 +1,9 @@
 /* What a training run will need, and where its schedules stand. */
 #include "train_internal.h"
 
+/* A file being written: the buffer of one checksum block, and the description of its objects. */
+enum { FILE_BYTES = (1 << 20) + (32 << 10) };
+
 size_t history_rows(const df_train_options *options) {
     uint64_t every = options->log_every > 0 ? options->log_every : 1;
     return (size_t)(options->steps / every) + 1;
@@ -19,7 +22,7 @@ size_t df_train_plan_bytes(const df_train_options *options, size_t width, size_t
                            .sites = n_sites};
     size_t weights = (2 * mine.count * width + mine.count + width) * sizeof(float);
     size_t history = history_rows(options) * history_columns(n_sites) * sizeof(double);
-    return (size_t)rows * sizeof(uint64_t) + weights + history +
+    return (size_t)rows * sizeof(uint64_t) + weights + history + FILE_BYTES +
            loader_plan_bytes(options->batch, width, size) +
            df_coder_plan_bytes(&shape, options->batch, size, true);
 }

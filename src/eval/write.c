@@ -55,16 +55,21 @@ static df_status fill(df_comm *comm, df_file *file, const df_dict *dict, const d
     return df_file_write(file, id[FVU_ERROR], 0, e->sites, e->fvu_error);
 }
 
+static df_status prepare(df_file *file, const df_dict *dict, const df_evaluation *found,
+                         const df_eval_options *options, int *id) {
+    DF_TRY(df_file_text(file, "/", "job", options->resolved_job));
+    DF_TRY(describe(file, dict, found));
+    DF_TRY(declare(file, found, id));
+    return df_file_provenance(file, &options->facts);
+}
+
 df_status df_evaluation_write(df_comm *comm, const df_dict *dict, const df_evaluation *found,
                               const df_eval_options *options) {
     df_file *file = NULL;
     int id[DATASETS];
     df_status status;
     DF_GO(df_file_create(comm, options->output, "darkfield-evaluation", &file));
-    DF_GO(df_file_text(file, "/", "job", options->resolved_job));
-    DF_GO(describe(file, dict, found));
-    DF_GO(declare(file, found, id));
-    DF_GO(df_file_provenance(file, &options->facts));
+    DF_GO(df_file_agree(file, prepare(file, dict, found, options, id)));
     DF_GO(df_file_ready(file));
     DF_GO(df_file_agree(file, fill(comm, file, dict, found, id)));
     DF_GO(df_file_finish(&file));

@@ -64,9 +64,9 @@ df_status df_file_create(df_comm *comm, const char *path, const char *format, df
     *out = NULL;
     df_status status = new_file(comm, path, format, &file);
     if (status == DF_OK && df_comm_rank(comm) == 0) status = touch(file->part);
-    status = df_agree(comm, status);
     if (status == DF_OK) status = df_file_text(file, "/", "format", format);
     if (status == DF_OK) status = df_file_int(file, "/", "format_version", STORE_VERSION);
+    status = df_agree(comm, status);
     if (status == DF_OK) *out = file;
     else store_file_free(&file);
     return status;

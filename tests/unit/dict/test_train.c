@@ -293,11 +293,7 @@ static void plan_is_what_is_used(void **state) {
     o.latents = 2048;
     o.batch = 256;
     o.steps = 3;
-    uint64_t *rows = NULL;
-    size_t n = 0;
-    df_test_all(world, df_acts_rows(acts[0], 0, true, &rows, &n) == DF_OK);
-    df_free(rows);
-    size_t planned = df_train_plan_bytes(&o, 32, 2, n, df_comm_size(world));
+    size_t planned = df_train_plan_bytes(&o, 32, 2, ROWS, df_comm_size(world));
     size_t before = df_memory_now();
     df_memory_reset_peak();
     df_test_all(world, train(world, "plan", &o) == DF_OK);
@@ -309,17 +305,22 @@ static void plan_is_what_is_used(void **state) {
 /* No memory at any point of a run: one status on all ranks, nothing hangs or crashes. */
 static void failing_memory(void **state) {
     (void)state;
+    char *output = in_folder("memory.dict.h5"), *prefix = in_folder("memory");
     df_train_options o = common;
     o.steps = 3;
-    for (int64_t calls = 0; calls < 120; calls += 5) {
+    o.output = output;
+    o.checkpoint = prefix;
+    for (int64_t calls = 0; calls < 150; calls += 5) {
         if (df_comm_rank(world) == df_comm_size(world) - 1) df_memory_fail_after(calls);
-        uint64_t same[2] = {(uint64_t)train(world, "memory", &o), 0};
+        uint64_t same[2] = {(uint64_t)df_train(world, kernels, acts, site, 2, &o), 0};
         df_memory_fail_after(-1);
         df_error_clear();
         same[1] = ~same[0];
         df_max_u64(world, same, 2);
         df_test_all(world, same[0] == ~same[1]);
     }
+    df_free(output);
+    df_free(prefix);
 }
 
 static void gathers_scaled_rows(void **state) {
