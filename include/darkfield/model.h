@@ -35,7 +35,10 @@ size_t df_model_width(const df_model *model);
 size_t df_model_vocabulary(const df_model *model);
 const float *df_model_unembed(const df_model *model);    // [vocabulary, width]
 const float *df_model_final_norm(const df_model *model); // [width] gain of the norm before the unembedding
-uint64_t df_model_hash(const df_model *model);           /* of config.json and every tensor's name, type, shape, bytes */
+
+/* Content hash of config.json and of every tensor's name, type, shape and bytes, however they are cut into files. Maps the
+ * files and takes no memory. */
+df_status df_model_hash(const char *path, uint64_t *out) DF_MUST_CHECK;
 
 /* ---- hook sites -------------------------------------------------------------------------------- */
 

@@ -68,6 +68,7 @@ typedef struct model_config {
 
 /* text: config.json's content, named `file` in messages. */
 df_status df_config_parse(const char *text, size_t bytes, const char *file, model_config *out) DF_MUST_CHECK;
+/* hash: of the file's bytes; may be NULL. */
 df_status df_config_read(const char *folder, model_config *out, uint64_t *hash) DF_MUST_CHECK;
 
 /* Angle per position of each rotary pair, after the scaling rule: out [head_width / 2]. */
@@ -85,9 +86,8 @@ static inline size_t df_weight_slot(role use, size_t layer) {
     return ROLE_PER_LAYER + layer * (ROLE_COUNT - ROLE_PER_LAYER) + (size_t)(use - ROLE_PER_LAYER);
 }
 
-/* Reads what the family's rules name from the safetensors of a folder. *hash is chained over all tensors. */
-df_status df_weights_read(const char *folder, const model_config *config, model_weights *out, uint64_t *hash)
-    DF_MUST_CHECK;
+/* Reads what the family's rules name from the safetensors of a folder. */
+df_status df_weights_read(const char *folder, const model_config *config, model_weights *out) DF_MUST_CHECK;
 void df_weights_free(model_weights *weights);
 
 /* Numbers of the weights that the rules name for this configuration. */
@@ -96,7 +96,6 @@ df_status df_weights_count(const model_config *config, uint64_t *out) DF_MUST_CH
 struct df_model {
     model_config config;
     model_weights weights;
-    uint64_t hash;
 };
 
 static inline const float *df_weight(const df_model *model, role use, size_t layer) {

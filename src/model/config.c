@@ -177,7 +177,7 @@ df_status df_config_read(const char *folder, model_config *out, uint64_t *hash) 
     size_t bytes;
     df_status status = path == NULL ? DF_FAILED : df_read_file(path, &text, &bytes);
     if (status == DF_OK) status = df_config_parse(text, bytes, path, out);
-    if (status == DF_OK) *hash = df_hash(text, bytes);
+    if (status == DF_OK && hash != NULL) *hash = df_hash(text, bytes);
     df_free(text);
     df_free(path);
     return status;

@@ -6,8 +6,7 @@
 
 df_status df_model_plan(const char *path, df_model_shape *out) {
     model_config config;
-    uint64_t hash;
-    DF_TRY(df_config_read(path, &config, &hash));
+    DF_TRY(df_config_read(path, &config, NULL));
     *out = config.shape;
     return DF_OK;
 }
@@ -16,8 +15,8 @@ df_status df_model_open(const char *path, df_model **out) {
     df_model *model;
     *out = NULL;
     DF_TRY(DF_NEW(model, 1));
-    df_status status = df_config_read(path, &model->config, &model->hash);
-    if (status == DF_OK) status = df_weights_read(path, &model->config, &model->weights, &model->hash);
+    df_status status = df_config_read(path, &model->config, NULL);
+    if (status == DF_OK) status = df_weights_read(path, &model->config, &model->weights);
     if (status != DF_OK) {
         df_context("opening the model %s", path);
         df_free(model);
@@ -54,8 +53,22 @@ const float *df_model_final_norm(const df_model *model) {
     return df_weight(model, ROLE_FINAL_GAIN, 0);
 }
 
-uint64_t df_model_hash(const df_model *model) {
-    return model->hash;
+df_status df_model_hash(const char *path, uint64_t *out) {
+    model_config config;
+    df_tensors *tensors = NULL;
+    uint64_t hash;
+    DF_TRY(df_config_read(path, &config, &hash));
+    DF_TRY(df_tensors_open(path, &tensors));
+    for (size_t i = 0; i < df_tensors_count(tensors); i++) {
+        const df_tensor *tensor = df_tensors_at(tensors, i);
+        hash = df_hash_more(hash, tensor->name, strlen(tensor->name));
+        hash = df_hash_more(hash, df_type_name(tensor->type), strlen(df_type_name(tensor->type)));
+        hash = df_hash_more(hash, tensor->shape, (size_t)tensor->dims * sizeof *tensor->shape);
+        hash = df_hash_more(hash, tensor->data, tensor->elements * df_type_bytes(tensor->type));
+    }
+    df_tensors_close(&tensors);
+    *out = hash;
+    return DF_OK;
 }
 
 /* ---- hook sites -------------------------------------------------------------------------------- */

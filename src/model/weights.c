@@ -100,7 +100,6 @@ typedef struct loading {
     model_weights *weights;
     size_t used;            // floats of the block
     bool *claimed;          // [tensors] named by a rule
-    uint64_t hash;
 } loading;
 
 static void claim(loading *load, const df_tensor *tensor) {
@@ -123,9 +122,6 @@ static df_status read_tensor(loading *load, const tensor_rule *rule, size_t laye
     load->weights->at[df_weight_slot(rule->use, layer)] = values;
     load->used += tensor->elements;
     claim(load, tensor);
-    load->hash = df_hash_more(load->hash, tensor->name, strlen(tensor->name));
-    load->hash = df_hash_more(load->hash, &tensor->type, sizeof tensor->type);
-    load->hash = df_hash_more(load->hash, tensor->data, tensor->elements * df_type_bytes(tensor->type));
     return DF_OK;
 }
 
@@ -193,9 +189,9 @@ static df_status check_size(const df_tensors *tensors, uint64_t parameters) {
                    (unsigned long long)parameters);
 }
 
-df_status df_weights_read(const char *folder, const model_config *config, model_weights *out, uint64_t *hash) {
+df_status df_weights_read(const char *folder, const model_config *config, model_weights *out) {
     df_tensors *tensors = NULL;
-    loading load = {.config = config, .weights = out, .hash = *hash};
+    loading load = {.config = config, .weights = out};
     df_status status;
     *out = (model_weights){0};
     DF_GO(df_tensors_open(folder, &tensors));
@@ -205,7 +201,6 @@ df_status df_weights_read(const char *folder, const model_config *config, model_
     DF_GO(DF_NEW(out->at, df_weight_slot(ROLE_PER_LAYER, config->shape.layers)));
     DF_GO(DF_NEW(load.claimed, df_tensors_count(tensors)));
     DF_GO(read_all(&load));
-    *hash = load.hash;
 done:
     if (status != DF_OK) {
         df_context("reading the weights of %s", folder);

@@ -1,0 +1,217 @@
+/* The corpus as windows of tokens: documents tokenised by all ranks and threads, laid end to end, cut. */
+#include "harvest.h"
+
+#include <string.h>
+
+/* One document's tokens. */
+typedef struct piece {
+    uint32_t *id, *end;
+    size_t count;
+} piece;
+
+typedef struct tokenising {
+    const df_corpus *corpus;
+    const df_tokenizer *tokenizer;
+    int64_t bos;
+    df_range mine;  // documents
+    piece *pieces;  // [mine.count]
+} tokenising;
+
+// A worker thread's failure, carried to the main thread: the one of the lowest document.
+typedef struct carried {
+    df_status code;
+    size_t at;
+    char *text;
+} carried;
+
+static void carry(carried *failure, df_status code, size_t at) {
+#pragma omp critical(harvest_failure)
+    if (failure->code == DF_OK || at < failure->at) {
+        df_free(failure->text);
+        *failure = (carried){code, at, df_strdup(df_error_text())};
+    }
+    df_error_clear();
+}
+
+static df_status raise_carried(carried *failure) {
+    df_status code = failure->code;
+    if (code != DF_OK) (void)df_fail(code, "%s", failure->text != NULL ? failure->text : "a thread failed");
+    df_free(failure->text);
+    return code;
+}
+
+static df_status tokenise_one(const tokenising *t, size_t i, df_tokens *tokens) {
+    size_t bytes, added = t->bos >= 0;
+    const char *text = df_corpus_text(t->corpus, t->mine.first + i, &bytes);
+    DF_TRY_AS(df_tokenizer_encode(t->tokenizer, text, bytes, false, tokens), "tokenising document %zu", t->mine.first + i);
+    piece *p = &t->pieces[i];
+    DF_TRY(DF_NEW(p->id, tokens->count + added));
+    DF_TRY(DF_NEW(p->end, tokens->count + added));
+    if (added) p->id[0] = (uint32_t)t->bos;
+    if (tokens->count > 0) {
+        memcpy(p->id + added, tokens->id, tokens->count * sizeof *p->id);
+        memcpy(p->end + added, tokens->end, tokens->count * sizeof *p->end);
+    }
+    p->count = tokens->count + added;
+    return DF_OK;
+}
+
+static df_status tokenise_mine(const tokenising *t) {
+    carried failure = {0};
+#pragma omp parallel
+    {
+        df_tokens tokens = {0};
+#pragma omp for schedule(dynamic, 8)
+        for (size_t i = 0; i < t->mine.count; i++) {
+            df_status status = tokenise_one(t, i, &tokens);
+            if (status != DF_OK) carry(&failure, status, i);
+        }
+        df_tokens_free(&tokens);
+    }
+    return raise_carried(&failure);
+}
+
+/* ---- passing around ---------------------------------------------------------------------------- */
+
+// Every rank's bytes in rank order, in new memory on every rank.
+static df_status gather_all(df_comm *world, const void *mine, size_t bytes, void **all, size_t *total) {
+    size_t *counts;
+    *all = NULL;
+    *total = 0;
+    DF_TRY(df_agree(world, DF_NEW(counts, (size_t)df_comm_size(world))));
+    df_allgather_size(world, bytes, counts);
+    for (int r = 0; r < df_comm_size(world); r++) *total += counts[r];
+    *all = df_alloc(*total, 1);
+    df_status status = df_agree(world, *all != NULL ? DF_OK : DF_FAILED);
+    if (status == DF_OK) df_allgather(world, mine, counts, *all);
+    df_free(counts);
+    return status;
+}
+
+// This rank's pieces laid end to end: ids, ends [rows], and the rows of each document [count].
+typedef struct flat {
+    uint32_t *id, *end;
+    uint64_t *rows;
+    size_t n;
+} flat;
+
+static df_status flatten(const tokenising *t, flat *out) {
+    for (size_t i = 0; i < t->mine.count; i++) out->n += t->pieces[i].count;
+    DF_TRY(DF_NEW(out->id, out->n));
+    DF_TRY(DF_NEW(out->end, out->n));
+    DF_TRY(DF_NEW(out->rows, t->mine.count));
+    size_t at = 0;
+    for (size_t i = 0; i < t->mine.count; i++) {
+        piece *p = &t->pieces[i];
+        memcpy(out->id + at, p->id, p->count * sizeof *p->id);
+        memcpy(out->end + at, p->end, p->count * sizeof *p->end);
+        out->rows[i] = p->count;
+        at += p->count;
+        df_free(p->id);
+        df_free(p->end);
+        *p = (piece){0};
+    }
+    return DF_OK;
+}
+
+static df_status share(df_comm *world, const flat *mine, size_t documents, packed_text *out) {
+    size_t bytes;
+    void *rows = NULL, *id = NULL, *end = NULL;
+    df_status status;
+    DF_GO(gather_all(world, mine->rows, documents * sizeof *mine->rows, &rows, &bytes));
+    out->documents = bytes / sizeof *mine->rows;
+    DF_GO(gather_all(world, mine->id, mine->n * sizeof *mine->id, &id, &bytes));
+    out->rows = bytes / sizeof *mine->id;
+    DF_GO(gather_all(world, mine->end, mine->n * sizeof *mine->end, &end, &bytes));
+    out->tokens = id;
+    out->token_end = end;
+    DF_GO(df_agree(world, DF_NEW(out->document, out->documents + 1)));
+    for (size_t d = 0; d < out->documents; d++) out->document[d + 1] = out->document[d] + ((uint64_t *)rows)[d];
+done:
+    df_free(rows);
+    if (status != DF_OK && out->tokens == NULL) {
+        df_free(id);
+        df_free(end);
+    }
+    return status;
+}
+
+static df_status tokenise(df_comm *world, tokenising *t, packed_text *out) {
+    flat mine = {0};
+    t->mine = df_share(df_corpus_documents(t->corpus), df_comm_size(world), df_comm_rank(world));
+    df_status status = DF_NEW(t->pieces, t->mine.count);
+    if (status == DF_OK) status = tokenise_mine(t);
+    if (status == DF_OK) status = flatten(t, &mine);
+    status = df_agree(world, status);
+    for (size_t i = 0; t->pieces != NULL && i < t->mine.count; i++) {
+        df_free(t->pieces[i].id);
+        df_free(t->pieces[i].end);
+    }
+    df_free(t->pieces);
+    if (status == DF_OK) status = share(world, &mine, t->mine.count, out);
+    df_free(mine.id);
+    df_free(mine.end);
+    df_free(mine.rows);
+    return status;
+}
+
+/* ---- windows ----------------------------------------------------------------------------------- */
+
+// Cuts rows [first, end) every `context` rows, appending window ends; counts only when window is NULL.
+static uint64_t cut(uint64_t first, uint64_t end, uint64_t context, uint64_t *window, uint64_t n) {
+    for (uint64_t at = first; at < end; at += context, n++)
+        if (window != NULL) window[n + 1] = end - at < context ? end : at + context;
+    return n;
+}
+
+static uint64_t cut_all(const packed_text *text, const packing *how, uint64_t *window) {
+    if (!how->by_document) return cut(0, text->rows, how->context, window, 0);
+    uint64_t n = 0;
+    for (uint64_t d = 0; d < text->documents; d++)
+        n = cut(text->document[d], text->document[d + 1], how->context, window, n);
+    return n;
+}
+
+static df_status cut_windows(const packing *how, packed_text *text) {
+    text->windows = cut_all(text, how, NULL);
+    DF_TRY(DF_NEW(text->window, text->windows + 1));
+    cut_all(text, how, text->window);
+    DF_TRY(DF_NEW(text->source, text->documents));
+    DF_TRY(DF_NEW(text->heldout, text->documents));
+    for (uint64_t d = 0; d < text->documents; d++) {
+        text->source[d] = d;
+        text->heldout[d] = df_random_uniform(how->seed, DF_STREAM_SPLIT, d) < how->heldout;
+    }
+    return DF_OK;
+}
+
+static df_status choose_bos(const df_tokenizer *tokenizer, const char *bos, int64_t *out) {
+    *out = -1;
+    if (strcmp(bos, "none") == 0) return DF_OK;
+    *out = strcmp(bos, "auto") == 0 ? df_tokenizer_bos(tokenizer) : df_tokenizer_find(tokenizer, bos);
+    if (*out >= 0 || strcmp(bos, "auto") == 0) return DF_OK;
+    return df_fail(DF_USAGE, "harvest.bos: the tokenizer has no token \"%s\" (auto: what its template puts first; none)", bos);
+}
+
+df_status df_pack_text(const df_run *run, const df_corpus *corpus, const df_tokenizer *tokenizer, const packing *how,
+                       packed_text *out) {
+    tokenising t = {.corpus = corpus, .tokenizer = tokenizer};
+    *out = (packed_text){0};
+    df_status status = df_agree(run->world, choose_bos(tokenizer, how->bos, &t.bos));
+    out->bos = t.bos;
+    if (status == DF_OK) status = tokenise(run->world, &t, out);
+    if (status == DF_OK) status = df_agree(run->world, cut_windows(how, out));
+    if (status == DF_OK && out->rows == 0) status = df_fail(DF_BAD_INPUT, "the text holds no tokens");
+    if (status != DF_OK) df_packed_free(out);
+    return status;
+}
+
+void df_packed_free(packed_text *text) {
+    df_free(text->tokens);
+    df_free(text->token_end);
+    df_free(text->window);
+    df_free(text->document);
+    df_free(text->source);
+    df_free(text->heldout);
+    *text = (packed_text){0};
+}
