@@ -1,8 +1,8 @@
 /* darkfield/eval.h: how well a dictionary explains rows it was not trained on.
  *
  * FVU of a site = sum |x - x^|^2 / sum |x - mean|^2, pooled over the held-out rows in use; a site's scale cancels, so
- * it is the number in the model's own units. Its error is the jackknife over 64 buckets of documents:
- * sqrt((B - 1) / B * sum (FVU without bucket b - their mean)^2) over the B buckets that have rows.
+ * it is the number in the model's own units. Its error is the jackknife over the 64 document buckets of
+ * moments.h (df_jackknife).
  * Active: f > 0. L0: mean number active per row. Dead: never active on these rows. Dense: active on more than 10 %.
  *
  * Result file, format "darkfield-evaluation" (S sites, m latents):
@@ -16,7 +16,7 @@
 #include "darkfield/dict.h"
 #include "darkfield/store.h"
 
-enum { DF_EVAL_BUCKETS = 64, DF_EVAL_MAX_SITES = 8 };
+enum { DF_EVAL_MAX_SITES = 8 };
 
 typedef struct df_eval_options {
     size_t batch;     /* rows encoded at a time over all ranks */

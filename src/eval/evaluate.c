@@ -12,11 +12,11 @@ typedef struct pass {
     df_acts *const *acts;
     const size_t *site;
     uint64_t *rows;   // this rank's rows, bucket by bucket, ascending inside each
-    uint64_t *start;  // [DF_EVAL_BUCKETS + 1] where each bucket begins, over all ranks
+    uint64_t *start;  // [DF_BUCKETS + 1] where each bucket begins, over all ranks
     df_range buckets; // of this rank
     size_t each;      // rows of one rank in one call
     float *x, *x_hat; // [each, width]
-    double *sums;     // [DF_EVAL_BUCKETS, sums_width]
+    double *sums;     // [DF_BUCKETS, sums_width]
     size_t *counts;   // [size]
 } pass;
 
@@ -40,49 +40,26 @@ static df_status check_inputs(const df_dict *dict, df_acts *const *acts, const s
     return DF_OK;
 }
 
-/* Bucket of each of n ascending rows: its document's number modulo 64. */
-static void find_buckets(const df_acts *acts, const uint64_t *rows, size_t n, uint8_t *bucket) {
-    uint64_t d = 0;
-    for (size_t i = 0; i < n; i++) {
-        while (acts->document[d + 1] <= rows[i]) d++;
-        bucket[i] = (uint8_t)(acts->source[d] % DF_EVAL_BUCKETS);
+/* Where each bucket of the corpus begins among the n ascending rows: start [DF_BUCKETS + 1]. */
+static void cut_into_buckets(const df_acts *acts, const uint64_t *rows, size_t n, uint64_t *start) {
+    df_buckets buckets;
+    size_t at = 0;
+    df_buckets_make(acts->document, acts->documents, &buckets);
+    for (size_t b = 0; b < DF_BUCKETS; b++) {
+        while (at < n && rows[at] < buckets.row[b]) at++;
+        start[b] = at;
     }
-}
-
-/* Sorts the rows by bucket, keeping their order inside each, and keeps those of this rank. */
-static df_status deal(pass *p, const uint64_t *rows, size_t n, const uint8_t *bucket) {
-    uint64_t next[DF_EVAL_BUCKETS];
-    DF_TRY(DF_NEW(p->start, DF_EVAL_BUCKETS + 1));
-    for (size_t i = 0; i < n; i++) p->start[bucket[i] + 1]++;
-    for (size_t b = 0; b < DF_EVAL_BUCKETS; b++) p->start[b + 1] += p->start[b];
-    memcpy(next, p->start, sizeof next);
-    size_t first = p->start[p->buckets.first];
-    size_t last = p->start[p->buckets.first + p->buckets.count];
-    DF_TRY(DF_NEW(p->rows, last - first));
-    for (size_t i = 0; i < n; i++) {
-        uint64_t at = next[bucket[i]]++;
-        if (at >= first && at < last) p->rows[at - first] = rows[i];
-    }
-    return DF_OK;
+    start[DF_BUCKETS] = n;
 }
 
 static df_status list_rows(pass *p, bool skip_first, uint64_t *n_rows) {
-    uint64_t *rows = NULL;
-    uint8_t *bucket = NULL;
     size_t n = 0;
-    df_status status;
-    DF_GO(df_acts_rows(p->acts[0], 1, skip_first, &rows, &n));
+    DF_TRY(df_acts_rows(p->acts[0], 1, skip_first, &p->rows, &n));
     *n_rows = n;
-    if (n == 0)
-        DF_GO(df_fail(DF_BAD_INPUT, "%s has no held-out rows: harvest with text.heldout above 0",
-                      p->acts[0]->path));
-    DF_GO(DF_NEW(bucket, n));
-    find_buckets(p->acts[0], rows, n, bucket);
-    DF_GO(deal(p, rows, n, bucket));
-done:
-    df_free(rows);
-    df_free(bucket);
-    return status;
+    cut_into_buckets(p->acts[0], p->rows, n, p->start);
+    if (n > 0) return DF_OK;
+    return df_fail(DF_BAD_INPUT, "%s has no held-out rows: harvest with text.heldout above 0",
+                   p->acts[0]->path);
 }
 
 /* ---- the pass ----------------------------------------------------------------------------------
@@ -91,7 +68,7 @@ done:
 static df_status pass_open(pass *p, const df_eval_options *options, df_evaluation *out) {
     int size = df_comm_size(p->comm);
     DF_TRY(check_inputs(p->dict, p->acts, p->site));
-    p->buckets = df_share(DF_EVAL_BUCKETS, size, df_comm_rank(p->comm));
+    p->buckets = df_share(DF_BUCKETS, size, df_comm_rank(p->comm));
     p->each = (options->batch + (size_t)size - 1) / (size_t)size;
     if (p->each == 0) p->each = 1;
     *out = (df_evaluation){.sites = p->dict->sites, .latents = p->dict->latents};
@@ -99,14 +76,13 @@ static df_status pass_open(pass *p, const df_eval_options *options, df_evaluatio
     DF_TRY(DF_NEW(out->fires, p->dict->mine.count));
     DF_TRY(DF_NEW(p->x, p->each * p->dict->width));
     DF_TRY(DF_NEW(p->x_hat, p->each * p->dict->width));
-    DF_TRY(DF_NEW(p->sums, DF_EVAL_BUCKETS * sums_width(p->dict)));
+    DF_TRY(DF_NEW(p->sums, DF_BUCKETS * sums_width(p->dict)));
     return DF_NEW(p->counts, (size_t)size);
 }
 
 static void pass_close(pass *p) {
     df_coder_close(&p->coder);
     df_free(p->rows);
-    df_free(p->start);
     df_free(p->x);
     df_free(p->x_hat);
     df_free(p->sums);
@@ -114,7 +90,7 @@ static void pass_close(pass *p) {
 }
 
 static size_t rows_of_rank(const pass *p, int rank) {
-    df_range buckets = df_share(DF_EVAL_BUCKETS, df_comm_size(p->comm), rank);
+    df_range buckets = df_share(DF_BUCKETS, df_comm_size(p->comm), rank);
     return (size_t)(p->start[buckets.first + buckets.count] - p->start[buckets.first]);
 }
 
@@ -153,7 +129,8 @@ static df_status run_batch(pass *p, size_t done, df_evaluation *out) {
     const df_codes *codes = NULL;
     memset(p->x + n * width, 0, (p->each - n) * width * sizeof *p->x);
     df_timer_start("read");
-    df_status status = df_rows_gather(p->dict, p->acts, p->site, p->rows + done * (n > 0), n, p->x);
+    const uint64_t *rows = p->rows + (n > 0 ? p->start[p->buckets.first] + done : 0);
+    df_status status = df_rows_gather(p->dict, p->acts, p->site, rows, n, p->x);
     df_timer_stop("read");
     DF_TRY(df_agree(p->comm, status));
     df_timer_start("encode and decode");
@@ -187,7 +164,7 @@ static void gather_sums(pass *p, double *all) {
     int size = df_comm_size(p->comm);
     size_t width = sums_width(p->dict);
     for (int r = 0; r < size; r++)
-        p->counts[r] = df_share(DF_EVAL_BUCKETS, size, r).count * width * sizeof *all;
+        p->counts[r] = df_share(DF_BUCKETS, size, r).count * width * sizeof *all;
     df_allgather(p->comm, p->sums + p->buckets.first * width, p->counts, all);
 }
 
@@ -206,8 +183,8 @@ static void count_latents(const pass *p, df_evaluation *out) {
 }
 
 static df_status summarise(pass *p, df_evaluation *out) {
-    double *all = NULL; // [DF_EVAL_BUCKETS, sums_width]
-    DF_TRY(df_agree(p->comm, DF_NEW(all, DF_EVAL_BUCKETS * sums_width(p->dict))));
+    double *all = NULL; // [DF_BUCKETS, sums_width]
+    DF_TRY(df_agree(p->comm, DF_NEW(all, DF_BUCKETS * sums_width(p->dict))));
     gather_sums(p, all);
     df_status status = sums_fvu(p->dict, all, out);
     count_latents(p, out);

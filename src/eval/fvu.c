@@ -30,51 +30,35 @@ void sums_add(const df_dict *dict, const float *x, const float *x_hat, size_t n,
     }
 }
 
-/* sum |e|^2 / (sum |x|^2 - |sum x|^2 / rows) of the total less one bucket (NULL: less nothing). */
-static double fvu_without(const df_dict *dict, size_t s, const double *total,
-                          const double *bucket) {
-    const df_dict_site *site = &dict->site[s];
-    size_t squares = 1 + dict->width, errors = squares + dict->sites;
-    double rows = total[0] - (bucket != NULL ? bucket[0] : 0), mean_part = 0;
-    for (size_t c = site->first; c < site->first + site->width; c++) {
-        double sum = total[1 + c] - (bucket != NULL ? bucket[1 + c] : 0);
-        mean_part += sum * sum;
-    }
-    double square = total[squares + s] - (bucket != NULL ? bucket[squares + s] : 0);
-    double error = total[errors + s] - (bucket != NULL ? bucket[errors + s] : 0);
-    return error / (square - mean_part / rows);
-}
+/* Which site of which dictionary a statistic is of. */
+typedef struct which {
+    const df_dict *dict;
+    size_t site;
+} which;
 
-/* NaN where fewer than two buckets have rows: one bucket has no spread. */
-static double jackknife_error(const df_dict *dict, size_t s, const double *total,
-                              const double *buckets) {
-    double value[DF_EVAL_BUCKETS], mean = 0, spread = 0;
-    size_t n = 0;
-    for (size_t b = 0; b < DF_EVAL_BUCKETS; b++) {
-        const double *bucket = buckets + b * sums_width(dict);
-        if (bucket[0] > 0 && bucket[0] < total[0]) value[n++] = fvu_without(dict, s, total, bucket);
-    }
-    if (n < 2) return NAN;
-    for (size_t i = 0; i < n; i++) mean += value[i] / (double)n;
-    for (size_t i = 0; i < n; i++) spread += (value[i] - mean) * (value[i] - mean);
-    return sqrt((double)(n - 1) / (double)n * spread);
+/* sum |e|^2 / (sum |x|^2 - |sum x|^2 / rows) of one site. */
+static double fvu_of(const double *sums, void *context) {
+    const which *w = context;
+    const df_dict_site *site = &w->dict->site[w->site];
+    const double *column = sums + 1, *square = column + w->dict->width;
+    const double *error = square + w->dict->sites;
+    double mean_part = 0;
+    for (size_t c = site->first; c < site->first + site->width; c++)
+        mean_part += column[c] * column[c];
+    return error[w->site] / (square[w->site] - mean_part / sums[0]);
 }
 
 df_status sums_fvu(const df_dict *dict, const double *buckets, df_evaluation *out) {
-    size_t width = sums_width(dict);
-    double *total = NULL; // [width]
-    DF_TRY(DF_NEW(total, width));
-    df_status status = DF_OK;
-    for (size_t b = 0; b < DF_EVAL_BUCKETS; b++)
-        for (size_t i = 0; i < width; i++) total[i] += buckets[b * width + i];
-    for (size_t s = 0; s < dict->sites && status == DF_OK; s++) {
-        out->fvu[s] = fvu_without(dict, s, total, NULL);
-        out->fvu_error[s] = jackknife_error(dict, s, total, buckets);
-        if (!isfinite(out->fvu[s]))
-            status = df_fail(DF_BAD_INPUT,
-                             "the held-out rows of %s, model %s, do not vary: FVU has no meaning",
-                             dict->site[s].name, dict->site[s].model);
+    for (size_t s = 0; s < dict->sites; s++) {
+        which w = {dict, s};
+        df_estimate found;
+        DF_TRY(df_jackknife(buckets, sums_width(dict), fvu_of, &w, &found));
+        if (!isfinite(found.value))
+            return df_fail(DF_BAD_INPUT,
+                           "the held-out rows of %s, model %s, do not vary: FVU has no meaning",
+                           dict->site[s].name, dict->site[s].model);
+        out->fvu[s] = found.value;
+        out->fvu_error[s] = found.error;
     }
-    df_free(total);
-    return status;
+    return DF_OK;
 }
