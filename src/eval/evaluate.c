@@ -11,13 +11,13 @@ typedef struct pass {
     df_dict *dict;
     df_acts *const *acts;
     const size_t *site;
-    uint64_t *rows;   // this rank's rows, bucket by bucket, ascending inside each
-    uint64_t *start;  // [DF_BUCKETS + 1] where each bucket begins, over all ranks
-    df_range buckets; // of this rank
-    size_t each;      // rows of one rank in one call
-    float *x, *x_hat; // [each, width]
-    double *sums;     // [DF_BUCKETS, sums_width]
-    size_t *counts;   // [size]
+    uint64_t *rows;                 // all held-out rows in use, ascending
+    uint64_t start[DF_BUCKETS + 1]; // where each bucket begins in `rows`
+    df_range buckets;               // of this rank
+    size_t each;                    // rows of one rank in one call
+    float *x, *x_hat;               // [each, width]
+    double *sums;                   // [DF_BUCKETS, sums_width]
+    size_t *counts;                 // [size]
 } pass;
 
 /* ---- which rows --------------------------------------------------------------------------------
