@@ -108,12 +108,15 @@ void df_dot4(const float *x, const float *const w[4], size_t n, float out[4]); /
 
 /* y += a * x, the product rounded before the sum. */
 void df_add_scaled(float *y, float a, const float *x, size_t n);
+void df_set_scaled(float *y, float a, const float *x, size_t n); /* y = 0 + a * x: never a negative zero */
+void df_add_row(float *y, const float *x, size_t n);             /* y += x */
 /* Sum of squares in 8 lanes of double, lanes then summed in a fixed tree. */
 double df_sum_squares(const float *x, size_t n);
 double df_sum_squares_plain(const float *x, size_t n);
 
 /* One row of a screen block: entry i has the upper bound u = product[i] * scale[i] + lift[i] + norm * slack[i]. Entries with
- * u >= floor are appended to (upper, label), label = first + i. Returns how many; there is room for n. */
+ * u >= floor are written to (upper, label), label = first + i, ascending. Returns how many; there is room for n + 16, because whole
+ * registers are stored. */
 typedef struct df_scan {
     const float *product, *scale, *lift, *slack; /* [n] */
     size_t n;

@@ -1,0 +1,157 @@
+/* What runs a dictionary outside training: open, encode, decode, apply. */
+#include "coder.h"
+
+#include <float.h>
+#include <string.h>
+
+/* ---- open and close ---------------------------------------------------------------------------- */
+
+static df_status open_lists(df_coder *c) {
+    size_t n = df_list_capacity(c);
+    for (int t = 0; t < c->threads && n > 0; t++) {
+        df_candidates *s = &c->worker[t].list;
+        float *pool = df_alloc(n, 4 * sizeof *pool);
+        if (pool == NULL) return DF_FAILED;
+        *s = (df_candidates){.upper = pool, .value = pool + n, .row = (uint32_t *)(pool + 2 * n), .latent = (uint32_t *)(pool + 3 * n),
+                             .capacity = n, .limit = n};
+    }
+    return DF_OK;
+}
+
+static df_status allocate(df_coder *c) {
+    df_layout count = {0}, real = {0};
+    DF_TRY(DF_NEW(c->worker, (size_t)c->threads));
+    df_layout_base(c, &count);
+    for (int t = 0; t < c->threads; t++) c->worker[t] = (df_worker){0};
+    c->arena = df_alloc(count.used, 1);
+    if (c->arena == NULL) return DF_FAILED;
+    real.base = c->arena;
+    df_layout_base(c, &real);
+    df_decode_plan(c);
+    DF_TRY(open_lists(c));
+    return df_codes_reserve(&c->main, df_code_capacity(c));
+}
+
+static df_status check_shape(const df_dict *d, size_t max_rows) {
+    if (d->latents == 0 || d->width == 0 || max_rows == 0)
+        return df_fail(DF_FAILED, "a coder needs latents, columns and rows; there are %zu, %zu and %zu", d->latents, d->width, max_rows);
+    if (d->latents >= UINT32_MAX || max_rows >= UINT32_MAX)
+        return df_fail(DF_FAILED, "%zu latents or %zu rows do not fit in 32 bits", d->latents, max_rows);
+    if (d->activation != DF_RELU && (d->k == 0 || d->k > d->latents))
+        return df_fail(DF_USAGE, "k is %zu; it must be between 1 and the number of latents, %zu", d->k, d->latents);
+    return DF_OK;
+}
+
+df_status df_coder_open(df_comm *comm, df_kernels *kernels, df_dict *dict, size_t max_rows, df_coder **out) {
+    df_coder *c;
+    *out = NULL;
+    DF_TRY(check_shape(dict, max_rows));
+    df_status status = DF_NEW(c, 1);
+    if (status == DF_OK) {
+        c->comm = comm;
+        c->kernels = kernels;
+        c->rank = df_comm_rank(comm);
+        c->size = df_comm_size(comm);
+        df_coder_shape(c, dict, max_rows, dict->mine);
+        status = allocate(c);
+    }
+    status = df_agree(comm, status);
+    if (status != DF_OK) df_coder_close(&c);
+    *out = c;
+    return status;
+}
+
+void df_coder_close(df_coder **coder) {
+    df_coder *c = *coder;
+    if (c == NULL) return;
+    for (int t = 0; t < c->threads && c->worker != NULL; t++) df_free(c->worker[t].list.upper);
+    df_free(c->main.codes.value);
+    df_free(c->aux.codes.value);
+    df_free(c->worker);
+    df_free(c->train_arena);
+    df_free(c->arena);
+    df_free(c);
+    *coder = NULL;
+}
+
+/* ---- encode ------------------------------------------------------------------------------------ */
+
+static df_status encode_rows(df_coder *c) {
+    df_screen_rows(c, (df_view){.n = c->local}, c->dict->k);
+    df_select_rows(c, c->dict->k, &c->main);
+    return DF_OK;
+}
+
+static df_status encode_batch(df_coder *c) {
+    size_t keep = c->dict->k * c->rows;
+    DF_TRY(df_agree(c->comm, df_screen_lists(c, FLT_TRUE_MIN, keep)));
+    df_select_batch(c, keep);
+    return df_agree(c->comm, df_lists_to_codes(c, &c->main));
+}
+
+static df_status encode_above(df_coder *c, float threshold) {
+    df_status status = df_screen_lists(c, threshold > FLT_TRUE_MIN ? threshold : FLT_TRUE_MIN, SIZE_MAX);
+    if (status == DF_OK) {
+        df_settle_above(c, threshold);
+        status = df_lists_to_codes(c, &c->main);
+    }
+    return df_agree(c->comm, status);
+}
+
+df_status df_coder_encode(df_coder *c, const float *x, size_t rows, bool training, const df_codes **codes) {
+    *codes = &c->main.codes;
+    for (int t = 0; t < c->threads; t++) {
+        df_worker *w = &c->worker[t];
+        w->settled_rows = 0;
+        w->gemm_seconds = w->scan_seconds = w->settle_seconds = 0.0;
+    }
+    DF_TRY(df_agree(c->comm, df_coder_prepare(c, x, rows)));
+    switch (c->dict->activation) {
+    case DF_TOPK: return encode_rows(c);
+    case DF_BATCHTOPK:
+        if (training) return encode_batch(c);
+        if (!(c->dict->threshold >= 0.0f))
+            return df_fail(DF_BAD_INPUT, "this BatchTopK dictionary has no threshold yet: train it past train.threshold_start");
+        return encode_above(c, c->dict->threshold);
+    case DF_RELU: return encode_above(c, 0.0f);
+    }
+    return df_fail(DF_FAILED, "unknown activation %d", (int)c->dict->activation);
+}
+
+/* ---- decode ------------------------------------------------------------------------------------ */
+
+static void add_bias(const df_coder *c, float *row) {
+    df_add_row(row, c->dict->b_dec, c->width);
+}
+
+void df_decode(df_coder *c, const df_codes *codes, bool bias, float *out) {
+    df_range mine = df_share(codes->rows, c->size, c->rank);
+    if (c->size > 1) {
+        df_decode_local(c, codes);
+        df_decode_exchange(c, codes->rows);
+    }
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < mine.count; r++) {
+        float *row = out + r * c->width;
+        if (c->size > 1) df_decode_finish(c, r, mine.count, row);
+        else df_decode_row(c, df_coder_worker(c), codes, r, row);
+        if (bias) add_bias(c, row);
+    }
+}
+
+df_status df_coder_decode(df_coder *c, const df_codes *codes, float *x_hat) {
+    df_decode(c, codes, true, x_hat);
+    return DF_OK;
+}
+
+df_status df_coder_apply(df_coder *c, const float *x_mine, size_t n, float *x_hat_mine, const df_codes **codes) {
+    size_t rows = n * (size_t)c->size;
+    const df_codes *found;
+    if (rows > c->max_rows)
+        return df_fail(DF_FAILED, "%zu rows on each of %d ranks; the coder was opened for %zu in all", n, c->size, c->max_rows);
+    for (int p = 0; p < c->size; p++) c->send_bytes[p] = n * c->width * sizeof *x_mine;
+    df_allgather(c->comm, x_mine, c->send_bytes, c->centered); // centred in place
+    DF_TRY(df_coder_encode(c, c->centered, rows, false, &found));
+    if (codes != NULL) *codes = found;
+    return df_coder_decode(c, found, x_hat_mine);
+}

@@ -1,0 +1,113 @@
+/* The sparse decode: sums of latent blocks, added in the fixed binary tree over all blocks (design section 3).
+ *
+ * A block without active latents, or a subtree without any, is left out. That changes no bit: partial sums start from +0 and
+ * so are never a negative zero, and adding +0 to anything else gives it back. */
+#include "coder.h"
+
+#include <string.h>
+
+typedef struct tree {
+    float *sums;  /* [STACK_DEPTH, width] */
+    size_t leaf[STACK_DEPTH];
+    size_t depth, width;
+} tree;
+
+/* Height of the smallest subtree that holds both leaves. */
+static int join_height(size_t a, size_t b) {
+    return a == b ? 0 : 64 - __builtin_clzll((unsigned long long)(a ^ b));
+}
+
+static void merge_top(tree *t) {
+    t->depth--;
+    df_add_row(t->sums + (t->depth - 1) * t->width, t->sums + t->depth * t->width, t->width);
+}
+
+/* Opens the place of the next leaf, to the right of all before; finishes the subtrees that end left of it. */
+static float *open_leaf(tree *t, size_t leaf) {
+    while (t->depth >= 2 && join_height(t->leaf[t->depth - 2], t->leaf[t->depth - 1]) < join_height(t->leaf[t->depth - 1], leaf))
+        merge_top(t);
+    t->leaf[t->depth] = leaf;
+    return t->sums + t->depth++ * t->width;
+}
+
+static void close_tree(tree *t, float *out) {
+    while (t->depth >= 2) merge_top(t);
+    if (t->depth == 1) memcpy(out, t->sums, t->width * sizeof *out);
+    else memset(out, 0, t->width * sizeof *out);
+}
+
+/* The sum over entries [from, to) of one row, which lie inside one subtree. */
+static void sum_entries(const df_coder *c, df_worker *w, const df_codes *codes, df_range entries, float *out) {
+    tree t = {.sums = w->stack, .width = c->width};
+    size_t open = SIZE_MAX;
+    for (size_t i = entries.first; i < entries.first + entries.count; i++) {
+        size_t latent = codes->latent[i], leaf = (c->dict->mine.first + latent) / c->block;
+        const float *row = c->dict->w_dec + latent * c->width;
+        if (leaf == open) {
+            df_add_scaled(t.sums + (t.depth - 1) * t.width, codes->value[i], row, c->width);
+            continue;
+        }
+        open = leaf;
+        df_set_scaled(open_leaf(&t, leaf), codes->value[i], row, c->width);
+    }
+    close_tree(&t, out);
+}
+
+void df_decode_row(const df_coder *c, df_worker *w, const df_codes *codes, size_t row, float *out) {
+    df_range all = {codes->start[row], codes->start[row + 1] - codes->start[row]};
+    sum_entries(c, w, codes, all, out);
+}
+
+void df_decode_plan(df_coder *c) {
+    size_t n = 0;
+    for (int p = 0; p < c->size; p++) {
+        df_range blocks = df_share(c->blocks, c->size, p);
+        df_node room[128];
+        c->node_start[p] = n;
+        size_t count = df_tree_nodes(c->blocks, blocks.first, blocks.count, room);
+        if (c->nodes != NULL) memcpy(c->nodes + n, room, count * sizeof *room);
+        n += count;
+    }
+    c->node_start[c->size] = n;
+}
+
+/* The partials of one row: one per maximal subtree of this rank. */
+static void partial_row(df_coder *c, df_worker *w, const df_codes *codes, size_t row) {
+    size_t first = c->node_start[c->rank], n = c->node_start[c->rank + 1] - first, at = codes->start[row];
+    for (size_t i = 0; i < n; i++) {
+        df_node node = c->nodes[first + i];
+        size_t end = (size_t)(node.index + 1) << node.height, from = at;
+        while (at < codes->start[row + 1] && (c->dict->mine.first + codes->latent[at]) / c->block < end) at++;
+        sum_entries(c, w, codes, (df_range){from, at - from}, c->partials + (row * n + i) * c->width);
+    }
+}
+
+void df_decode_local(df_coder *c, const df_codes *codes) {
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < codes->rows; r++) partial_row(c, df_coder_worker(c), codes, r);
+}
+
+void df_decode_exchange(df_coder *c, size_t rows) {
+    df_range mine = df_share(rows, c->size, c->rank);
+    size_t row = c->width * sizeof(float), my_nodes = c->node_start[c->rank + 1] - c->node_start[c->rank];
+    for (int p = 0; p < c->size; p++) {
+        c->send_bytes[p] = df_share(rows, c->size, p).count * my_nodes * row;
+        c->receive_bytes[p] = mine.count * (c->node_start[p + 1] - c->node_start[p]) * row;
+    }
+    df_exchange(c->comm, c->partials, c->send_bytes, c->arrived, c->receive_bytes);
+}
+
+/* Finishes the tree for one of this rank's rows: arrived is [ranks][rows, nodes of that rank, width]. */
+void df_decode_finish(df_coder *c, size_t row, size_t rows, float *out) {
+    tree t = {.sums = df_coder_worker(c)->stack, .width = c->width};
+    const float *from = c->arrived;
+    for (int p = 0; p < c->size; p++) {
+        size_t n = c->node_start[p + 1] - c->node_start[p];
+        for (size_t i = 0; i < n; i++) {
+            df_node node = c->nodes[c->node_start[p] + i];
+            memcpy(open_leaf(&t, (size_t)node.index << node.height), from + (row * n + i) * c->width, c->width * sizeof *out);
+        }
+        from += rows * n * c->width;
+    }
+    close_tree(&t, out);
+}

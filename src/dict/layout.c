@@ -1,0 +1,195 @@
+/* The coder's memory. One layout function both counts (df_coder_plan_bytes) and hands out (df_coder_open), so that the plan
+ * is what is allocated. */
+#include "coder.h"
+
+#include <omp.h>
+#include <string.h>
+
+#define TAKE(pointer, n) ((pointer) = df_layout_take(l, (n), sizeof *(pointer)))
+
+void *df_layout_take(df_layout *l, size_t n, size_t size) {
+    void *piece = l->base != NULL ? l->base + l->used : NULL;
+    l->used += (n * size + 63) / 64 * 64;
+    return piece;
+}
+
+static size_t smaller(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
+static size_t larger(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+size_t df_coder_aux_room(const df_dict *d) {
+    size_t half = d->sites > 0 ? d->site[0].width / 2 : d->width / 2;
+    return smaller(larger(half, 512), d->latents);
+}
+
+static size_t row_capacity(size_t k) {
+    return 2 * k + SCREEN_LATENTS + 16;
+}
+
+size_t df_list_capacity(const df_coder *c) {
+    size_t room = SCREEN_LATENTS + 16;
+    if (c->dict->activation == DF_TOPK) return 0;
+    if (c->dict->activation == DF_BATCHTOPK) return 2 * c->dict->k * c->max_rows + room;
+    size_t rows = c->max_rows / (size_t)c->threads + SCREEN_ROWS; // a static share of whole screen blocks
+    return smaller(rows, c->max_rows) * c->local + room;
+}
+
+size_t df_code_capacity(const df_coder *c) {
+    size_t per_row = c->dict->activation == DF_RELU ? c->local : smaller(c->dict->k, c->local);
+    return c->max_rows * per_row;
+}
+
+/* ---- shared by all activations ----------------------------------------------------------------- */
+
+static void lay_out_exchange(df_coder *c, df_layout *l) {
+    size_t size = (size_t)c->size, mine = c->max_rows / size + 1;
+    TAKE(c->nodes, 128 * size);
+    TAKE(c->node_start, size + 1);
+    TAKE(c->send_bytes, size);
+    TAKE(c->receive_bytes, size);
+    if (c->size == 1) return;
+    size_t nodes = 0, my_nodes = 0;
+    for (int p = 0; p < c->size; p++) {
+        df_node room[128];
+        df_range blocks = df_share(c->blocks, c->size, p);
+        size_t n = df_tree_nodes(c->blocks, blocks.first, blocks.count, room);
+        nodes += n;
+        if (p == c->rank) my_nodes = n;
+    }
+    TAKE(c->partials, c->max_rows * my_nodes * c->width);
+    TAKE(c->arrived, mine * nodes * c->width);
+    TAKE(c->mine, mine * c->width);
+}
+
+static void lay_out_worker(df_coder *c, df_layout *l, df_worker *w) {
+    TAKE(w->block, SCREEN_ROWS * SCREEN_LATENTS);
+    TAKE(w->stack, STACK_DEPTH * c->width);
+    if (c->dict->activation != DF_BATCHTOPK) return;
+    w->order_capacity = df_list_capacity(c);
+    TAKE(w->order, w->order_capacity);
+    TAKE(w->keys, w->order_capacity);
+}
+
+void df_layout_base(df_coder *c, df_layout *l) {
+    TAKE(c->centered, c->max_rows * c->width);
+    TAKE(c->x_norm, c->max_rows);
+    TAKE(c->norm, c->local);
+    TAKE(c->scale, c->local);
+    TAKE(c->slack, c->local);
+    TAKE(c->extra, c->local);
+    TAKE(c->lift, c->local);
+    TAKE(c->counters, 2048);
+    TAKE(c->main.codes.start, c->max_rows + 1);
+    lay_out_exchange(c, l);
+    for (int t = 0; t < c->threads; t++) lay_out_worker(c, l, &c->worker[t]);
+    if (c->dict->activation == DF_TOPK) df_layout_rows(c, l, c->dict->k);
+}
+
+/* ---- TopK -------------------------------------------------------------------------------------- */
+
+static void lay_out_row_pool(df_coder *c, df_layout *l, df_worker *w, size_t k) {
+    size_t capacity = row_capacity(k), order = larger(capacity, (size_t)c->size * k);
+    TAKE(w->rows, SCREEN_ROWS);
+    TAKE(w->pool_upper, SCREEN_ROWS * capacity);
+    TAKE(w->pool_value, SCREEN_ROWS * capacity);
+    TAKE(w->pool_row, SCREEN_ROWS * capacity);
+    TAKE(w->pool_latent, SCREEN_ROWS * capacity);
+    if (order > w->order_capacity) {
+        w->order_capacity = order;
+        TAKE(w->order, order);
+        TAKE(w->keys, order);
+    }
+    for (size_t r = 0; r < SCREEN_ROWS && l->base != NULL; r++)
+        w->rows[r] = (df_candidates){.upper = w->pool_upper + r * capacity, .value = w->pool_value + r * capacity,
+                                     .row = w->pool_row + r * capacity, .latent = w->pool_latent + r * capacity,
+                                     .capacity = capacity, .limit = capacity};
+}
+
+void df_layout_rows(df_coder *c, df_layout *l, size_t k) {
+    size_t mine = c->max_rows / (size_t)c->size + 1;
+    c->row_k = k;
+    TAKE(c->picked_value, c->max_rows * k);
+    TAKE(c->picked_latent, c->max_rows * k);
+    TAKE(c->picked_count, c->max_rows);
+    if (c->size > 1) {
+        TAKE(c->send_keys, c->max_rows * k);
+        TAKE(c->receive_keys, (size_t)c->size * mine * k);
+        TAKE(c->cut_keys, c->max_rows);
+    }
+    for (int t = 0; t < c->threads; t++) lay_out_row_pool(c, l, &c->worker[t], k);
+}
+
+/* ---- training ---------------------------------------------------------------------------------- */
+
+static void lay_out_state(df_coder *c, df_layout *l) {
+    df_trainer_state *s = &c->state;
+    TAKE(s->m_enc, c->local * c->width);
+    TAKE(s->v_enc, c->local * c->width);
+    TAKE(s->m_dec, c->local * c->width);
+    TAKE(s->v_dec, c->local * c->width);
+    TAKE(s->m_bias, c->local);
+    TAKE(s->v_bias, c->local);
+    TAKE(s->m_center, c->width);
+    TAKE(s->v_center, c->width);
+    TAKE(s->silent, c->local);
+}
+
+void df_layout_train(df_coder *c, df_layout *l) {
+    size_t statistics = df_statistics_width(c), leaves = (c->max_rows + STAT_ROWS - 1) / STAT_ROWS;
+    lay_out_state(c, l);
+    TAKE(c->error, c->max_rows * c->width);
+    TAKE(c->aux_error, c->max_rows * c->width);
+    TAKE(c->row_leaves, df_share(leaves, c->size, 0).count * statistics);
+    TAKE(c->block_leaves, c->my_blocks.count * c->width);
+    TAKE(c->totals, statistics);
+    TAKE(c->center_gradient, c->width);
+    TAKE(c->dead_list, c->local);
+    TAKE(c->main.latent_start, c->local + 1);
+    TAKE(c->aux.latent_start, c->local + 1);
+    TAKE(c->aux.codes.start, c->max_rows + 1);
+    for (int t = 0; t < c->threads; t++) {
+        df_worker *w = &c->worker[t];
+        TAKE(w->panel, SCREEN_LATENTS * c->width);
+        TAKE(w->scale, SCREEN_LATENTS);
+        TAKE(w->lift, SCREEN_LATENTS);
+        TAKE(w->slack, SCREEN_LATENTS);
+        TAKE(w->g_enc, c->width);
+        TAKE(w->g_dec, c->width);
+    }
+    if (df_coder_aux_room(c->dict) > c->row_k) df_layout_rows(c, l, df_coder_aux_room(c->dict));
+}
+
+/* ---- the plan ---------------------------------------------------------------------------------- */
+
+void df_coder_shape(df_coder *c, df_dict *dict, size_t max_rows, df_range mine) {
+    c->dict = dict;
+    c->max_rows = max_rows;
+    c->width = dict->width;
+    c->local = mine.count;
+    c->threads = omp_get_max_threads();
+    c->block = df_dict_block_latents(dict->latents);
+    c->blocks = (dict->latents + c->block - 1) / c->block;
+    c->my_blocks = df_share(c->blocks, c->size, c->rank);
+}
+
+/* Of the fullest rank, which is the first. */
+size_t df_coder_plan_bytes(const df_dict *dict, size_t max_rows, int size, bool training) {
+    df_worker workers[64] = {{0}}; // more threads than that repeat the last one's needs
+    df_dict copy = *dict;
+    df_coder c = {.size = size, .worker = workers};
+    df_layout l = {0};
+    df_coder_shape(&c, &copy, max_rows, df_dict_share(dict->latents, size, 0));
+    int threads = c.threads;
+    if (threads > 64) c.threads = 64;
+    df_layout_base(&c, &l);
+    if (training) df_layout_train(&c, &l);
+    size_t bytes = l.used + sizeof c + (size_t)threads * sizeof(df_worker);
+    bytes += (size_t)threads * df_list_capacity(&c) * 16;
+    bytes += df_code_capacity(&c) * (training ? 24 : 8);
+    if (training) bytes += max_rows * smaller(df_coder_aux_room(dict), c.local) * 24;
+    return bytes;
+}

@@ -1,0 +1,252 @@
+/* Selection over all latents of all ranks, on settled scores; ties go to the smaller row, then the smaller latent. */
+#include "coder.h"
+
+#include <string.h>
+
+#define DIGIT_BITS 11
+#define DIGITS ((size_t)1 << DIGIT_BITS)
+
+/* Positive floats order like their bits; the key of a better entry is smaller. */
+static uint32_t bits_of(float x) {
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    return u;
+}
+
+static uint64_t score_key(float score, size_t latent) {
+    return (uint64_t)(uint32_t)~bits_of(score) << 32 | (uint32_t)latent;
+}
+
+/* ---- TopK -------------------------------------------------------------------------------------- */
+
+static float score_of(const df_coder *c, uint32_t latent, float value) {
+    return value * c->scale[latent];
+}
+
+static void fill_keys(df_coder *c, size_t row, size_t k) {
+    const float *value = c->picked_value + row * k;
+    const uint32_t *latent = c->picked_latent + row * k;
+    uint64_t *key = c->send_keys + row * k;
+    for (size_t i = 0; i < k; i++)
+        key[i] = i < c->picked_count[row] ? score_key(score_of(c, latent[i], value[i]), c->dict->mine.first + latent[i]) : UINT64_MAX;
+}
+
+/* The k-th best key of one of this rank's rows, from the winners of all ranks: receive_keys is [ranks, mine.count, k]. */
+static uint64_t cut_of(df_coder *c, size_t row, size_t rows_mine, size_t k) {
+    uint64_t *keys = df_coder_worker(c)->keys;
+    size_t n = 0;
+    for (int p = 0; p < c->size; p++) {
+        const uint64_t *from = c->receive_keys + ((size_t)p * rows_mine + row) * k;
+        for (size_t i = 0; i < k && from[i] != UINT64_MAX; i++) keys[n++] = from[i];
+    }
+    return n <= k ? UINT64_MAX : df_nth_smallest(keys, n, k);
+}
+
+static void row_bytes(const df_coder *c, size_t each, size_t *bytes) {
+    for (int p = 0; p < c->size; p++) bytes[p] = df_share(c->rows, c->size, p).count * each;
+}
+
+static void exchange_cuts(df_coder *c, size_t k) {
+    df_range mine = df_share(c->rows, c->size, c->rank);
+    row_bytes(c, k * sizeof(uint64_t), c->send_bytes);
+    for (int p = 0; p < c->size; p++) c->receive_bytes[p] = mine.count * k * sizeof(uint64_t);
+    df_exchange(c->comm, c->send_keys, c->send_bytes, c->receive_keys, c->receive_bytes);
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < mine.count; r++) c->send_keys[r] = cut_of(c, r, mine.count, k);
+    row_bytes(c, sizeof(uint64_t), c->receive_bytes);
+    df_allgather(c->comm, c->send_keys, c->receive_bytes, c->cut_keys);
+}
+
+/* Drops the local winners behind the row's cut. */
+static void apply_cut(df_coder *c, size_t row, size_t k) {
+    float *value = c->picked_value + row * k;
+    uint32_t *latent = c->picked_latent + row * k;
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < c->picked_count[row]; i++) {
+        if (score_key(score_of(c, latent[i], value[i]), c->dict->mine.first + latent[i]) > c->cut_keys[row]) continue;
+        value[kept] = value[i];
+        latent[kept++] = latent[i];
+    }
+    c->picked_count[row] = kept;
+}
+
+void df_select_rows(df_coder *c, size_t k, df_code_store *out) {
+    if (c->size > 1) {
+        for (size_t r = 0; r < c->rows; r++) fill_keys(c, r, k);
+        exchange_cuts(c, k);
+        for (size_t r = 0; r < c->rows; r++) apply_cut(c, r, k);
+    }
+    uint64_t n = 0;
+    for (size_t r = 0; r < c->rows; r++) {
+        out->codes.start[r] = n;
+        n += c->picked_count[r];
+    }
+    out->codes.start[c->rows] = n;
+    out->codes.rows = c->rows;
+    for (size_t r = 0; r < c->rows; r++) {
+        memcpy(out->codes.value + out->codes.start[r], c->picked_value + r * k, c->picked_count[r] * sizeof(float));
+        memcpy(out->codes.latent + out->codes.start[r], c->picked_latent + r * k, c->picked_count[r] * sizeof(uint32_t));
+    }
+}
+
+/* ---- BatchTopK --------------------------------------------------------------------------------- */
+
+typedef uint64_t (*key_of)(const df_coder *c, const df_candidates *s, size_t i);
+
+static uint64_t batch_key(const df_coder *c, const df_candidates *s, size_t i) {
+    (void)c;
+    return (uint32_t)~bits_of(s->upper[i]);
+}
+
+static uint64_t place_key(const df_coder *c, const df_candidates *s, size_t i) {
+    return (uint64_t)s->row[i] << 32 | (c->dict->mine.first + s->latent[i]);
+}
+
+/* Entries a pass looks at: all, or those with the cut's score. */
+typedef struct radix {
+    key_of key;
+    bool ties_only;
+    float score;
+    uint64_t prefix; /* the digits found so far, as high bits */
+    int shift;       /* the lowest bit of the digit now being found */
+} radix;
+
+static void count_digit(df_coder *c, const radix *x, const df_candidates *s) {
+    for (size_t i = 0; i < s->count; i++) {
+        if (x->ties_only && s->upper[i] != x->score) continue;
+        uint64_t key = x->key(c, s, i);
+        if (x->shift + DIGIT_BITS < 64 && key >> (x->shift + DIGIT_BITS) != x->prefix >> (x->shift + DIGIT_BITS)) continue;
+        c->counters[key >> x->shift & (DIGITS - 1)]++;
+    }
+}
+
+/* The n-th smallest key over all ranks; *before gets how many keys are smaller. Collective. */
+static uint64_t radix_nth(df_coder *c, radix x, int bits, uint64_t n, uint64_t *before) {
+    uint64_t smaller = 0;
+    for (x.shift = (bits - 1) / DIGIT_BITS * DIGIT_BITS; x.shift >= 0; x.shift -= DIGIT_BITS) {
+        memset(c->counters, 0, DIGITS * sizeof *c->counters);
+        for (int t = 0; t < c->threads; t++) count_digit(c, &x, &c->worker[t].list);
+        df_sum_u64(c->comm, c->counters, DIGITS);
+        uint64_t digit = 0;
+        while (digit + 1 < DIGITS && smaller + c->counters[digit] < n) smaller += c->counters[digit++];
+        x.prefix |= digit << x.shift;
+    }
+    *before = smaller;
+    return x.prefix;
+}
+
+static void cut_lists(df_coder *c, float score, uint64_t last_tie) {
+    for (int t = 0; t < c->threads; t++) {
+        df_candidates *s = &c->worker[t].list;
+        size_t kept = 0;
+        for (size_t i = 0; i < s->count; i++) {
+            if (s->upper[i] < score || (s->upper[i] == score && place_key(c, s, i) > last_tie)) continue;
+            s->upper[kept] = s->upper[i];
+            s->value[kept] = s->value[i];
+            s->row[kept] = s->row[i];
+            s->latent[kept++] = s->latent[i];
+        }
+        s->count = s->exact = kept;
+    }
+}
+
+/* How many candidates have exactly this score, over all ranks. */
+static uint64_t count_ties(df_coder *c, float score) {
+    uint64_t n = 0;
+    for (int t = 0; t < c->threads; t++)
+        for (size_t i = 0; i < c->worker[t].list.count; i++) n += c->worker[t].list.upper[i] == score;
+    df_sum_u64(c->comm, &n, 1);
+    return n;
+}
+
+/* Every rank's bound raises everyone's floor, so that less needs settling. */
+static void share_floor(df_coder *c) {
+    double floor = 0.0;
+    for (int t = 0; t < c->threads; t++)
+        if ((double)c->worker[t].list.floor > floor) floor = (double)c->worker[t].list.floor;
+    df_max_double(c->comm, &floor, 1);
+    for (int t = 0; t < c->threads; t++) c->worker[t].list.floor = (float)floor;
+}
+
+static void settle_lists(df_coder *c, size_t keep, float above) {
+#pragma omp parallel for schedule(static)
+    for (int t = 0; t < c->threads; t++) {
+        df_candidates_narrow(c, &c->worker[t], &c->worker[t].list, keep);
+        df_candidates_settle(c, &c->worker[t].list);
+        df_candidates_above(&c->worker[t].list, above);
+    }
+}
+
+static float smallest_score(df_coder *c) {
+    double smallest = 1e300;
+    for (int t = 0; t < c->threads; t++)
+        for (size_t i = 0; i < c->worker[t].list.count; i++)
+            if ((double)c->worker[t].list.upper[i] < smallest) smallest = (double)c->worker[t].list.upper[i];
+    df_min_double(c->comm, &smallest, 1);
+    return smallest < 1e300 ? (float)smallest : 0.0f;
+}
+
+void df_select_batch(df_coder *c, size_t keep) {
+    share_floor(c);
+    settle_lists(c, keep, 0.0f);
+    uint64_t total = 0, before, ignored;
+    for (int t = 0; t < c->threads; t++) total += c->worker[t].list.count;
+    df_sum_u64(c->comm, &total, 1);
+    if (total > keep) {
+        uint64_t key = radix_nth(c, (radix){.key = batch_key}, 32, keep, &before);
+        uint32_t bits = ~(uint32_t)key;
+        float score;
+        memcpy(&score, &bits, sizeof score);
+        uint64_t last = UINT64_MAX;
+        if (count_ties(c, score) > keep - before)
+            last = radix_nth(c, (radix){.key = place_key, .ties_only = true, .score = score}, 64, keep - before, &ignored);
+        cut_lists(c, score, last);
+    }
+    c->cut_score = smallest_score(c);
+}
+
+/* ---- from lists to codes ----------------------------------------------------------------------- */
+
+df_status df_codes_reserve(df_code_store *s, size_t entries) {
+    if (entries <= s->capacity) return DF_OK;
+    size_t wanted = entries > 2 * s->capacity ? entries : 2 * s->capacity;
+    float *pool = df_alloc(wanted, (s->training ? 6 : 2) * sizeof(float));
+    if (pool == NULL) return DF_FAILED;
+    df_free(s->codes.value);
+    s->codes.value = pool;
+    s->codes.latent = (uint32_t *)(pool + wanted);
+    s->capacity = wanted;
+    if (!s->training) return DF_OK;
+    s->gradient = pool + 2 * wanted;
+    s->sorted_row = (uint32_t *)(pool + 3 * wanted);
+    s->sorted_value = pool + 4 * wanted;
+    s->sorted_gradient = pool + 5 * wanted;
+    return DF_OK;
+}
+
+/* Within a list a row's entries are ascending by latent, and rows of different lists differ. */
+df_status df_lists_to_codes(df_coder *c, df_code_store *out) {
+    uint64_t *start = out->codes.start, total = 0;
+    for (int t = 0; t < c->threads; t++) total += c->worker[t].list.count;
+    DF_TRY(df_codes_reserve(out, total));
+    memset(start, 0, (c->rows + 1) * sizeof *start);
+    for (int t = 0; t < c->threads; t++)
+        for (size_t i = 0; i < c->worker[t].list.count; i++) start[c->worker[t].list.row[i] + 1]++;
+    for (size_t r = 0; r < c->rows; r++) start[r + 1] += start[r];
+    for (int t = 0; t < c->threads; t++) {
+        const df_candidates *s = &c->worker[t].list;
+        for (size_t i = 0; i < s->count; i++) {
+            uint64_t at = start[s->row[i]]++;
+            out->codes.value[at] = s->value[i];
+            out->codes.latent[at] = s->latent[i];
+        }
+    }
+    memmove(start + 1, start, c->rows * sizeof *start);
+    start[0] = 0;
+    out->codes.rows = c->rows;
+    return DF_OK;
+}
+
+void df_settle_above(df_coder *c, float above) {
+    settle_lists(c, SIZE_MAX, above);
+}

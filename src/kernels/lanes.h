@@ -1,0 +1,136 @@
+/* Sixteen floats side by side: AVX-512 registers where the build has them, else an array that the compiler vectorises as it
+ * can. Every operation is one IEEE operation per lane, so both give the same bits. The only place that asks for the ISA. */
+#ifndef DF_LANES_H
+#define DF_LANES_H
+
+#include <float.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define LANES 16
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+
+typedef __m512 lanes;
+
+static inline lanes lanes_load(const float *p) {
+    return _mm512_loadu_ps(p);
+}
+static inline lanes lanes_load_part(const float *p, size_t n) { // zeros behind the first n < 16
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+}
+static inline void lanes_store(float *p, lanes a) {
+    _mm512_storeu_ps(p, a);
+}
+static inline lanes lanes_all(float a) {
+    return _mm512_set1_ps(a);
+}
+static inline lanes lanes_fma(lanes a, lanes b, lanes c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+static inline lanes lanes_add(lanes a, lanes b) {
+    return _mm512_add_ps(a, b);
+}
+static inline lanes lanes_sub(lanes a, lanes b) {
+    return _mm512_sub_ps(a, b);
+}
+static inline lanes lanes_mul(lanes a, lanes b) {
+    return _mm512_mul_ps(a, b);
+}
+static inline lanes lanes_div(lanes a, lanes b) {
+    return _mm512_div_ps(a, b);
+}
+static inline lanes lanes_sqrt(lanes a) {
+    return _mm512_sqrt_ps(a);
+}
+static inline lanes lanes_flush(lanes a) { // subnormals become zero
+    __mmask16 normal = _mm512_cmp_ps_mask(_mm512_abs_ps(a), _mm512_set1_ps(FLT_MIN), _CMP_NLT_UQ);
+    return _mm512_maskz_mov_ps(normal, a);
+}
+/* Packs the lanes with a >= b, and their labels first, first + 1, ..., to the front and stores all 16; returns their number. */
+static inline size_t lanes_keep(lanes a, lanes b, uint32_t first, float *values, uint32_t *labels) {
+    __mmask16 keep = _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
+    if (keep == 0) return 0;
+    const __m512i count = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m512i label = _mm512_add_epi32(_mm512_set1_epi32((int)first), count);
+    _mm512_storeu_ps(values, _mm512_maskz_compress_ps(keep, a));
+    _mm512_storeu_si512(labels, _mm512_maskz_compress_epi32(keep, label));
+    return (size_t)__builtin_popcount(keep);
+}
+#else
+
+typedef struct lanes {
+    float lane[LANES];
+} lanes;
+
+#define EACH_LANE for (size_t i = 0; i < LANES; i++)
+
+static inline lanes lanes_load(const float *p) {
+    lanes r;
+    EACH_LANE r.lane[i] = p[i];
+    return r;
+}
+static inline lanes lanes_load_part(const float *p, size_t n) {
+    lanes r;
+    EACH_LANE r.lane[i] = i < n ? p[i] : 0.0f;
+    return r;
+}
+static inline void lanes_store(float *p, lanes a) {
+    EACH_LANE p[i] = a.lane[i];
+}
+static inline lanes lanes_all(float a) {
+    lanes r;
+    EACH_LANE r.lane[i] = a;
+    return r;
+}
+static inline lanes lanes_fma(lanes a, lanes b, lanes c) {
+    EACH_LANE c.lane[i] = fmaf(a.lane[i], b.lane[i], c.lane[i]);
+    return c;
+}
+static inline lanes lanes_add(lanes a, lanes b) {
+    EACH_LANE a.lane[i] += b.lane[i];
+    return a;
+}
+static inline lanes lanes_sub(lanes a, lanes b) {
+    EACH_LANE a.lane[i] -= b.lane[i];
+    return a;
+}
+static inline lanes lanes_mul(lanes a, lanes b) {
+    EACH_LANE a.lane[i] *= b.lane[i];
+    return a;
+}
+static inline lanes lanes_div(lanes a, lanes b) {
+    EACH_LANE a.lane[i] /= b.lane[i];
+    return a;
+}
+static inline lanes lanes_sqrt(lanes a) {
+    EACH_LANE a.lane[i] = sqrtf(a.lane[i]);
+    return a;
+}
+static inline lanes lanes_flush(lanes a) {
+    EACH_LANE a.lane[i] = fabsf(a.lane[i]) < FLT_MIN ? 0.0f : a.lane[i];
+    return a;
+}
+static inline size_t lanes_keep(lanes a, lanes b, uint32_t first, float *values, uint32_t *labels) {
+    size_t n = 0;
+    EACH_LANE {
+        values[n] = a.lane[i];
+        labels[n] = first + (uint32_t)i;
+        n += a.lane[i] >= b.lane[i];
+    }
+    return n;
+}
+#endif
+
+/* The fixed tree over 16 lanes: i with i + 8, then i + 4, i + 2, i + 1. */
+static inline float lanes_sum(lanes a) {
+    float s[LANES];
+    lanes_store(s, a);
+    for (size_t half = LANES / 2; half > 0; half /= 2)
+        for (size_t i = 0; i < half; i++) s[i] += s[i + half];
+    return s[0];
+}
+
+#endif
