@@ -89,6 +89,12 @@ static df_status check_context(const harvest *h) {
                    h->how.context, h->name, h->shape.positions);
 }
 
+// The file's name without its folder: where a text lies is no content.
+static const char *corpus_name(const df_run *run) {
+    const char *path = df_job_text(run->job, "text.file"), *slash = strrchr(path, '/');
+    return slash != NULL ? slash + 1 : path;
+}
+
 /* ---- the output file --------------------------------------------------------------------------- */
 
 static df_status declare(harvest *h, const uint64_t *width, const int64_t *layer) {
@@ -97,7 +103,7 @@ static df_status declare(harvest *h, const uint64_t *width, const int64_t *layer
         .rows = h->text.rows, .windows = h->text.windows, .documents = h->text.documents, .type = h->type, .sites = h->sites,
         .site = h->site, .width = width, .layer = layer, .model = h->name, .model_path = h->model_path, .dtype = "f32",
         .architecture = h->shape.family, .hidden = (int64_t)h->shape.width, .layers = (int64_t)h->shape.layers,
-        .corpus = df_job_text(job, "text.file"), .field = df_job_text(job, "text.field"),
+        .corpus = corpus_name(h->run), .field = df_job_text(job, "text.field"),
         .packing = df_job_text(job, "harvest.packing"), .context = (int64_t)h->how.context, .bos = h->text.bos,
         .model_hash = h->model_hash, .corpus_hash = h->corpus_hash, .tokenizer_hash = h->tokenizer_hash};
     const df_dataset nll = {.path = "/windows/nll", .type = DF_F64, .dims = 1, .shape = {h->text.windows}, .units = "nats",
