@@ -21,7 +21,7 @@ build_packages=(
 )
 test_packages=(
     libcmocka-dev
-    clang libclang-rt-dev             # fuzzers and sanitizers
+    clang libclang-rt-dev libomp-dev  # fuzzers
     slurm-wlm munge                   # a real Slurm for the batch scripts
 )
 
