@@ -73,10 +73,10 @@ def spectra(spectrum, models):
     """Eigenvalues of the covariances of x, of its reconstruction and of the residual, on log axes."""
     figure, axes = plt.subplots(1, len(models), figsize=(11, 3.4), sharey=True, squeeze=False)
     for axis, model in zip(axes[0], models):
-        for part, colour in (("x", INK), ("reconstruction", BLUE), ("residual", ORANGE)):
+        for part, colour in (("x", INK), ("xhat", BLUE), ("residual", ORANGE)):
             values = spectrum[f"{model}/{part}/eigenvalues"]
             values = np.where(values > 0, values, np.nan)
-            axis.loglog(np.arange(1, len(values) + 1), values, color=colour, lw=1.5, label=part)
+            axis.loglog(np.arange(1, len(values) + 1), values, color=colour, lw=1.5, label={"xhat": "reconstruction"}.get(part, part))
         axis.set(title=model, xlabel="rank of the eigenvalue")
     axes[0][0].set_ylabel("eigenvalue (the model's units, squared)")
     axes[0][0].legend(frameon=False)

@@ -156,7 +156,7 @@ def spectrum_rows(spectrum):
     for name in [m for m in spectrum.members() if m not in ("checksums", "provenance") and "residual" in spectrum.file[m]]:
         facts = spectrum.group(name)
         rows.append({"model": name, **{k: facts.get(k) for k in ("fvu", "r2_pooled", "r2_error", "r2_mean")},
-                     "ranks": {part: spectrum.group(f"{name}/{part}").get("participation_ratio") for part in ("x", "reconstruction", "residual") if part in spectrum.file[name]}})
+                     "ranks": {part: spectrum.group(f"{name}/{part}").get("participation_ratio") for part in ("x", "xhat", "residual") if part in spectrum.file[name]}})
     return rows
 
 

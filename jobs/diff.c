@@ -27,8 +27,8 @@ static df_status run_with(df_run *run, const char *dict_path, const char *stats_
     uint64_t inputs[2] = {0, 0};
     df_diff_options o = {.output = output, .facts = run->provenance};
     df_status status;
-    DF_GO(df_agree(run->world, df_digest(dict_path, &inputs[0])));
-    DF_GO(df_agree(run->world, df_digest(stats_path, &inputs[1])));
+    DF_GO(df_input_digest(run, dict_path, &inputs[0]));
+    DF_GO(df_input_digest(run, stats_path, &inputs[1]));
     resolved = df_resolved(run, "diff");
     job = resolved != NULL ? df_format("%s# dictionary %016llx\n# statistics %016llx\n", resolved, (unsigned long long)inputs[0], (unsigned long long)inputs[1]) : NULL;
     DF_GO(df_agree(run->world, job != NULL ? DF_OK : DF_FAILED));

@@ -5,6 +5,7 @@
 
 #include "darkfield/base.h"
 #include "darkfield/comm.h"
+#include "darkfield/dict.h"
 #include "darkfield/kernels.h"
 #include "darkfield/store.h"
 
@@ -45,6 +46,9 @@ const char *df_model_path(const df_run *run, size_t i);
 /* The part of the resolved job file that determines an output: the shared options and the named sections. New memory. */
 char *df_resolved(const df_run *run, const char *sections);
 
+/* The content hash of an input, taken on rank 0. Collective. */
+df_status df_input_digest(const df_run *run, const char *path, uint64_t *out) DF_MUST_CHECK;
+
 /* The activation files of all models (the same file twice when both models have one name), aligned and opened, and the
  * index of the job's site in each. Collective; close with df_inputs_close. */
 typedef struct df_inputs {
@@ -54,6 +58,12 @@ typedef struct df_inputs {
 } df_inputs;
 df_status df_inputs_open(const df_run *run, df_inputs *out) DF_MUST_CHECK;
 void df_inputs_close(df_inputs *inputs);
+
+/* Puts the files in the order of the dictionary's sites, an SAE's model first. Not collective. */
+df_status df_inputs_match(df_inputs *inputs, const df_dict *dict) DF_MUST_CHECK;
+
+/* df_resolved, and the hashes of the dictionary and of the activations that are read: what an output depends on. New memory. */
+char *df_resolved_with(const df_run *run, const char *sections, uint64_t dictionary, const df_inputs *inputs);
 
 /* True on all ranks when the output is complete and was made by the same job and inputs: the stage prints one line and returns
  * DF_OK. Collective. `resolved` is what the stage stores as root attribute "job" (append input hashes to it). */

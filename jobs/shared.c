@@ -97,6 +97,41 @@ void df_inputs_close(df_inputs *inputs) {
     inputs->n = 0;
 }
 
+df_status df_inputs_match(df_inputs *inputs, const df_dict *dict) {
+    if (dict->sites == inputs->n) return DF_OK;
+    for (size_t i = 0; i < inputs->n && dict->sites == 1; i++) {
+        if (strcmp(inputs->acts[i]->model, dict->site[0].model) != 0) continue;
+        df_acts *acts = inputs->acts[0];
+        size_t site = inputs->site[0];
+        inputs->acts[0] = inputs->acts[i];
+        inputs->site[0] = inputs->site[i];
+        inputs->acts[i] = acts;
+        inputs->site[i] = site;
+        return DF_OK;
+    }
+    return df_fail(DF_BAD_INPUT, "the dictionary has %zu site%s, the first of model %s; the job's models do not fit it: train again",
+                   dict->sites, dict->sites == 1 ? "" : "s", dict->site[0].model);
+}
+
+df_status df_input_digest(const df_run *run, const char *path, uint64_t *out) {
+    df_status status = df_comm_rank(run->world) == 0 ? df_digest(path, out) : DF_OK;
+    DF_TRY(df_agree(run->world, status));
+    df_broadcast(run->world, 0, out, sizeof *out);
+    return DF_OK;
+}
+
+char *df_resolved_with(const df_run *run, const char *sections, uint64_t dictionary, const df_inputs *inputs) {
+    char *resolved = df_resolved(run, sections);
+    char *text = resolved == NULL ? NULL : df_format("%s# dictionary %016llx\n", resolved, (unsigned long long)dictionary);
+    df_free(resolved);
+    for (size_t i = 0; i < inputs->n && text != NULL; i++) {
+        char *longer = df_format("%s# activations %016llx\n", text, (unsigned long long)inputs->acts[i]->hash);
+        df_free(text);
+        text = longer;
+    }
+    return text;
+}
+
 bool df_stage_is_current(const df_run *run, const char *path, const char *format, const char *resolved) {
     uint8_t current = 0;
     if (df_comm_rank(run->world) == 0 && !run->force) {

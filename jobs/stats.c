@@ -36,24 +36,8 @@ static void sources_close(sources *s) {
     for (size_t i = 0; i < s->models; i++) df_model_close(&s->model[i]);
 }
 
-/* The activation files in the order of the dictionary's sites. */
-static df_status keep_sites(const df_run *run, sources *s) {
-    if (s->dict->sites == s->acts.n) return DF_OK;
-    for (size_t i = 0; i < s->acts.n; i++) {
-        if (strcmp(s->acts.acts[i]->model, s->dict->site[0].model) != 0) continue;
-        if (i == 1) {
-            df_acts *other = s->acts.acts[0];
-            s->acts.acts[0] = s->acts.acts[1];
-            s->acts.acts[1] = other;
-            s->acts.site[0] = s->acts.site[1];
-        }
-        return DF_OK;
-    }
-    return df_fail(DF_BAD_INPUT, "the dictionary is of model %s, the job names %s", s->dict->site[0].model, df_model_name(run, 0));
-}
-
 static df_status open_mine(const df_run *run, sources *s) {
-    DF_TRY(keep_sites(run, s));
+    DF_TRY(df_inputs_match(&s->acts, s->dict));
     const char *labels = df_job_text(run->job, "text.labels");
     if (labels != NULL)
         DF_TRY(df_corpus_open(df_job_text(run->job, "text.file"), df_job_text(run->job, "text.field"), labels,
@@ -88,13 +72,12 @@ static df_status run_pass(df_run *run, sources *s, const char *output, const cha
 
 static df_status run_with(df_run *run, const char *dict_path, const char *output) {
     sources s = {0};
-    char *resolved = NULL, *job = NULL;
+    char *job = NULL;
     uint64_t hash = 0;
     df_status status;
-    DF_GO(df_agree(run->world, df_digest(dict_path, &hash)));
+    DF_GO(df_input_digest(run, dict_path, &hash));
     DF_GO(df_inputs_open(run, &s.acts));
-    resolved = df_resolved(run, "stats");
-    job = resolved != NULL ? df_format("%s# dictionary %016llx\n# alignment %016llx\n", resolved, (unsigned long long)hash, (unsigned long long)s.acts.acts[0]->alignment) : NULL;
+    job = df_resolved_with(run, "stats", hash, &s.acts);
     DF_GO(df_agree(run->world, job != NULL ? DF_OK : DF_FAILED));
     if (df_stage_is_current(run, output, "darkfield-statistics", job)) goto done;
     DF_GO(df_dict_load(run->world, dict_path, &s.dict));
@@ -102,7 +85,6 @@ static df_status run_with(df_run *run, const char *dict_path, const char *output
     DF_GO(run_pass(run, &s, output, job));
 done:
     sources_close(&s);
-    df_free(resolved);
     df_free(job);
     return status;
 }

@@ -1,0 +1,127 @@
+/* darkfield spectrum: what the dictionary leaves unexplained, and what it looks like. */
+#include "jobs.h"
+
+#include "darkfield/spectrum.h"
+
+#include <string.h>
+
+static const df_option options[] = {
+    {.key = "spectrum.batch", .type = DF_OPT_INT, .fallback = "2048", .unit = "rows", .min = 1, .max = 1048576,
+     .is_volatile = true, .help = "rows that a rank encodes at a time"},
+    {.key = "spectrum.ridge", .type = DF_OPT_REAL, .fallback = "1e-6", .min = 0, .max = 1,
+     .help = "added to the diagonal of the fit of the residual on x, as a share of the mean of the diagonal"},
+    {.key = "spectrum.skip_first", .type = DF_OPT_BOOL, .fallback = "true",
+     .help = "leave out BOS rows and the first position of each window"},
+};
+
+/* What the row source and the dictionary need; borrowed by df_spectrum_input as its context. */
+typedef struct source {
+    df_inputs acts;
+    df_dict *dict;
+    df_coder *coder;
+    uint64_t *rows[2];
+    size_t n[2];
+    df_spectrum_model model[2];
+} source;
+
+static df_status read_rows(void *context, const uint64_t *rows, size_t n, float *x) {
+    source *s = context;
+    return df_rows_gather(s->dict, s->acts.acts, s->acts.site, rows, n, x);
+}
+
+static df_status apply_dictionary(void *context, const float *x, size_t n, float *x_hat) {
+    return df_coder_apply(((source *)context)->coder, x, n, x_hat, NULL);
+}
+
+static void source_close(source *s) {
+    df_coder_close(&s->coder);
+    df_dict_free(&s->dict);
+    df_inputs_close(&s->acts);
+    df_free(s->rows[0]);
+    df_free(s->rows[1]);
+}
+
+/* The models are the sites of the dictionary; a model against itself would need one group twice. */
+static df_status name_models(source *s) {
+    for (size_t i = 0; i < s->dict->sites; i++) {
+        const df_dict_site *site = &s->dict->site[i];
+        if (i > 0 && strcmp(site->model, s->dict->site[0].model) == 0)
+            return df_fail(DF_USAGE, "spectrum needs models of different names, both are called %s: leave it out of stages", site->model);
+        s->model[i] = (df_spectrum_model){.name = site->model, .first = site->first, .width = site->width, .scale = site->scale};
+    }
+    return DF_OK;
+}
+
+static df_status open_mine(const df_run *run, source *s) {
+    bool skip = df_job_bool(run->job, "spectrum.skip_first");
+    DF_TRY(df_inputs_match(&s->acts, s->dict));
+    DF_TRY(name_models(s));
+    DF_TRY(df_acts_rows(s->acts.acts[0], 0, skip, &s->rows[0], &s->n[0]));
+    return df_acts_rows(s->acts.acts[0], 1, skip, &s->rows[1], &s->n[1]);
+}
+
+static df_status measure(df_run *run, source *s, const char *dict_path, const df_spectrum_options *o) {
+    size_t batch = (size_t)df_job_int(run->job, "spectrum.batch");
+    DF_TRY(df_dict_load(run->world, dict_path, &s->dict));
+    DF_TRY(df_agree(run->world, open_mine(run, s)));
+    DF_TRY(df_coder_open(run->world, run->kernels, s->dict, batch * (size_t)df_comm_size(run->world), &s->coder));
+    const df_acts *acts = s->acts.acts[0];
+    df_spectrum_input input = {.model = s->model, .models = s->dict->sites, .width = s->dict->width, .document = acts->document,
+                               .documents = acts->documents, .rows = {s->rows[0], s->rows[1]}, .n_rows = {s->n[0], s->n[1]},
+                               .batch = batch, .read = read_rows, .apply = apply_dictionary, .context = s};
+    return df_spectrum_run(run->world, &input, o);
+}
+
+/* One line a model, from the file. */
+static void print_model(const df_reader *file, const char *model) {
+    double r2, error, ratio;
+    char group[256], residual[280];
+    snprintf(group, sizeof group, "/%s", model);
+    snprintf(residual, sizeof residual, "%s/residual", group);
+    if (df_reader_real(file, group, "r2_pooled", &r2) == DF_OK && df_reader_real(file, group, "r2_error", &error) == DF_OK &&
+        df_reader_real(file, residual, "participation_ratio", &ratio) == DF_OK)
+        df_info("  %s: residual spread over %.1f directions; %.1f +- %.1f %% of it linear in x", model, ratio, 100 * r2, 100 * error);
+}
+
+static void print_figures(const char *path, const df_dict *dict) {
+    df_reader *file = NULL;
+    if (df_reader_open(path, "darkfield-spectrum", &file) == DF_OK)
+        for (size_t i = 0; i < dict->sites; i++) print_model(file, dict->site[i].model);
+    df_reader_close(&file);
+    df_error_clear();
+}
+
+static df_status run_with(df_run *run, const char *dict_path, const char *output) {
+    source s = {0};
+    uint64_t hash = 0;
+    char *job = NULL;
+    df_status status;
+    DF_GO(df_input_digest(run, dict_path, &hash));
+    DF_GO(df_inputs_open(run, &s.acts));
+    job = df_resolved_with(run, "spectrum", hash, &s.acts);
+    DF_GO(df_agree(run->world, job != NULL ? DF_OK : DF_FAILED));
+    if (df_stage_is_current(run, output, "darkfield-spectrum", job)) goto done;
+    df_spectrum_options o = {.ridge = df_job_real(run->job, "spectrum.ridge"), .output = output, .resolved_job = job, .facts = run->provenance};
+    df_timer_start("spectrum");
+    status = measure(run, &s, dict_path, &o);
+    df_timer_stop("spectrum");
+    if (status == DF_OK) print_figures(output, s.dict);
+    if (status == DF_OK) df_info("spectrum: wrote %s", output);
+done:
+    source_close(&s);
+    df_free(job);
+    return status;
+}
+
+static df_status run_spectrum(df_run *run) {
+    char *dict = df_path_dict(run), *output = df_path_result(run, "spectrum");
+    df_status status = df_agree(run->world, dict != NULL && output != NULL ? DF_OK : DF_FAILED);
+    if (status == DF_OK && run->dry_run) df_info("spectrum: would write %s", output);
+    else if (status == DF_OK) status = run_with(run, dict, output);
+    df_free(dict);
+    df_free(output);
+    return status;
+}
+
+const df_stage df_stage_spectrum = {"spectrum", "spectra of activations, reconstruction and residual", options,
+                                    sizeof options / sizeof *options, run_spectrum};
