@@ -41,6 +41,19 @@ strength = RIDGE * (centred ** 2).sum() / D
 model = Ridge(alpha=strength, solver="cholesky").fit(x[train], e[train])
 predicted = model.predict(x[test])
 
+
+def jackknife(numerator, target):
+    """Delete-one error over the 64 document buckets of numerator / sum |target - mean|^2 on held-out rows."""
+    ends = [int(starts[np.searchsorted(starts, n * b // 64)]) for b in range(65)]
+    bucket = np.searchsorted(np.array(ends[1:]), np.flatnonzero(test), side="right")
+    without = []
+    for b in np.unique(bucket):
+        kept = target[bucket != b]
+        without.append(numerator[bucket != b].sum() / ((kept - kept.mean(0)) ** 2).sum())
+    g = len(without)
+    return float(np.sqrt((g - 1) / g * ((np.array(without) - np.mean(without)) ** 2).sum()))
+
+
 path = pathlib.Path(__file__).with_suffix(".json")
 path.write_text(json.dumps({
     "width": D, "rows": n, "ridge": RIDGE, "documents": starts.tolist(), "heldout": heldout.tolist(),
@@ -51,5 +64,8 @@ path.write_text(json.dumps({
     "coefficients": model.coef_.T.ravel().tolist(),
     "squared_error": float(((e[test] - predicted) ** 2).sum()),
     "r2_pooled": float(1 - ((e[test] - predicted) ** 2).sum() / ((e[test] - e[test].mean(0)) ** 2).sum()),
+    "r2_error": jackknife(((e[test] - predicted) ** 2).sum(1), e[test]),
+    "fvu_error": jackknife((e[test] ** 2).sum(1), x[test]),
+    "slope": float(1 - ((x - x.mean(0)) * e).sum() / ((x - x.mean(0)) ** 2).sum()),
     "r2_mean": float(r2_score(e[test], predicted, multioutput="uniform_average")),
 }) + "\n")
