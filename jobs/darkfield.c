@@ -306,7 +306,7 @@ int main(int argc, char **argv) {
     command_line line;
     char *command = join_command(argc, argv);
     status = df_agree(world, command == NULL ? DF_FAILED : read_command_line(argc, argv, &line));
-    if (status == DF_OK) status = df_agree(world, dispatch(world, &line, command));
+    if (status == DF_OK) status = dispatch(world, &line, command); // agreed: what it calls is collective
     if (status != DF_OK && df_comm_rank(world) == 0) df_error_print(status);
     df_free(command);
     df_comm_finish(&world);

@@ -65,7 +65,7 @@ static const shape shapes[] = {{128, 128, 128}, {37, 61, 129}, {1, 64, 768}, {16
 
 static bool agrees(const float *fast, const float *plain, size_t n, size_t inner) {
     for (size_t i = 0; i < n; i++) // terms are at most 1 in size
-        if (!(fabsf(fast[i] - plain[i]) <= 2e-7f * (float)inner)) return false;
+        if (!(fabsf(fast[i] - plain[i]) <= 1e-6f * (float)inner)) return false; // a wrong product is off by far more
     return true;
 }
 
