@@ -107,21 +107,38 @@ static void claim(loading *load, const df_tensor *tensor) {
         if (df_tensors_at(load->tensors, i) == tensor) load->claimed[i] = true;
 }
 
-static df_status read_tensor(loading *load, const tensor_rule *rule, size_t layer) {
+static df_status missing_tensor(const loading *load, const tensor_rule *rule, size_t layer) {
+    char name[LONGEST_NAME];
+    write_name(load->config->family, rule, layer, true, name);
+    return df_fail(DF_BAD_INPUT, "tensor %s is missing (%zu layers, attention_bias %s, mlp_bias %s, tie_word_embeddings %s)", name,
+                   load->config->shape.layers, load->config->attention_bias ? "true" : "false",
+                   load->config->mlp_bias ? "true" : "false", load->config->tied ? "true" : "false");
+}
+
+// Before memory is asked for: the configuration may describe far more than the files hold.
+static df_status check_rule(loading *load, const tensor_rule *rule, size_t layer) {
     const df_tensor *tensor = find_tensor(load->tensors, load->config->family, rule, layer);
-    if (tensor == NULL) {
-        char name[LONGEST_NAME];
-        write_name(load->config->family, rule, layer, true, name);
-        return df_fail(DF_BAD_INPUT, "tensor %s is missing (%zu layers, attention_bias %s, mlp_bias %s, tie_word_embeddings %s)",
-                       name, load->config->shape.layers, load->config->attention_bias ? "true" : "false",
-                       load->config->mlp_bias ? "true" : "false", load->config->tied ? "true" : "false");
-    }
-    DF_TRY(check_tensor(tensor, rule, &load->config->shape));
+    if (tensor == NULL) return missing_tensor(load, rule, layer);
+    claim(load, tensor);
+    return check_tensor(tensor, rule, &load->config->shape);
+}
+
+static df_status read_rule(loading *load, const tensor_rule *rule, size_t layer) {
+    const df_tensor *tensor = find_tensor(load->tensors, load->config->family, rule, layer);
     float *values = load->weights->block + load->used;
     df_to_f32(tensor->type, tensor->data, values, tensor->elements);
     load->weights->at[df_weight_slot(rule->use, layer)] = values;
     load->used += tensor->elements;
-    claim(load, tensor);
+    return DF_OK;
+}
+
+static df_status for_each_rule(loading *load, df_status (*act)(loading *, const tensor_rule *, size_t)) {
+    const model_family *family = load->config->family;
+    for (size_t i = 0; i < family->n_rules; i++) {
+        if (!is_needed(&family->rules[i], load->config)) continue;
+        size_t copies = rule_copies(&family->rules[i], &load->config->shape);
+        for (size_t layer = 0; layer < copies; layer++) DF_TRY(act(load, &family->rules[i], layer));
+    }
     return DF_OK;
 }
 
@@ -167,26 +184,9 @@ static df_status refuse_unexpected(const loading *load) {
 }
 
 static df_status read_all(loading *load) {
-    const model_family *family = load->config->family;
-    for (size_t i = 0; i < family->n_rules; i++) {
-        if (!is_needed(&family->rules[i], load->config)) continue;
-        size_t copies = rule_copies(&family->rules[i], &load->config->shape);
-        for (size_t layer = 0; layer < copies; layer++) DF_TRY(read_tensor(load, &family->rules[i], layer));
-    }
-    if (load->config->tied) {
-        DF_TRY(check_tied(load));
-        load->weights->at[ROLE_UNEMBED] = load->weights->at[ROLE_EMBED];
-    }
-    return refuse_unexpected(load);
-}
-
-// Refuses a file too small for the configuration before memory is asked for.
-static df_status check_size(const df_tensors *tensors, uint64_t parameters) {
-    uint64_t stored = 0;
-    for (size_t i = 0; i < df_tensors_count(tensors); i++) stored += df_tensors_at(tensors, i)->elements;
-    if (stored >= parameters) return DF_OK;
-    return df_fail(DF_BAD_INPUT, "the tensors hold %llu numbers; config.json describes a model of %llu", (unsigned long long)stored,
-                   (unsigned long long)parameters);
+    DF_TRY(for_each_rule(load, read_rule));
+    if (load->config->tied) load->weights->at[ROLE_UNEMBED] = load->weights->at[ROLE_EMBED];
+    return load->config->tied ? check_tied(load) : DF_OK;
 }
 
 df_status df_weights_read(const char *folder, const model_config *config, model_weights *out) {
@@ -196,11 +196,12 @@ df_status df_weights_read(const char *folder, const model_config *config, model_
     *out = (model_weights){0};
     DF_GO(df_tensors_open(folder, &tensors));
     load.tensors = tensors;
-    DF_GO(check_size(tensors, config->shape.parameters));
+    DF_GO(DF_NEW(load.claimed, df_tensors_count(tensors)));
+    DF_GO(for_each_rule(&load, check_rule));
     DF_GO(DF_NEW(out->block, config->shape.parameters));
     DF_GO(DF_NEW(out->at, df_weight_slot(ROLE_PER_LAYER, config->shape.layers)));
-    DF_GO(DF_NEW(load.claimed, df_tensors_count(tensors)));
     DF_GO(read_all(&load));
+    DF_GO(refuse_unexpected(&load));
 done:
     if (status != DF_OK) {
         df_context("reading the weights of %s", folder);
