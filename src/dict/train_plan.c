@@ -12,6 +12,10 @@ size_t history_rows(const df_train_options *options) {
 size_t df_train_plan_bytes(const df_train_options *options, size_t width, size_t n_sites,
                            uint64_t rows, int size) {
     df_range mine = df_dict_share(options->latents, size, 0);
+    df_dict_site sites[TRAIN_MAX_SITES] = {
+        0}; // even widths: the plan depends on their number alone
+    for (size_t i = 0; i < n_sites && i < TRAIN_MAX_SITES; i++)
+        sites[i] = (df_dict_site){.first = i * (width / n_sites), .width = width / n_sites};
     const df_dict shape = {.latents = options->latents,
                            .width = width,
                            .mine = mine,
@@ -19,7 +23,8 @@ size_t df_train_plan_bytes(const df_train_options *options, size_t width, size_t
                            .code_norm = options->code_norm,
                            .k = options->k,
                            .subtract_bias = options->subtract_bias,
-                           .sites = n_sites};
+                           .sites = n_sites,
+                           .site = sites};
     size_t weights = (2 * mine.count * width + mine.count + width) * sizeof(float);
     size_t history = history_rows(options) * history_columns(n_sites) * sizeof(double);
     return (size_t)rows * sizeof(uint64_t) + weights + history + FILE_BYTES +

@@ -6,6 +6,7 @@
 
 #include <inttypes.h>
 #include <pthread.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { ROWS = 1200, LATENTS = 96, BATCH = 64, STEPS = 60 };
@@ -108,7 +109,8 @@ typedef struct watch {
 /* Asks for a stop as soon as a checkpoint of some step has been written. */
 static void *ask_for_stop(void *argument) {
     const watch *w = argument;
-    for (int i = 0; i < 20000 && !df_file_exists(w->checkpoint); i++) usleep(500);
+    for (int i = 0; i < 20000 && !df_file_exists(w->checkpoint); i++)
+        nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
     FILE *file = fopen(w->halt, "w");
     if (file != NULL) fclose(file);
     return NULL;
