@@ -114,6 +114,15 @@ static df_status open_moments(pass *p, const linear_fit *fits) {
     return DF_OK;
 }
 
+static df_status join(pass *p, df_sums **sums) {
+    df_status status = DF_OK;
+    df_timer_start("join moments");
+    for (size_t m = 0; status == DF_OK && m < p->input->models; m++)
+        status = df_moments_finish(p->comm, &p->moments[m], &sums[m]);
+    df_timer_stop("join moments");
+    return status;
+}
+
 df_status df_spectrum_pass(df_comm *comm, const df_spectrum_input *input, int part, const linear_fit *fits,
                            df_sums **sums) {
     pass p = {.comm = comm, .input = input};
@@ -123,7 +132,7 @@ df_status df_spectrum_pass(df_comm *comm, const df_spectrum_input *input, int pa
     DF_GO(df_agree(comm, make_buffers(&p)));
     DF_GO(open_moments(&p, fits));
     DF_GO(stream(&p, what, input->n_rows[part]));
-    for (size_t m = 0; m < input->models; m++) DF_GO(df_moments_finish(comm, &p.moments[m], &sums[m]));
+    DF_GO(join(&p, sums));
 done:
     for (size_t m = 0; p.moments != NULL && m < input->models; m++) df_moments_free(&p.moments[m]);
     df_free(p.moments);

@@ -130,10 +130,13 @@ static df_status finish_model(work *w, size_t m) {
     df_sums *train = w->sums[TRAINING][m], *heldout = w->sums[HELD_OUT][m];
     df_spectrum_result *r = &w->result[m];
     r->rows_train = train->rows;
-    DF_TRY(df_spectrum_test(w->grid, w->comm, &w->fit[m], heldout, r));
+    df_timer_start("linear fit");
+    df_status status = df_spectrum_test(w->grid, w->comm, &w->fit[m], heldout, r);
+    df_timer_stop("linear fit");
+    DF_TRY(status);
     df_sums_add(train, heldout);
     df_timer_start("eigenvalues");
-    df_status status = spectra(w->comm, w->grid, train, w->input->model[m].scale, r);
+    status = spectra(w->comm, w->grid, train, w->input->model[m].scale, r);
     df_timer_stop("eigenvalues");
     return status;
 }
