@@ -142,8 +142,11 @@ static df_status run_window(const crew *c, const worker *w, size_t window, size_
     uint64_t first = h->text.window[window], n = h->text.window[window + 1] - first;
     DF_TRY(df_forward_run(w->forward, h->text.tokens + first, n, out, NULL));
     DF_TRY(df_forward_nll(w->forward, w->nll));
+    DF_TRY(store_rows(c, w, window, slot));
     sum_loss(c, w, window, slot);
-    return store_rows(c, w, window, slot);
+    if (isfinite(c->nll[slot])) return DF_OK;
+    return df_fail(DF_BAD_INPUT, "model %s, window %zu: its loss is %g although the sites are finite; look at the last layers, the "
+                                 "final norm and the unembedding", h->name, window, c->nll[slot]);
 }
 
 static void remember_failure(crew *c, df_status code, size_t window) {

@@ -234,6 +234,36 @@ static void test_refusals(void **state) {
     df_test_all(world, fails("text.file=/nonexistent/text.jsonl", DF_BAD_INPUT, "/nonexistent/text.jsonl"));
 }
 
+// The pocket model with one BF16 number made NaN, at `place` of the way through its weights.
+static df_status spoil_model(const char *to, double place) {
+    static const char *const names[] = {"config.json", "tokenizer.json", "model.safetensors"};
+    DF_TRY(df_make_folder(to));
+    for (size_t i = 0; i < 3; i++) {
+        char *from = df_format(DF_SOURCE_DIR "/jobs/quickstart/base/%s", names[i]), *path = df_format("%s/%s", to, names[i]), *bytes;
+        size_t n;
+        DF_TRY(df_read_file(from, &bytes, &n));
+        size_t at = n - 2 - (size_t)((1.0 - place) * (double)n) / 2 * 2;
+        if (i == 2) memcpy(bytes + at, "\xc0\x7f", 2);
+        DF_TRY(df_write_file(path, bytes, n));
+        df_free(from);
+        df_free(path);
+        df_free(bytes);
+    }
+    return DF_OK;
+}
+
+static void test_not_finite(void **state) {
+    (void)state;
+    char *model = df_format("%s/spoilt", folder), *set = df_format("models.a.path=%s", model);
+    df_test_all(world, (df_comm_rank(world) == 0 ? spoil_model(model, 0.5) : DF_OK) == DF_OK);
+    df_test_all(world, fails(set, DF_BAD_INPUT, "site blocks.3.hook_resid_post, window 0"));
+    df_barrier(world);
+    df_test_all(world, (df_comm_rank(world) == 0 ? spoil_model(model, 1.0) : DF_OK) == DF_OK);
+    df_test_all(world, fails(set, DF_BAD_INPUT, "window 0: its loss is"));
+    df_free(model);
+    df_free(set);
+}
+
 static int make_folder(void **state) {
     (void)state;
     static char path[300];
@@ -251,6 +281,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_alone),    cmocka_unit_test(test_together), cmocka_unit_test(test_skips),
         cmocka_unit_test(test_resumes),  cmocka_unit_test(test_forgets),  cmocka_unit_test(test_contents),
         cmocka_unit_test(test_document_packing), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_not_finite),
     };
     if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
     if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
