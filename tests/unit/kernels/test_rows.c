@@ -1,0 +1,156 @@
+/* Row kernels against their plain twins: equal bits at every length; selection against sorting. */
+#include "df_test.h"
+
+#include "darkfield/kernels.h"
+#include <float.h>
+
+#define MOST 203
+
+static void fill(float *x, size_t n, uint64_t seed) {
+    for (size_t i = 0; i < n; i++) x[i] = (float)df_random_normal(seed, DF_STREAM_TEST, i);
+}
+
+static bool same_bits(const float *a, const float *b, size_t n) {
+    return memcmp(a, b, n * sizeof *a) == 0;
+}
+
+static void test_dot(void **state) {
+    (void)state;
+    float x[MOST], w[4][MOST], out[4];
+    fill(x, MOST, 1);
+    for (uint64_t i = 0; i < 4; i++) fill(w[i], MOST, 2 + i);
+    const float *rows[4] = {w[0], w[1], w[2], w[3]};
+    for (size_t n = 0; n <= MOST; n++) {
+        df_dot4(x, rows, n, out);
+        for (size_t i = 0; i < 4; i++) {
+            float plain = df_dot_plain(x, w[i], n), fast = df_dot(x, w[i], n);
+            assert_true(same_bits(&plain, &fast, 1) && same_bits(&plain, &out[i], 1));
+        }
+        double squares = df_sum_squares(x, n), twin = df_sum_squares_plain(x, n);
+        assert_memory_equal(&squares, &twin, sizeof twin);
+    }
+}
+
+static void test_scaled_sums(void **state) {
+    (void)state;
+    float x[MOST], y[MOST], plain[MOST];
+    for (size_t n = 0; n <= MOST; n += 7) {
+        fill(x, MOST, 3);
+        fill(y, MOST, 4);
+        memcpy(plain, y, sizeof y);
+        for (size_t i = 0; i < n; i++) plain[i] += 0.3f * x[i];
+        df_add_scaled(y, 0.3f, x, n);
+        assert_true(same_bits(y, plain, MOST));
+        df_add_row(y, x, n);
+        for (size_t i = 0; i < n; i++) plain[i] += x[i];
+        assert_true(same_bits(y, plain, MOST));
+    }
+    x[0] = -0.0f;
+    df_set_scaled(y, 1.0f, x, 1);
+    assert_false(signbit(y[0]));
+}
+
+static void test_adam(void **state) {
+    (void)state;
+    float w[2][MOST], m[2][MOST], v[2][MOST], g[MOST];
+    for (size_t n = 0; n <= MOST; n += 9) {
+        for (uint64_t i = 0; i < 2; i++) fill(w[i], MOST, 5), fill(m[i], MOST, 6), fill(v[i], MOST, 7);
+        for (size_t i = 0; i < MOST; i++) v[0][i] = v[1][i] = v[0][i] * v[0][i];
+        for (uint64_t t = 1; t < 5; t++) {
+            df_adam adam = df_adam_at(1e-3, 0.9, 0.999, 1e-8, t);
+            fill(g, MOST, 10 + t);
+            df_adam_row(&adam, (df_moments){w[0], m[0], v[0]}, g, n);
+            df_adam_row_plain(&adam, (df_moments){w[1], m[1], v[1]}, g, n);
+        }
+        assert_true(same_bits(w[0], w[1], MOST) && same_bits(m[0], m[1], MOST) && same_bits(v[0], v[1], MOST));
+    }
+}
+
+/* The first step moves every weight by lr, whatever the gradient (Kingma and Ba, section 2.1). */
+static void test_adam_first_step(void **state) {
+    (void)state;
+    float w[20] = {0}, m[20] = {0}, v[20] = {0}, g[20];
+    for (size_t i = 0; i < 20; i++) g[i] = i % 2 ? -3.0f : 0.02f;
+    df_adam adam = df_adam_at(0.01, 0.9, 0.999, 1e-12, 1);
+    df_adam_row(&adam, (df_moments){w, m, v}, g, 20);
+    for (size_t i = 0; i < 20; i++) assert_close(w[i], i % 2 ? 0.01 : -0.01, 1e-4, 0);
+}
+
+static void test_adam_flushes(void **state) {
+    (void)state;
+    float w[20], m[20], v[20], g[20] = {0};
+    for (size_t i = 0; i < 20; i++) w[i] = 1.0f, m[i] = FLT_MIN, v[i] = FLT_MIN;
+    df_adam adam = df_adam_at(1e-3, 0.9, 0.999, 1e-8, 900);
+    df_adam_row(&adam, (df_moments){w, m, v}, g, 20);
+    for (size_t i = 0; i < 20; i++) assert_true(m[i] == 0.0f && v[i] == 0.0f && w[i] == 1.0f);
+}
+
+static void test_scan(void **state) {
+    (void)state;
+    float product[MOST], scale[MOST], lift[MOST], slack[MOST], upper[2][MOST + 16];
+    uint32_t label[2][MOST + 16];
+    fill(product, MOST, 20), fill(lift, MOST, 21);
+    for (size_t i = 0; i < MOST; i++) scale[i] = 1.0f + (float)(i % 3), slack[i] = 1e-6f;
+    for (size_t n = 0; n <= MOST; n++) {
+        df_scan s = {.product = product, .scale = scale, .lift = lift, .slack = slack, .n = n, .norm = 2.0f, .floor = 0.7f, .first = 9};
+        size_t fast = df_scan_row(&s, upper[0], label[0]), plain = df_scan_row_plain(&s, upper[1], label[1]);
+        assert_int_equal(fast, plain);
+        assert_memory_equal(label[0], label[1], plain * sizeof(uint32_t));
+        assert_true(same_bits(upper[0], upper[1], plain));
+        for (size_t i = 0; i < fast; i++) assert_true(upper[0][i] >= 0.7f && (i == 0 || label[0][i] > label[0][i - 1]));
+    }
+}
+
+static int descending(const void *a, const void *b) {
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x < y) - (x > y);
+}
+
+static int ascending(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static void test_nth(void **state) {
+    (void)state;
+    float values[MOST], sorted[MOST], scratch[MOST];
+    uint64_t keys[MOST], in_order[MOST], work[MOST];
+    for (uint64_t round = 0; round < 40; round++) {
+        size_t n = 1 + df_random_bits(30, DF_STREAM_TEST, round) % MOST;
+        for (size_t i = 0; i < n; i++) {
+            uint64_t bits = df_random_bits(31 + round, DF_STREAM_TEST, i);
+            keys[i] = in_order[i] = round % 3 == 0 ? bits % 5 : bits;
+            values[i] = sorted[i] = round % 3 == 0 ? (float)(bits % 5) : (round % 3 == 1 ? (float)i : (float)(bits >> 40));
+        }
+        qsort(sorted, n, sizeof *sorted, descending);
+        qsort(in_order, n, sizeof *in_order, ascending);
+        for (size_t k = 1; k <= n; k += 1 + n / 9) {
+            memcpy(scratch, values, sizeof scratch);
+            memcpy(work, keys, sizeof work);
+            assert_true(df_nth_largest(scratch, n, k) == sorted[k - 1]);
+            assert_true(df_nth_smallest(work, n, k) == in_order[k - 1]);
+        }
+    }
+}
+
+static void test_handle(void **state) {
+    (void)state;
+    df_kernels *kernels, *again;
+    assert_ok(df_kernels_open("auto", &kernels));
+    assert_ok(df_kernels_check(kernels));
+    assert_ok(df_kernels_open(df_kernels_path(kernels), &again));
+    df_kernels_close(&again);
+    assert_fails(df_kernels_open("OpenBLAS PDP11 + abacus", &again), DF_USAGE, "abacus");
+    df_kernels_close(&again);
+    df_kernels_close(&kernels);
+    assert_int_equal(df_memory_now(), 0);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_dot),          cmocka_unit_test(test_scaled_sums), cmocka_unit_test(test_adam),
+        cmocka_unit_test(test_adam_first_step), cmocka_unit_test(test_adam_flushes), cmocka_unit_test(test_scan),
+        cmocka_unit_test(test_nth),          cmocka_unit_test(test_handle),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL) != 0;
+}
