@@ -1,4 +1,5 @@
-/* darkfield harvest: runs each model over the text and writes its activations at the chosen sites. */
+/* darkfield harvest: runs each model over the text and writes its activations at the chosen sites.
+ */
 #include "harvest.h"
 
 #include <math.h>
@@ -8,24 +9,50 @@
 #define FORMAT "darkfield-activations"
 
 static const df_option options[] = {
-    {.key = "harvest.context", .type = DF_OPT_INT, .fallback = "256", .unit = "tokens", .min = 2, .max = 1048576,
+    {.key = "harvest.context",
+     .type = DF_OPT_INT,
+     .fallback = "256",
+     .unit = "tokens",
+     .min = 2,
+     .max = 1048576,
      .help = "length of a window"},
-    {.key = "harvest.packing", .type = DF_OPT_CHOICE, .fallback = "stream", .choices = "stream document",
-     .help = "stream: documents end to end, cut every `context` tokens; document: a window holds one document only"},
-    {.key = "harvest.bos", .type = DF_OPT_TEXT, .fallback = "auto",
-     .help = "token before each document: auto (what the tokenizer's template puts first), none, or its text"},
-    {.key = "harvest.sites", .type = DF_OPT_LIST, .optional = true, .help = "hook sites to store; `site` when not given"},
-    {.key = "harvest.dtype", .type = DF_OPT_CHOICE, .fallback = "f32", .choices = "f32 bf16 f16",
+    {.key = "harvest.packing",
+     .type = DF_OPT_CHOICE,
+     .fallback = "stream",
+     .choices = "stream document",
+     .help = "stream: documents end to end, cut every `context` tokens; document: a window holds "
+             "one document only"},
+    {.key = "harvest.bos",
+     .type = DF_OPT_TEXT,
+     .fallback = "auto",
+     .help = "token before each document: auto (what the tokenizer's template puts first), none, "
+             "or its text"},
+    {.key = "harvest.sites",
+     .type = DF_OPT_LIST,
+     .optional = true,
+     .help = "hook sites to store; `site` when not given"},
+    {.key = "harvest.dtype",
+     .type = DF_OPT_CHOICE,
+     .fallback = "f32",
+     .choices = "f32 bf16 f16",
      .help = "element type of the stored activations"},
-    {.key = "harvest.interval", .type = DF_OPT_REAL, .fallback = "30", .unit = "seconds", .min = 0, .max = 86400,
-     .is_volatile = true, .help = "how often finished work is secured against a kill"},
+    {.key = "harvest.interval",
+     .type = DF_OPT_REAL,
+     .fallback = "30",
+     .unit = "seconds",
+     .min = 0,
+     .max = 86400,
+     .is_volatile = true,
+     .help = "how often finished work is secured against a kill"},
 };
 
-/* ---- what a model's harvest needs -------------------------------------------------------------- */
+/* ---- what a model's harvest needs --------------------------------------------------------------
+ */
 
 static packing read_packing(const df_run *run) {
     return (packing){.context = (size_t)df_job_int(run->job, "harvest.context"),
-                     .by_document = strcmp(df_job_text(run->job, "harvest.packing"), "document") == 0,
+                     .by_document =
+                         strcmp(df_job_text(run->job, "harvest.packing"), "document") == 0,
                      .bos = df_job_text(run->job, "harvest.bos"),
                      .seed = (uint64_t)df_job_int(run->job, "seed"),
                      .heldout = df_job_real(run->job, "text.heldout")};
@@ -38,14 +65,16 @@ static df_status read_sites(harvest *h, const char **single) {
     h->sites = 1;
     if (df_job_has(job, "harvest.sites")) h->sites = df_job_list(job, "harvest.sites", &h->site);
     if (h->sites < 1 || h->sites > HARVEST_MOST_SITES)
-        return df_fail(DF_USAGE, "%s: harvest.sites lists %zu sites, 1 to %d are possible", df_job_where(job, "harvest.sites"),
-                       h->sites, HARVEST_MOST_SITES);
+        return df_fail(DF_USAGE, "%s: harvest.sites lists %zu sites, 1 to %d are possible",
+                       df_job_where(job, "harvest.sites"), h->sites, HARVEST_MOST_SITES);
     for (size_t i = 0; i < h->sites; i++) {
         size_t width;
-        DF_TRY_AS(df_model_site_width(&h->shape, h->site[i], &width), "choosing sites of model %s", h->name);
+        DF_TRY_AS(df_model_site_width(&h->shape, h->site[i], &width), "choosing sites of model %s",
+                  h->name);
         for (size_t j = 0; j < i; j++)
             if (strcmp(h->site[i], h->site[j]) == 0)
-                return df_fail(DF_USAGE, "%s: %s is listed twice", df_job_where(job, "harvest.sites"), h->site[i]);
+                return df_fail(DF_USAGE, "%s: %s is listed twice",
+                               df_job_where(job, "harvest.sites"), h->site[i]);
     }
     return DF_OK;
 }
@@ -53,15 +82,17 @@ static df_status read_sites(harvest *h, const char **single) {
 // Content hashes by rank 0 for all: reading a large model once is enough.
 static df_status hash_inputs(harvest *h, const df_corpus *corpus, const df_tokenizer *tokenizer) {
     df_comm *world = h->run->world;
-    df_status status = df_comm_rank(world) == 0 ? df_model_hash(h->model_path, &h->model_hash) : DF_OK;
+    df_status status =
+        df_comm_rank(world) == 0 ? df_model_hash(h->model_path, &h->model_hash) : DF_OK;
     DF_TRY(df_agree(world, status));
     df_broadcast(world, 0, &h->model_hash, sizeof h->model_hash);
     h->corpus_hash = df_corpus_hash(corpus);
     h->tokenizer_hash = df_tokenizer_hash(tokenizer);
     char *resolved = df_resolved(h->run, "harvest");
     if (resolved == NULL) return df_agree(world, DF_FAILED);
-    h->job = df_format("%s# inputs: model %s %016llx, text %016llx, tokenizer %016llx\n", resolved, h->name,
-                       (unsigned long long)h->model_hash, (unsigned long long)h->corpus_hash, (unsigned long long)h->tokenizer_hash);
+    h->job = df_format("%s# inputs: model %s %016llx, text %016llx, tokenizer %016llx\n", resolved,
+                       h->name, (unsigned long long)h->model_hash,
+                       (unsigned long long)h->corpus_hash, (unsigned long long)h->tokenizer_hash);
     df_free(resolved);
     return df_agree(world, h->job != NULL ? DF_OK : DF_FAILED);
 }
@@ -71,22 +102,26 @@ static df_status open_tokenizer(const harvest *h, df_tokenizer **out) {
     if (path == NULL) return DF_FAILED;
     df_status status = df_tokenizer_open(path, out);
     if (status == DF_OK && df_tokenizer_size(*out) > h->shape.vocabulary)
-        status = df_fail(DF_BAD_INPUT, "%s: its largest token id is %zu, but the model's vocabulary has %zu tokens", path,
-                         df_tokenizer_size(*out) - 1, h->shape.vocabulary);
+        status =
+            df_fail(DF_BAD_INPUT,
+                    "%s: its largest token id is %zu, but the model's vocabulary has %zu tokens",
+                    path, df_tokenizer_size(*out) - 1, h->shape.vocabulary);
     df_free(path);
     return status;
 }
 
 static df_status open_corpus(const df_run *run, df_corpus **out) {
     const df_job *job = run->job;
-    return df_corpus_open(df_job_text(job, "text.file"), df_job_text(job, "text.field"), df_job_text(job, "text.labels"),
+    return df_corpus_open(df_job_text(job, "text.file"), df_job_text(job, "text.field"),
+                          df_job_text(job, "text.labels"),
                           (uint64_t)df_job_int(job, "text.max_documents"), out);
 }
 
 static df_status check_context(const harvest *h) {
     if (h->shape.positions == 0 || h->how.context <= h->shape.positions) return DF_OK;
-    return df_fail(DF_USAGE, "%s: harvest.context is %zu, but model %s has %zu positions", df_job_where(h->run->job, "harvest.context"),
-                   h->how.context, h->name, h->shape.positions);
+    return df_fail(DF_USAGE, "%s: harvest.context is %zu, but model %s has %zu positions",
+                   df_job_where(h->run->job, "harvest.context"), h->how.context, h->name,
+                   h->shape.positions);
 }
 
 // The file's name without its folder: where a text lies is no content.
@@ -95,21 +130,48 @@ static const char *corpus_name(const df_run *run) {
     return slash != NULL ? slash + 1 : path;
 }
 
-/* ---- the output file --------------------------------------------------------------------------- */
+/* ---- the output file ---------------------------------------------------------------------------
+ */
 
 static df_status declare(harvest *h, const uint64_t *width, const int64_t *layer) {
     const df_job *job = h->run->job;
-    const df_acts_spec spec = {
-        .rows = h->text.rows, .windows = h->text.windows, .documents = h->text.documents, .type = h->type, .sites = h->sites,
-        .site = h->site, .width = width, .layer = layer, .model = h->name, .model_path = h->model_path, .dtype = "f32",
-        .architecture = h->shape.family, .hidden = (int64_t)h->shape.width, .layers = (int64_t)h->shape.layers,
-        .corpus = corpus_name(h->run), .field = df_job_text(job, "text.field"),
-        .packing = df_job_text(job, "harvest.packing"), .context = (int64_t)h->how.context, .bos = h->text.bos,
-        .model_hash = h->model_hash, .corpus_hash = h->corpus_hash, .tokenizer_hash = h->tokenizer_hash};
-    const df_dataset nll = {.path = "/windows/nll", .type = DF_F64, .dims = 1, .shape = {h->text.windows}, .units = "nats",
-                            .long_name = "summed loss of the window's scored tokens", .labels = "window"};
-    const df_dataset scored = {.path = "/windows/scored", .type = DF_U32, .dims = 1, .shape = {h->text.windows}, .units = "tokens",
-                               .long_name = "tokens predicted within the window, added ones left out", .labels = "window"};
+    const df_acts_spec spec = {.rows = h->text.rows,
+                               .windows = h->text.windows,
+                               .documents = h->text.documents,
+                               .type = h->type,
+                               .sites = h->sites,
+                               .site = h->site,
+                               .width = width,
+                               .layer = layer,
+                               .model = h->name,
+                               .model_path = h->model_path,
+                               .dtype = "f32",
+                               .architecture = h->shape.family,
+                               .hidden = (int64_t)h->shape.width,
+                               .layers = (int64_t)h->shape.layers,
+                               .corpus = corpus_name(h->run),
+                               .field = df_job_text(job, "text.field"),
+                               .packing = df_job_text(job, "harvest.packing"),
+                               .context = (int64_t)h->how.context,
+                               .bos = h->text.bos,
+                               .model_hash = h->model_hash,
+                               .corpus_hash = h->corpus_hash,
+                               .tokenizer_hash = h->tokenizer_hash};
+    const df_dataset nll = {.path = "/windows/nll",
+                            .type = DF_F64,
+                            .dims = 1,
+                            .shape = {h->text.windows},
+                            .units = "nats",
+                            .long_name = "summed loss of the window's scored tokens",
+                            .labels = "window"};
+    const df_dataset scored = {.path = "/windows/scored",
+                               .type = DF_U32,
+                               .dims = 1,
+                               .shape = {h->text.windows},
+                               .units = "tokens",
+                               .long_name =
+                                   "tokens predicted within the window, added ones left out",
+                               .labels = "window"};
     DF_TRY(df_acts_declare(h->file, &spec));
     DF_TRY(df_file_dataset(h->file, &nll, NULL));
     DF_TRY(df_file_dataset(h->file, &scored, NULL));
@@ -136,7 +198,8 @@ static bool resume_output(harvest *h) {
     if (status == DF_OK && h->file != NULL) {
         char *job = NULL;
         status = df_file_get_text(h->file, "/", "job", &job);
-        if (status == DF_OK && strcmp(job, h->job) != 0) status = df_fail(DF_BAD_INPUT, "made by another job");
+        if (status == DF_OK && strcmp(job, h->job) != 0)
+            status = df_fail(DF_BAD_INPUT, "made by another job");
         df_free(job);
         status = df_agree(h->run->world, status);
         if (status != DF_OK) df_file_abandon(&h->file, false);
@@ -166,14 +229,17 @@ static df_status set_means(harvest *h) {
         for (size_t i = 0; i < t->columns; i++) total[i] += t->sums[u * t->columns + i];
     double loss = total[1] > 0 ? total[0] / total[1] : 0.0;
     DF_TRY(df_file_set_real(h->file, "/model", "loss", loss));
-    df_info("model %s: mean loss %.4f nats per token on %.0f predicted tokens", h->name, loss, total[1]);
+    df_info("model %s: mean loss %.4f nats per token on %.0f predicted tokens", h->name, loss,
+            total[1]);
     for (size_t i = 0; i < h->sites; i++) {
         double square = total[2 + i] / (double)h->text.rows;
         char *path = df_format("/sites/%s", h->site[i]);
-        df_status status = path == NULL ? DF_FAILED : df_file_set_real(h->file, path, "mean_square", square);
+        df_status status =
+            path == NULL ? DF_FAILED : df_file_set_real(h->file, path, "mean_square", square);
         df_free(path);
         DF_TRY(status);
-        df_info("  %s: mean |x|^2 %.6g over %llu rows", h->site[i], square, (unsigned long long)h->text.rows);
+        df_info("  %s: mean |x|^2 %.6g over %llu rows", h->site[i], square,
+                (unsigned long long)h->text.rows);
     }
     return DF_OK;
 }
@@ -189,7 +255,8 @@ static df_status finish_output(harvest *h) {
     return status;
 }
 
-/* ---- a model ----------------------------------------------------------------------------------- */
+/* ---- a model -----------------------------------------------------------------------------------
+ */
 
 static df_status fill(harvest *h) {
     df_comm *world = h->run->world;
@@ -197,7 +264,8 @@ static df_status fill(harvest *h) {
     if (resume_output(h)) {
         size_t done = 0;
         for (size_t u = 0; u < h->table.units; u++) done += h->table.done[u];
-        df_info("going on where a stopped run was: %zu of %zu units of %d windows are done", done, h->table.units, HARVEST_UNIT);
+        df_info("going on where a stopped run was: %zu of %zu units of %d windows are done", done,
+                h->table.units, HARVEST_UNIT);
     } else {
         DF_TRY(create_output(h));
     }
@@ -212,14 +280,17 @@ static df_status fill(harvest *h) {
 static void print_plan(const harvest *h) {
     const df_model_shape *s = &h->shape;
     uint64_t weights = s->parameters * sizeof(float);
-    uint64_t disk = h->text.rows * (h->sites * s->width * df_type_bytes(h->type) + 2 * sizeof(uint32_t));
+    uint64_t disk =
+        h->text.rows * (h->sites * s->width * df_type_bytes(h->type) + 2 * sizeof(uint32_t));
     char memory[16], size[16];
     df_human_bytes((double)(df_memory_now() + weights + df_harvest_bytes(h)), memory);
     df_human_bytes((double)disk, size);
-    df_info("model %s (%s): %zu layers, width %zu, %zu heads, vocabulary %zu, %.4g parameters", h->name, s->family, s->layers,
-            s->width, s->heads, s->vocabulary, (double)s->parameters);
-    df_info("  text: %llu documents, %llu tokens in %llu windows of %zu", (unsigned long long)h->text.documents,
-            (unsigned long long)h->text.rows, (unsigned long long)h->text.windows, h->how.context);
+    df_info("model %s (%s): %zu layers, width %zu, %zu heads, vocabulary %zu, %.4g parameters",
+            h->name, s->family, s->layers, s->width, s->heads, s->vocabulary,
+            (double)s->parameters);
+    df_info("  text: %llu documents, %llu tokens in %llu windows of %zu",
+            (unsigned long long)h->text.documents, (unsigned long long)h->text.rows,
+            (unsigned long long)h->text.windows, h->how.context);
     df_info("  plan: %s (%s on disk), own memory per rank %s", h->path, size, memory);
 }
 
@@ -233,7 +304,8 @@ static df_status prepare(harvest *h, bool *current) {
     if (status == DF_OK) status = df_agree(world, open_corpus(h->run, &corpus));
     if (status == DF_OK) status = hash_inputs(h, corpus, tokenizer);
     if (status == DF_OK) *current = df_stage_is_current(h->run, h->path, FORMAT, h->job);
-    if (status == DF_OK && !*current) status = df_pack_text(h->run, corpus, tokenizer, &h->how, &h->text);
+    if (status == DF_OK && !*current)
+        status = df_pack_text(h->run, corpus, tokenizer, &h->how, &h->text);
     df_corpus_close(&corpus);
     df_tokenizer_close(tokenizer);
     df_timer_stop("tokenise");
@@ -246,7 +318,8 @@ static df_status harvest_model(harvest *h) {
     df_status status = df_model_plan(h->model_path, &h->shape);
     if (status == DF_OK) status = check_context(h);
     if (status == DF_OK) status = read_sites(h, &single);
-    if (status == DF_OK) status = df_type_parse(df_job_text(h->run->job, "harvest.dtype"), &h->type);
+    if (status == DF_OK)
+        status = df_type_parse(df_job_text(h->run->job, "harvest.dtype"), &h->type);
     DF_TRY(df_agree(h->run->world, status));
     DF_TRY(prepare(h, &current));
     if (current) return DF_OK;
@@ -255,7 +328,10 @@ static df_status harvest_model(harvest *h) {
 }
 
 static df_status harvest_one(df_run *run, size_t i) {
-    harvest h = {.run = run, .name = df_model_name(run, i), .model_path = df_model_path(run, i), .how = read_packing(run),
+    harvest h = {.run = run,
+                 .name = df_model_name(run, i),
+                 .model_path = df_model_path(run, i),
+                 .how = read_packing(run),
                  .interval = df_job_real(run->job, "harvest.interval")};
     df_status status = DF_FAILED;
     h.path = df_path_acts(run, h.name);
@@ -281,7 +357,9 @@ static df_status run_harvest(df_run *run) {
     size_t models = df_models(run);
     if (models == 2 && strcmp(df_model_name(run, 0), df_model_name(run, 1)) == 0) {
         if (strcmp(df_model_path(run, 0), df_model_path(run, 1)) != 0)
-            return df_fail(DF_USAGE, "models.a and models.b have one name (%s) and two paths: name them apart", df_model_name(run, 0));
+            return df_fail(
+                DF_USAGE, "models.a and models.b have one name (%s) and two paths: name them apart",
+                df_model_name(run, 0));
         models = 1; // a model against itself is harvested once
     }
     for (size_t i = 0; i < models; i++) DF_TRY(harvest_one(run, i));

@@ -1,5 +1,6 @@
-/* harvest.h: the parts of the harvest stage. harvest.c holds the stage, harvest_tokens.c turns the corpus into windows of tokens,
- * harvest_units.c runs the windows, harvest_progress.c remembers what a killed run had finished. */
+/* harvest.h: the parts of the harvest stage. harvest.c holds the stage, harvest_tokens.c turns the
+ * corpus into windows of tokens, harvest_units.c runs the windows, harvest_progress.c remembers
+ * what a killed run had finished. */
 #ifndef DARKFIELD_HARVEST_H
 #define DARKFIELD_HARVEST_H
 
@@ -7,7 +8,8 @@
 #include "darkfield/tokenizer.h"
 #include "jobs.h"
 
-/* ---- tokens ------------------------------------------------------------------------------------ */
+/* ---- tokens ------------------------------------------------------------------------------------
+ */
 
 /* The corpus as rows and windows, the same on every rank. */
 typedef struct packed_text {
@@ -30,24 +32,29 @@ typedef struct packing {
 } packing;
 
 /* Collective: ranks tokenise shares of the documents and pass them around. */
-df_status df_pack_text(const df_run *run, const df_corpus *corpus, const df_tokenizer *tokenizer, const packing *how,
-                       packed_text *out) DF_MUST_CHECK;
+df_status df_pack_text(const df_run *run, const df_corpus *corpus, const df_tokenizer *tokenizer,
+                       const packing *how, packed_text *out) DF_MUST_CHECK;
 void df_packed_free(packed_text *text);
 
-/* ---- windows ----------------------------------------------------------------------------------- */
+/* ---- windows -----------------------------------------------------------------------------------
+ */
 
-enum { HARVEST_UNIT = 16, HARVEST_MOST_SITES = 64 }; // windows of a unit: what is computed, written and remembered as one
+enum {
+    HARVEST_UNIT = 16,
+    HARVEST_MOST_SITES = 64
+}; // windows of a unit: what is computed, written and remembered as one
 
-/* What a finished unit leaves behind, in this order: summed loss, scored tokens, then each site's summed squares. */
+/* What a finished unit leaves behind, in this order: summed loss, scored tokens, then each site's
+ * summed squares. */
 typedef struct unit_table {
     size_t units, columns;
-    uint8_t *done;  // [units]
-    double *sums;   // [units, columns]
+    uint8_t *done; // [units]
+    double *sums;  // [units, columns]
 } unit_table;
 
 typedef struct harvest {
     const df_run *run;
-    const char *name, *model_path;   // of the model
+    const char *name, *model_path;    // of the model
     char *path, *progress_path, *job; // of the output; `job` is what it is compared by
     uint64_t model_hash, corpus_hash, tokenizer_hash;
     packing how;
@@ -55,20 +62,22 @@ typedef struct harvest {
     df_model_shape shape;
     df_model *model;
     df_type type;
-    const char *const *site;         // [sites]
+    const char *const *site; // [sites]
     size_t sites;
     df_file *file;
     unit_table table;
-    double interval;                 // seconds between notes of progress
+    double interval; // seconds between notes of progress
 } harvest;
 
-/* Collective. Runs every unit that is not done; DF_STOPPED after a stop request, with the progress on disk. */
+/* Collective. Runs every unit that is not done; DF_STOPPED after a stop request, with the progress
+ * on disk. */
 df_status df_harvest_units(harvest *h) DF_MUST_CHECK;
 
 /* Bytes that df_harvest_units takes beside model and text. */
 uint64_t df_harvest_bytes(const harvest *h);
 
-/* ---- progress ---------------------------------------------------------------------------------- */
+/* ---- progress ----------------------------------------------------------------------------------
+ */
 
 df_status df_units_new(harvest *h) DF_MUST_CHECK;
 void df_units_free(unit_table *table);

@@ -1,5 +1,6 @@
-/* What a harvest has finished, in a small file beside the growing output: OUT/NAME.acts.h5.progress. It is replaced by rename,
- * after the output's data have reached the disk, so it never promises a unit that is not there. */
+/* What a harvest has finished, in a small file beside the growing output:
+ * OUT/NAME.acts.h5.progress. It is replaced by rename, after the output's data have reached the
+ * disk, so it never promises a unit that is not there. */
 #include "harvest.h"
 
 #include <stdio.h>
@@ -7,9 +8,9 @@
 
 typedef struct header {
     char magic[8];
-    uint64_t job;            // hash of the job text: model, text, sites, options
+    uint64_t job; // hash of the job text: model, text, sites, options
     uint64_t units, columns;
-    uint64_t content;        // hash of what follows: done, then sums
+    uint64_t content; // hash of what follows: done, then sums
 } header;
 
 static const char magic[8] = "dfunits1";
@@ -37,7 +38,9 @@ static uint64_t content_hash(const unit_table *t) {
 }
 
 static header expected_header(const harvest *h) {
-    header head = {.job = df_hash(h->job, strlen(h->job)), .units = h->table.units, .columns = h->table.columns};
+    header head = {.job = df_hash(h->job, strlen(h->job)),
+                   .units = h->table.units,
+                   .columns = h->table.columns};
     memcpy(head.magic, magic, sizeof magic);
     return head;
 }
@@ -68,8 +71,10 @@ static bool read_table(harvest *h) {
     header head = expected_header(h);
     char *bytes = NULL;
     size_t size;
-    if (!df_file_exists(h->progress_path) || df_read_file(h->progress_path, &bytes, &size) != DF_OK) return false;
-    bool good = size == sizeof head + t->units + sums_bytes(t) && memcmp(bytes, &head, offsetof(header, content)) == 0;
+    if (!df_file_exists(h->progress_path) || df_read_file(h->progress_path, &bytes, &size) != DF_OK)
+        return false;
+    bool good = size == sizeof head + t->units + sums_bytes(t) &&
+                memcmp(bytes, &head, offsetof(header, content)) == 0;
     if (good) {
         memcpy(&head, bytes, sizeof head);
         memcpy(t->done, bytes + sizeof head, t->units);

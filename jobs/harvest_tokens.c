@@ -1,4 +1,5 @@
-/* The corpus as windows of tokens: documents tokenised by all ranks and threads, laid end to end, cut. */
+/* The corpus as windows of tokens: documents tokenised by all ranks and threads, laid end to end,
+ * cut. */
 #include "harvest.h"
 
 #include <string.h>
@@ -13,8 +14,8 @@ typedef struct tokenising {
     const df_corpus *corpus;
     const df_tokenizer *tokenizer;
     int64_t bos;
-    df_range mine;  // documents
-    piece *pieces;  // [mine.count]
+    df_range mine; // documents
+    piece *pieces; // [mine.count]
 } tokenising;
 
 // A worker thread's failure, carried to the main thread: the one of the lowest document.
@@ -35,7 +36,8 @@ static void carry(carried *failure, df_status code, size_t at) {
 
 static df_status raise_carried(carried *failure) {
     df_status code = failure->code;
-    if (code != DF_OK) (void)df_fail(code, "%s", failure->text != NULL ? failure->text : "a thread failed");
+    if (code != DF_OK)
+        (void)df_fail(code, "%s", failure->text != NULL ? failure->text : "a thread failed");
     df_free(failure->text);
     return code;
 }
@@ -43,7 +45,8 @@ static df_status raise_carried(carried *failure) {
 static df_status tokenise_one(const tokenising *t, size_t i, df_tokens *tokens) {
     size_t bytes, added = t->bos >= 0;
     const char *text = df_corpus_text(t->corpus, t->mine.first + i, &bytes);
-    DF_TRY_AS(df_tokenizer_encode(t->tokenizer, text, bytes, false, tokens), "tokenising document %zu", t->mine.first + i);
+    DF_TRY_AS(df_tokenizer_encode(t->tokenizer, text, bytes, false, tokens),
+              "tokenising document %zu", t->mine.first + i);
     piece *p = &t->pieces[i];
     DF_TRY(DF_NEW(p->id, tokens->count + added));
     DF_TRY(DF_NEW(p->end, tokens->count + added));
@@ -71,10 +74,12 @@ static df_status tokenise_mine(const tokenising *t) {
     return raise_carried(&failure);
 }
 
-/* ---- passing around ---------------------------------------------------------------------------- */
+/* ---- passing around ----------------------------------------------------------------------------
+ */
 
 // Every rank's bytes in rank order, in new memory on every rank.
-static df_status gather_all(df_comm *world, const void *mine, size_t bytes, void **all, size_t *total) {
+static df_status gather_all(df_comm *world, const void *mine, size_t bytes, void **all,
+                            size_t *total) {
     size_t *counts;
     *all = NULL;
     *total = 0;
@@ -126,7 +131,8 @@ static df_status share(df_comm *world, const flat *mine, size_t documents, packe
     out->tokens = id;
     out->token_end = end;
     DF_GO(df_agree(world, DF_NEW(out->document, out->documents + 1)));
-    for (size_t d = 0; d < out->documents; d++) out->document[d + 1] = out->document[d] + ((uint64_t *)rows)[d];
+    for (size_t d = 0; d < out->documents; d++)
+        out->document[d + 1] = out->document[d] + ((uint64_t *)rows)[d];
 done:
     df_free(rows);
     if (status != DF_OK && out->tokens == NULL) {
@@ -155,9 +161,11 @@ static df_status tokenise(df_comm *world, tokenising *t, packed_text *out) {
     return status;
 }
 
-/* ---- windows ----------------------------------------------------------------------------------- */
+/* ---- windows -----------------------------------------------------------------------------------
+ */
 
-// Cuts rows [first, end) every `context` rows, appending window ends; counts only when window is NULL.
+// Cuts rows [first, end) every `context` rows, appending window ends; counts only when window is
+// NULL.
 static uint64_t cut(uint64_t first, uint64_t end, uint64_t context, uint64_t *window, uint64_t n) {
     for (uint64_t at = first; at < end; at += context, n++)
         if (window != NULL) window[n + 1] = end - at < context ? end : at + context;
@@ -188,20 +196,25 @@ static df_status cut_windows(const packing *how, packed_text *text) {
 static df_status choose_bos(const df_tokenizer *tokenizer, const char *bos, int64_t *out) {
     *out = -1;
     if (strcmp(bos, "none") == 0) return DF_OK;
-    *out = strcmp(bos, "auto") == 0 ? df_tokenizer_bos(tokenizer) : df_tokenizer_find(tokenizer, bos);
+    *out =
+        strcmp(bos, "auto") == 0 ? df_tokenizer_bos(tokenizer) : df_tokenizer_find(tokenizer, bos);
     if (*out >= 0 || strcmp(bos, "auto") == 0) return DF_OK;
-    return df_fail(DF_USAGE, "harvest.bos: the tokenizer has no token \"%s\" (auto: what its template puts first; none)", bos);
+    return df_fail(
+        DF_USAGE,
+        "harvest.bos: the tokenizer has no token \"%s\" (auto: what its template puts first; none)",
+        bos);
 }
 
-df_status df_pack_text(const df_run *run, const df_corpus *corpus, const df_tokenizer *tokenizer, const packing *how,
-                       packed_text *out) {
+df_status df_pack_text(const df_run *run, const df_corpus *corpus, const df_tokenizer *tokenizer,
+                       const packing *how, packed_text *out) {
     tokenising t = {.corpus = corpus, .tokenizer = tokenizer};
     *out = (packed_text){0};
     df_status status = df_agree(run->world, choose_bos(tokenizer, how->bos, &t.bos));
     out->bos = t.bos;
     if (status == DF_OK) status = tokenise(run->world, &t, out);
     if (status == DF_OK) status = df_agree(run->world, cut_windows(how, out));
-    if (status == DF_OK && out->rows == 0) status = df_fail(DF_BAD_INPUT, "the text holds no tokens");
+    if (status == DF_OK && out->rows == 0)
+        status = df_fail(DF_BAD_INPUT, "the text holds no tokens");
     if (status != DF_OK) df_packed_free(out);
     return status;
 }

@@ -1,5 +1,6 @@
-/* Runs the windows. They fall into fixed units of HARVEST_UNIT; in each round every rank takes the next few units that are
- * not done, its threads take the windows, and its main thread writes the rows. */
+/* Runs the windows. They fall into fixed units of HARVEST_UNIT; in each round every rank takes the
+ * next few units that are not done, its threads take the windows, and its main thread writes the
+ * rows. */
 #include "harvest.h"
 
 #include <math.h>
@@ -9,28 +10,29 @@
 /* What one thread needs. */
 typedef struct worker {
     df_forward *forward;
-    float *rows;   // the sites after one another, each [context, width]
-    double *nll;   // [context]
+    float *rows; // the sites after one another, each [context, width]
+    double *nll; // [context]
 } worker;
 
 /* One rank's part of a harvest. */
 typedef struct crew {
     harvest *h;
-    size_t threads, units;        // units: of a round, per rank
-    size_t width;                 // columns of a site; all sites of today's families have the residual stream's
-    worker *workers;              // [threads]
+    size_t threads, units; // units: of a round, per rank
+    size_t width;    // columns of a site; all sites of today's families have the residual stream's
+    worker *workers; // [threads]
     char *stored[HARVEST_MOST_SITES]; // [units * HARVEST_UNIT * context, width] in the file's type
-    double *nll;                  // [units * HARVEST_UNIT] summed over the window
-    uint32_t *scored;             // [units * HARVEST_UNIT]
-    double *squares;              // [units * HARVEST_UNIT, sites]
-    size_t *mine;                 // [units] this round's units of this rank, ascending
+    double *nll;                      // [units * HARVEST_UNIT] summed over the window
+    uint32_t *scored;                 // [units * HARVEST_UNIT]
+    double *squares;                  // [units * HARVEST_UNIT, sites]
+    size_t *mine;                     // [units] this round's units of this rank, ascending
     size_t n_mine;
-    df_status code;               // the first failure among the windows, by number
+    df_status code; // the first failure among the windows, by number
     size_t failed_window;
     char *failure;
 } crew;
 
-/* ---- memory ------------------------------------------------------------------------------------ */
+/* ---- memory ------------------------------------------------------------------------------------
+ */
 
 static size_t thread_count(void) {
     return (size_t)omp_get_max_threads();
@@ -44,7 +46,8 @@ static size_t units_per_round(void) {
 uint64_t df_harvest_bytes(const harvest *h) {
     uint64_t context = h->how.context, windows = units_per_round() * HARVEST_UNIT;
     uint64_t numbers = context * h->shape.width * h->sites;
-    uint64_t thread = df_forward_bytes(&h->shape, h->how.context) + numbers * sizeof(float) + context * sizeof(double);
+    uint64_t thread = df_forward_bytes(&h->shape, h->how.context) + numbers * sizeof(float) +
+                      context * sizeof(double);
     return thread_count() * thread + windows * numbers * df_type_bytes(h->type);
 }
 
@@ -83,14 +86,16 @@ static void dismiss(crew *c) {
     df_free(c->failure);
 }
 
-/* ---- one window -------------------------------------------------------------------------------- */
+/* ---- one window --------------------------------------------------------------------------------
+ */
 
 // The summed squares of rows [n, width], row by row.
 static double sum_squares(const float *rows, size_t n, size_t width) {
     double total = 0.0;
     for (size_t r = 0; r < n; r++) {
         double row = 0.0;
-        for (size_t i = 0; i < width; i++) row += (double)rows[r * width + i] * (double)rows[r * width + i];
+        for (size_t i = 0; i < width; i++)
+            row += (double)rows[r * width + i] * (double)rows[r * width + i];
         total += row;
     }
     return total;
@@ -99,16 +104,22 @@ static double sum_squares(const float *rows, size_t n, size_t width) {
 static df_status refuse_rows(const harvest *h, size_t window, size_t site, const float *rows) {
     size_t n = h->text.window[window + 1] - h->text.window[window], i = 0;
     while (i + 1 < n * h->shape.width && isfinite(rows[i])) i++;
-    return df_fail(DF_BAD_INPUT, "model %s, site %s, window %zu: %g at row %llu, column %zu; activations must be finite%s", h->name,
-                   h->site[site], window, (double)rows[i], (unsigned long long)(h->text.window[window] + i / h->shape.width),
-                   i % h->shape.width, h->type == DF_F16 ? " (f16 ends at 65504: store f32 or bf16)" : "");
+    return df_fail(
+        DF_BAD_INPUT,
+        "model %s, site %s, window %zu: %g at row %llu, column %zu; activations must be finite%s",
+        h->name, h->site[site], window, (double)rows[i],
+        (unsigned long long)(h->text.window[window] + i / h->shape.width), i % h->shape.width,
+        h->type == DF_F16 ? " (f16 ends at 65504: store f32 or bf16)" : "");
 }
 
-// Rows to the file's type; the summed squares are of what is stored. Slot: the window's place in this round.
+// Rows to the file's type; the summed squares are of what is stored. Slot: the window's place in
+// this round.
 static df_status store_rows(const crew *c, const worker *w, size_t window, size_t slot) {
     const harvest *h = c->h;
-    uint64_t begin = h->text.window[window / HARVEST_UNIT * HARVEST_UNIT], first = h->text.window[window];
-    size_t n = h->text.window[window + 1] - first, base = slot / HARVEST_UNIT * HARVEST_UNIT * h->how.context;
+    uint64_t begin = h->text.window[window / HARVEST_UNIT * HARVEST_UNIT],
+             first = h->text.window[window];
+    size_t n = h->text.window[window + 1] - first,
+           base = slot / HARVEST_UNIT * HARVEST_UNIT * h->how.context;
     for (size_t s = 0; s < h->sites; s++) {
         float *rows = w->rows + s * h->how.context * c->width;
         void *stored = c->stored[s] + (base + (first - begin)) * c->width * df_type_bytes(h->type);
@@ -145,8 +156,11 @@ static df_status run_window(const crew *c, const worker *w, size_t window, size_
     DF_TRY(store_rows(c, w, window, slot));
     sum_loss(c, w, window, slot);
     if (isfinite(c->nll[slot])) return DF_OK;
-    return df_fail(DF_BAD_INPUT, "model %s, window %zu: its loss is %g although the sites are finite; look at the last layers, the "
-                                 "final norm and the unembedding", h->name, window, c->nll[slot]);
+    return df_fail(DF_BAD_INPUT,
+                   "model %s, window %zu: its loss is %g although the sites are finite; look at "
+                   "the last layers, the "
+                   "final norm and the unembedding",
+                   h->name, window, c->nll[slot]);
 }
 
 static void remember_failure(crew *c, df_status code, size_t window) {
@@ -160,9 +174,11 @@ static void remember_failure(crew *c, df_status code, size_t window) {
     df_error_clear();
 }
 
-/* ---- one round --------------------------------------------------------------------------------- */
+/* ---- one round ---------------------------------------------------------------------------------
+ */
 
-// The round's next units that are not done, `units` for each rank in turn; returns how many there are in all.
+// The round's next units that are not done, `units` for each rank in turn; returns how many there
+// are in all.
 static size_t deal(crew *c, size_t *next) {
     int size = df_comm_size(c->h->run->world), rank = df_comm_rank(c->h->run->world);
     size_t dealt = 0;
@@ -198,7 +214,8 @@ static df_status write_unit(crew *c, size_t i) {
     double *sums = h->table.sums + unit * h->table.columns;
     for (size_t s = 0; s < h->sites; s++)
         DF_TRY(df_file_write(h->file, DF_ACTS_SITE + (int)s, row, rows,
-                             c->stored[s] + slot * h->how.context * c->width * df_type_bytes(h->type)));
+                             c->stored[s] +
+                                 slot * h->how.context * c->width * df_type_bytes(h->type)));
     DF_TRY(df_file_write(h->file, DF_ACTS_SITE + (int)h->sites, first, n, c->nll + slot));
     DF_TRY(df_file_write(h->file, DF_ACTS_SITE + (int)h->sites + 1, first, n, c->scored + slot));
     memset(sums, 0, h->table.columns * sizeof *sums);
@@ -218,7 +235,8 @@ static df_status write_round(crew *c) {
     return status;
 }
 
-// Every rank learns the sums of the round's units. Each unit is one rank's: the others add zero bits.
+// Every rank learns the sums of the round's units. Each unit is one rank's: the others add zero
+// bits.
 static df_status share_round(crew *c, size_t first, size_t end) {
     unit_table *t = &c->h->table;
     size_t fresh = 0, n = 0;
@@ -243,7 +261,8 @@ static df_status share_round(crew *c, size_t first, size_t end) {
     return DF_OK;
 }
 
-/* ---- all rounds -------------------------------------------------------------------------------- */
+/* ---- all rounds --------------------------------------------------------------------------------
+ */
 
 static uint64_t rows_of(const harvest *h, size_t unit) {
     size_t first = unit * HARVEST_UNIT, end = first + HARVEST_UNIT;
@@ -266,7 +285,9 @@ static bool is_due(const harvest *h, double *last) {
 
 static df_status stop_here(harvest *h) {
     DF_TRY(df_units_save(h));
-    return df_fail(DF_STOPPED, "stopped on request while harvesting model %s; run the same job again to go on", h->name);
+    return df_fail(DF_STOPPED,
+                   "stopped on request while harvesting model %s; run the same job again to go on",
+                   h->name);
 }
 
 static df_status run_rounds(crew *c) {
@@ -295,7 +316,8 @@ static df_status run_rounds(crew *c) {
 }
 
 df_status df_harvest_units(harvest *h) {
-    crew c = {.h = h, .threads = thread_count(), .units = units_per_round(), .width = h->shape.width};
+    crew c = {
+        .h = h, .threads = thread_count(), .units = units_per_round(), .width = h->shape.width};
     df_status status = df_agree(h->run->world, hire(&c));
     if (status == DF_OK) status = run_rounds(&c);
     dismiss(&c);

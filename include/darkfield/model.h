@@ -1,26 +1,28 @@
-/* darkfield/model.h: transformers read from Hugging Face directories, and their forward pass with hook sites.
+/* darkfield/model.h: transformers read from Hugging Face directories, and their forward pass with
+ * hook sites.
  *
- * A directory holds config.json and *.safetensors (F32, F16 or BF16, widened to fp32). Families are rows of one
- * table (src/model/arch.c): a family joins by naming its tensors and parts there. Llama for now. What cannot be
- * computed exactly as the checkpoint means it (an unknown family, an activation, a rope rule, a missing, unexpected or
- * misshapen tensor) is DF_BAD_INPUT naming the file, the tensor or key, what was expected and what was found.
- * Nothing here is collective. */
+ * A directory holds config.json and *.safetensors (F32, F16 or BF16, widened to fp32). Families are
+ * rows of one table (src/model/arch.c): a family joins by naming its tensors and parts there. Llama
+ * for now. What cannot be computed exactly as the checkpoint means it (an unknown family, an
+ * activation, a rope rule, a missing, unexpected or misshapen tensor) is DF_BAD_INPUT naming the
+ * file, the tensor or key, what was expected and what was found. Nothing here is collective. */
 #ifndef DARKFIELD_MODEL_H
 #define DARKFIELD_MODEL_H
 
 #include "darkfield/base.h"
 
-/* ---- models ------------------------------------------------------------------------------------ */
+/* ---- models ------------------------------------------------------------------------------------
+ */
 
 typedef struct df_model df_model;
 
 typedef struct df_model_shape {
-    const char *family;    /* "llama" */
-    size_t layers, width;  /* width: of the residual stream */
+    const char *family;   /* "llama" */
+    size_t layers, width; /* width: of the residual stream */
     size_t heads, kv_heads, head_width;
     size_t mlp_width, vocabulary;
-    size_t positions;      /* max_position_embeddings; 0 when the file does not say */
-    uint64_t parameters;   /* stored numbers, a tied unembedding counted once */
+    size_t positions;    /* max_position_embeddings; 0 when the file does not say */
+    uint64_t parameters; /* stored numbers, a tied unembedding counted once */
 } df_model_shape;
 
 /* Reads config.json alone: what a plan needs. */
@@ -33,43 +35,51 @@ void df_model_close(df_model **model); /* *model may be NULL */
 const df_model_shape *df_model_facts(const df_model *model); /* belongs to the model */
 size_t df_model_width(const df_model *model);
 size_t df_model_vocabulary(const df_model *model);
-const float *df_model_unembed(const df_model *model);    // [vocabulary, width]
-const float *df_model_final_norm(const df_model *model); // [width] gain of the norm before the unembedding
+const float *df_model_unembed(const df_model *model); // [vocabulary, width]
+const float *
+df_model_final_norm(const df_model *model); // [width] gain of the norm before the unembedding
 
-/* Content hash of config.json and of every tensor's name, type, shape and bytes, however they are cut into files. Maps the
- * files and takes no memory. */
+/* Content hash of config.json and of every tensor's name, type, shape and bytes, however they are
+ * cut into files. Maps the files and takes no memory. */
 df_status df_model_hash(const char *path, uint64_t *out) DF_MUST_CHECK;
 
-/* ---- hook sites -------------------------------------------------------------------------------- */
+/* ---- hook sites --------------------------------------------------------------------------------
+ */
 
-/* TransformerLens names: hook_embed, blocks.L.hook_resid_pre, blocks.L.hook_attn_out, blocks.L.hook_resid_mid,
- * blocks.L.hook_mlp_out, blocks.L.hook_resid_post, ln_final.hook_normalized (the gain applied: what the
- * unembedding reads). Writes the number of columns; an unknown name is DF_USAGE with the nearest one. */
-df_status df_model_site_width(const df_model_shape *shape, const char *site, size_t *width) DF_MUST_CHECK;
+/* TransformerLens names: hook_embed, blocks.L.hook_resid_pre, blocks.L.hook_attn_out,
+ * blocks.L.hook_resid_mid, blocks.L.hook_mlp_out, blocks.L.hook_resid_post,
+ * ln_final.hook_normalized (the gain applied: what the unembedding reads). Writes the number of
+ * columns; an unknown name is DF_USAGE with the nearest one. */
+df_status df_model_site_width(const df_model_shape *shape, const char *site,
+                              size_t *width) DF_MUST_CHECK;
 int64_t df_site_layer(const char *site); /* L of blocks.L.*, -1 for the others */
 
-/* ---- forward ----------------------------------------------------------------------------------- */
+/* ---- forward -----------------------------------------------------------------------------------
+ */
 
-/* The working memory of one thread. Windows are padded to `context` rows (rounded up to DF_FORWARD_ROWS): every GEMM has a
- * fixed shape, so a window's numbers depend on its tokens alone, not on its neighbours, ranks or threads. */
+/* The working memory of one thread. Windows are padded to `context` rows (rounded up to
+ * DF_FORWARD_ROWS): every GEMM has a fixed shape, so a window's numbers depend on its tokens alone,
+ * not on its neighbours, ranks or threads. */
 typedef struct df_forward df_forward;
 #define DF_FORWARD_ROWS 64
 
-/* Sites are those of df_forward_run's `out`. The model is borrowed and may be shared by threads. context above the
- * model's positions is DF_USAGE. */
-df_status df_forward_open(const df_model *model, size_t context, const char *const *sites, size_t n_sites,
-                          df_forward **out) DF_MUST_CHECK;
+/* Sites are those of df_forward_run's `out`. The model is borrowed and may be shared by threads.
+ * context above the model's positions is DF_USAGE. */
+df_status df_forward_open(const df_model *model, size_t context, const char *const *sites,
+                          size_t n_sites, df_forward **out) DF_MUST_CHECK;
 void df_forward_close(df_forward **forward); /* *forward may be NULL */
 
 /* Bytes that df_forward_open takes, for plans. */
 uint64_t df_forward_bytes(const df_model_shape *shape, size_t context);
 
-/* Runs one window of 1..context token ids. out[i] [n, width of site i] receives site i; out NULL when there are no
- * sites. logits [n, vocabulary] or NULL. An id outside the vocabulary is DF_BAD_INPUT naming it. */
-df_status df_forward_run(df_forward *forward, const uint32_t *ids, size_t n, float *const *out, float *logits)
-    DF_MUST_CHECK;
+/* Runs one window of 1..context token ids. out[i] [n, width of site i] receives site i; out NULL
+ * when there are no sites. logits [n, vocabulary] or NULL. An id outside the vocabulary is
+ * DF_BAD_INPUT naming it. */
+df_status df_forward_run(df_forward *forward, const uint32_t *ids, size_t n, float *const *out,
+                         float *logits) DF_MUST_CHECK;
 
-/* After df_forward_run: nll[t] = -log p(ids[t + 1] | ids[0..t]) in nats for t = 0..n-2, of the last window run. */
+/* After df_forward_run: nll[t] = -log p(ids[t + 1] | ids[0..t]) in nats for t = 0..n-2, of the last
+ * window run. */
 df_status df_forward_nll(df_forward *forward, double *nll) DF_MUST_CHECK;
 
 #endif

@@ -34,24 +34,42 @@ size_t df_attention_scratch(size_t rows) {
     return DF_ATTENTION_ROWS * rows;
 }
 
-// Queries [first, first + DF_ATTENTION_ROWS) of one head: scores against the keys up to their last row, then values.
+// Queries [first, first + DF_ATTENTION_ROWS) of one head: scores against the keys up to their last
+// row, then values.
 static void attend_block(const df_attention *a, size_t head, size_t first) {
     size_t width = a->head_width, query = a->heads * width, key = a->kv_heads * width;
     size_t seen = first + DF_ATTENTION_ROWS, column = head / (a->heads / a->kv_heads) * width;
-    df_gemm_nt(&(df_gemm){.m = DF_ATTENTION_ROWS, .n = seen, .k = width, .alpha = 1.0f,
-                          .a = a->q + first * query + head * width, .lda = query, .b = a->k + column, .ldb = key,
-                          .c = a->scratch, .ldc = seen}); // scores [DF_ATTENTION_ROWS, seen]
+    df_gemm_nt(&(df_gemm){.m = DF_ATTENTION_ROWS,
+                          .n = seen,
+                          .k = width,
+                          .alpha = 1.0f,
+                          .a = a->q + first * query + head * width,
+                          .lda = query,
+                          .b = a->k + column,
+                          .ldb = key,
+                          .c = a->scratch,
+                          .ldc = seen}); // scores [DF_ATTENTION_ROWS, seen]
     df_causal_softmax(a->scratch, DF_ATTENTION_ROWS, first, seen, a->scale);
-    df_gemm_nn(&(df_gemm){.m = DF_ATTENTION_ROWS, .n = width, .k = seen, .alpha = 1.0f, .a = a->scratch, .lda = seen,
-                          .b = a->v + column, .ldb = key, .c = a->out + first * query + head * width, .ldc = query});
+    df_gemm_nn(&(df_gemm){.m = DF_ATTENTION_ROWS,
+                          .n = width,
+                          .k = seen,
+                          .alpha = 1.0f,
+                          .a = a->scratch,
+                          .lda = seen,
+                          .b = a->v + column,
+                          .ldb = key,
+                          .c = a->out + first * query + head * width,
+                          .ldc = query});
 }
 
 void df_attend(const df_attention *a) {
     for (size_t head = 0; head < a->heads; head++)
-        for (size_t first = 0; first < a->rows; first += DF_ATTENTION_ROWS) attend_block(a, head, first);
+        for (size_t first = 0; first < a->rows; first += DF_ATTENTION_ROWS)
+            attend_block(a, head, first);
 }
 
-/* ---- loss -------------------------------------------------------------------------------------- */
+/* ---- loss --------------------------------------------------------------------------------------
+ */
 
 // log of the sum of e^(x - top), in double.
 static double log_sum(const float *x, size_t n, float top) {

@@ -1,5 +1,5 @@
-/* Sums, maxima and exponentials that a compiler turns into vector code without reordering: LANES partial results,
- * combined in one fixed order. Private to the transformer kernels. */
+/* Sums, maxima and exponentials that a compiler turns into vector code without reordering: LANES
+ * partial results, combined in one fixed order. Private to the transformer kernels. */
 #ifndef DF_KERNELS_NN_LANES_H
 #define DF_KERNELS_NN_LANES_H
 
@@ -13,12 +13,14 @@ typedef union float_bits {
     uint32_t bits;
 } float_bits;
 
-/* e^x to 2 units in the last place for -87 <= x <= 88, clamped outside; NaN stays NaN. (Cody and Waite reduction to
- * |r| <= ln 2 / 2, then a polynomial; the power of two is built in the exponent bits.) */
+/* e^x to 2 units in the last place for -87 <= x <= 88, clamped outside; NaN stays NaN. (Cody and
+ * Waite reduction to |r| <= ln 2 / 2, then a polynomial; the power of two is built in the exponent
+ * bits.) */
 static inline float exp_lane(float x) {
     x = x < -87.0f ? -87.0f : x;
     x = x > 88.0f ? 88.0f : x;
-    float_bits shifted = {.value = x * 1.44269504f + 12582912.0f}; // the nearest integer in the low bits
+    float_bits shifted = {.value =
+                              x * 1.44269504f + 12582912.0f}; // the nearest integer in the low bits
     float n = shifted.value - 12582912.0f;
     float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;

@@ -18,7 +18,8 @@ void df_add_rows(const float *bias, df_extent extent, float *x) {
         for (size_t i = 0; i < extent.width; i++) x[r * extent.width + i] += bias[i];
 }
 
-static void rotate_head(const float *restrict cosine, const float *restrict sine, size_t half, float *restrict x) {
+static void rotate_head(const float *restrict cosine, const float *restrict sine, size_t half,
+                        float *restrict x) {
     for (size_t i = 0; i < half; i++) {
         float a = x[i], b = x[i + half];
         x[i] = a * cosine[i] - b * sine[i];
@@ -26,11 +27,13 @@ static void rotate_head(const float *restrict cosine, const float *restrict sine
     }
 }
 
-void df_rotate(const float *cosine, const float *sine, size_t head_width, df_extent rows_heads, float *x) {
+void df_rotate(const float *cosine, const float *sine, size_t head_width, df_extent rows_heads,
+               float *x) {
     size_t half = head_width / 2;
     for (size_t t = 0; t < rows_heads.rows; t++)
         for (size_t h = 0; h < rows_heads.width; h++)
-            rotate_head(cosine + t * half, sine + t * half, half, x + (t * rows_heads.width + h) * head_width);
+            rotate_head(cosine + t * half, sine + t * half, half,
+                        x + (t * rows_heads.width + h) * head_width);
 }
 
 void df_silu_gate(const float *up, size_t n, float *gate) {

@@ -1,5 +1,6 @@
-/* The plain twins of the transformer kernels, for one element type: nn_plain.c includes this with REAL, PLAIN(name), EXP,
- * LOG and SQRT defined. No blocks and no lanes: the formulas as papers write them. */
+/* The plain twins of the transformer kernels, for one element type: nn_plain.c includes this with
+ * REAL, PLAIN(name), EXP, LOG and SQRT defined. No blocks and no lanes: the formulas as papers
+ * write them. */
 
 void PLAIN(df_rms_norm)(const REAL *x, const REAL *gain, REAL epsilon, df_extent extent, REAL *y) {
     for (size_t r = 0; r < extent.rows; r++) {
@@ -7,11 +8,13 @@ void PLAIN(df_rms_norm)(const REAL *x, const REAL *gain, REAL epsilon, df_extent
         REAL squares = 0;
         for (size_t i = 0; i < extent.width; i++) squares += row[i] * row[i];
         REAL scale = 1 / SQRT(squares / (REAL)extent.width + epsilon);
-        for (size_t i = 0; i < extent.width; i++) y[r * extent.width + i] = row[i] * scale * gain[i];
+        for (size_t i = 0; i < extent.width; i++)
+            y[r * extent.width + i] = row[i] * scale * gain[i];
     }
 }
 
-void PLAIN(df_rotate)(const REAL *cosine, const REAL *sine, size_t head_width, df_extent rows_heads, REAL *x) {
+void PLAIN(df_rotate)(const REAL *cosine, const REAL *sine, size_t head_width, df_extent rows_heads,
+                      REAL *x) {
     size_t half = head_width / 2;
     for (size_t i = 0; i < rows_heads.rows * rows_heads.width * half; i++) {
         size_t pair = i % half, head = i / half, angle = head / rows_heads.width * half + pair;
@@ -36,7 +39,8 @@ void PLAIN(df_causal_softmax)(REAL *scores, size_t rows, size_t first, size_t co
 }
 
 // Weights of one query row q [width] of one head on the first `seen.rows` keys, rows of stride ld.
-static void PLAIN(weigh)(const REAL *q, const REAL *k, df_extent seen, size_t ld, REAL scale, REAL *weights) {
+static void PLAIN(weigh)(const REAL *q, const REAL *k, df_extent seen, size_t ld, REAL scale,
+                         REAL *weights) {
     for (size_t j = 0; j < seen.rows; j++) {
         weights[j] = 0;
         for (size_t i = 0; i < seen.width; i++) weights[j] += q[i] * k[j * ld + i];
@@ -52,7 +56,8 @@ static void PLAIN(mix)(const REAL *weights, const REAL *v, df_extent seen, size_
     }
 }
 
-void PLAIN(df_attend)(const df_attention *a, const REAL *q, const REAL *k, const REAL *v, REAL *weights, REAL *out) {
+void PLAIN(df_attend)(const df_attention *a, const REAL *q, const REAL *k, const REAL *v,
+                      REAL *weights, REAL *out) {
     size_t width = a->head_width, query = a->heads * width, key = a->kv_heads * width;
     for (size_t t = 0; t < a->rows; t++)
         for (size_t h = 0; h < a->heads; h++) {

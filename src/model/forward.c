@@ -1,27 +1,28 @@
-/* The forward pass of one window. Where families differ, a switch on the parts of the family's row (arch.h). */
+/* The forward pass of one window. Where families differ, a switch on the parts of the family's row
+ * (arch.h). */
 #include "arch.h"
 
 #include "darkfield/kernels.h"
 #include <math.h>
 #include <string.h>
 
-/* Rows of one window, all padded to `rows`, a multiple of DF_FORWARD_ROWS; rows beyond the window's tokens are zero at the
- * start and never reach a token's row. */
+/* Rows of one window, all padded to `rows`, a multiple of DF_FORWARD_ROWS; rows beyond the window's
+ * tokens are zero at the start and never reach a token's row. */
 struct df_forward {
     const df_model *model;
-    size_t context, rows, tokens; // tokens: of the last window run
-    uint32_t *ids;                // [rows]
-    float *block;                 // one allocation for what follows
+    size_t context, rows, tokens;    // tokens: of the last window run
+    uint32_t *ids;                   // [rows]
+    float *block;                    // one allocation for what follows
     float *stream, *normed, *change; // [rows, width]
-    float *q, *mixed;             // [rows, heads * head_width]
-    float *k, *v;                 // [rows, kv_heads * head_width]
-    float *gate, *up;             // [rows, mlp_width]
-    float *scores;                // [df_attention_scratch(rows)]
-    float *logits;                // [DF_FORWARD_ROWS, vocabulary]
-    float *cosine, *sine;         // [rows, head_width / 2]
-    site_place *place;            // [sites]
+    float *q, *mixed;                // [rows, heads * head_width]
+    float *k, *v;                    // [rows, kv_heads * head_width]
+    float *gate, *up;                // [rows, mlp_width]
+    float *scores;                   // [df_attention_scratch(rows)]
+    float *logits;                   // [DF_FORWARD_ROWS, vocabulary]
+    float *cosine, *sine;            // [rows, head_width / 2]
+    site_place *place;               // [sites]
     size_t sites;
-    float *const *out;            // of the current run
+    float *const *out; // of the current run
 };
 
 typedef struct piece {
@@ -35,14 +36,24 @@ static size_t padded_rows(size_t context) {
     return (context + DF_FORWARD_ROWS - 1) / DF_FORWARD_ROWS * DF_FORWARD_ROWS;
 }
 
-// The working arrays and their sizes, each rounded up to 16 floats so that all start on a cache line.
-static size_t list_pieces(df_forward *f, const df_model_shape *s, size_t rows, piece list[static PIECES]) {
+// The working arrays and their sizes, each rounded up to 16 floats so that all start on a cache
+// line.
+static size_t list_pieces(df_forward *f, const df_model_shape *s, size_t rows,
+                          piece list[static PIECES]) {
     size_t query = s->heads * s->head_width, key = s->kv_heads * s->head_width, total = 0;
-    const piece all[PIECES] = {{&f->stream, rows * s->width}, {&f->normed, rows * s->width}, {&f->change, rows * s->width},
-                               {&f->q, rows * query}, {&f->mixed, rows * query}, {&f->k, rows * key}, {&f->v, rows * key},
-                               {&f->gate, rows * s->mlp_width}, {&f->up, rows * s->mlp_width},
-                               {&f->scores, df_attention_scratch(rows)}, {&f->logits, DF_FORWARD_ROWS * s->vocabulary},
-                               {&f->cosine, rows * s->head_width / 2}, {&f->sine, rows * s->head_width / 2}};
+    const piece all[PIECES] = {{&f->stream, rows * s->width},
+                               {&f->normed, rows * s->width},
+                               {&f->change, rows * s->width},
+                               {&f->q, rows * query},
+                               {&f->mixed, rows * query},
+                               {&f->k, rows * key},
+                               {&f->v, rows * key},
+                               {&f->gate, rows * s->mlp_width},
+                               {&f->up, rows * s->mlp_width},
+                               {&f->scores, df_attention_scratch(rows)},
+                               {&f->logits, DF_FORWARD_ROWS * s->vocabulary},
+                               {&f->cosine, rows * s->head_width / 2},
+                               {&f->sine, rows * s->head_width / 2}};
     for (size_t i = 0; i < PIECES; i++) {
         list[i] = all[i];
         list[i].floats = (all[i].floats + 15) / 16 * 16;
@@ -55,7 +66,8 @@ uint64_t df_forward_bytes(const df_model_shape *shape, size_t context) {
     df_forward none = {0};
     piece list[PIECES];
     size_t rows = padded_rows(context);
-    return sizeof none + rows * sizeof *none.ids + sizeof(float) * list_pieces(&none, shape, rows, list);
+    return sizeof none + rows * sizeof *none.ids +
+           sizeof(float) * list_pieces(&none, shape, rows, list);
 }
 
 static df_status allocate(df_forward *f) {
@@ -86,16 +98,18 @@ static df_status fill_rotary(df_forward *f) {
     return DF_OK;
 }
 
-df_status df_forward_open(const df_model *model, size_t context, const char *const *sites, size_t n_sites,
-                          df_forward **out) {
+df_status df_forward_open(const df_model *model, size_t context, const char *const *sites,
+                          size_t n_sites, df_forward **out) {
     const df_model_shape *shape = df_model_facts(model);
     *out = NULL;
     if (context < 1 || (shape->positions > 0 && context > shape->positions))
-        return df_fail(DF_USAGE, "a context of %zu tokens: the model has positions for 1..%zu", context, shape->positions);
+        return df_fail(DF_USAGE, "a context of %zu tokens: the model has positions for 1..%zu",
+                       context, shape->positions);
     df_forward *f;
     df_status status;
     DF_TRY(DF_NEW(f, 1));
-    *f = (df_forward){.model = model, .context = context, .rows = padded_rows(context), .sites = n_sites};
+    *f = (df_forward){
+        .model = model, .context = context, .rows = padded_rows(context), .sites = n_sites};
     DF_GO(DF_NEW(f->place, n_sites));
     for (size_t i = 0; i < n_sites; i++) DF_GO(df_site_find(shape, sites[i], &f->place[i]));
     DF_GO(allocate(f));
@@ -116,15 +130,26 @@ void df_forward_close(df_forward **forward) {
     *forward = NULL;
 }
 
-/* ---- parts ------------------------------------------------------------------------------------- */
+/* ---- parts -------------------------------------------------------------------------------------
+ */
 
 // y [rows, outputs] = x [rows, inputs] W' + bias; extent holds inputs (rows) and outputs (width).
-static void project(const df_forward *f, role weight, size_t layer, df_extent extent, const float *x, float *y) {
+static void project(const df_forward *f, role weight, size_t layer, df_extent extent,
+                    const float *x, float *y) {
     const float *bias = NULL;
-    if (weight >= ROLE_Q && weight <= ROLE_DOWN) bias = df_weight(f->model, weight - ROLE_Q + ROLE_Q_BIAS, layer);
+    if (weight >= ROLE_Q && weight <= ROLE_DOWN)
+        bias = df_weight(f->model, weight - ROLE_Q + ROLE_Q_BIAS, layer);
     size_t inputs = extent.rows, outputs = extent.width;
-    df_gemm_nt(&(df_gemm){.m = f->rows, .n = outputs, .k = inputs, .alpha = 1.0f, .a = x, .lda = inputs,
-                          .b = df_weight(f->model, weight, layer), .ldb = inputs, .c = y, .ldc = outputs});
+    df_gemm_nt(&(df_gemm){.m = f->rows,
+                          .n = outputs,
+                          .k = inputs,
+                          .alpha = 1.0f,
+                          .a = x,
+                          .lda = inputs,
+                          .b = df_weight(f->model, weight, layer),
+                          .ldb = inputs,
+                          .c = y,
+                          .ldc = outputs});
     if (bias != NULL) df_add_rows(bias, (df_extent){f->rows, outputs}, y);
 }
 
@@ -139,7 +164,8 @@ static void normalise(const df_forward *f, role gain, size_t layer) {
 static void rotate(const df_forward *f, size_t heads, float *x) {
     switch (f->model->config.family->rope) {
     case ROPE_HALF_SPLIT:
-        df_rotate(f->cosine, f->sine, f->model->config.shape.head_width, (df_extent){f->rows, heads}, x);
+        df_rotate(f->cosine, f->sine, f->model->config.shape.head_width,
+                  (df_extent){f->rows, heads}, x);
     }
 }
 
@@ -152,9 +178,16 @@ static void attention(const df_forward *f, size_t layer) {
     project(f, ROLE_V, layer, (df_extent){s->width, key}, f->normed, f->v);
     rotate(f, s->heads, f->q);
     rotate(f, s->kv_heads, f->k);
-    df_attend(&(df_attention){.rows = f->rows, .heads = s->heads, .kv_heads = s->kv_heads, .head_width = s->head_width,
-                              .scale = (float)(1.0 / sqrt((double)s->head_width)), .q = f->q, .k = f->k, .v = f->v,
-                              .out = f->mixed, .scratch = f->scores});
+    df_attend(&(df_attention){.rows = f->rows,
+                              .heads = s->heads,
+                              .kv_heads = s->kv_heads,
+                              .head_width = s->head_width,
+                              .scale = (float)(1.0 / sqrt((double)s->head_width)),
+                              .q = f->q,
+                              .k = f->k,
+                              .v = f->v,
+                              .out = f->mixed,
+                              .scratch = f->scores});
     project(f, ROLE_O, layer, (df_extent){query, s->width}, f->mixed, f->change);
 }
 
@@ -171,10 +204,12 @@ static void mlp(const df_forward *f, size_t layer) {
 }
 
 static void add_change(const df_forward *f) {
-    for (size_t i = 0; i < f->rows * f->model->config.shape.width; i++) f->stream[i] += f->change[i];
+    for (size_t i = 0; i < f->rows * f->model->config.shape.width; i++)
+        f->stream[i] += f->change[i];
 }
 
-/* ---- the pass ---------------------------------------------------------------------------------- */
+/* ---- the pass ----------------------------------------------------------------------------------
+ */
 
 // Hands rows that the pass has just made to every site that is this place.
 static void reach(const df_forward *f, site_kind kind, size_t layer, const float *rows) {
@@ -202,11 +237,15 @@ static void run_block(const df_forward *f, size_t layer) {
 
 static df_status embed(df_forward *f, const uint32_t *ids, size_t n) {
     const df_model_shape *s = &f->model->config.shape;
-    if (n < 1 || n > f->context) return df_fail(DF_FAILED, "a window of %zu tokens in a context of %zu", n, f->context);
+    if (n < 1 || n > f->context)
+        return df_fail(DF_FAILED, "a window of %zu tokens in a context of %zu", n, f->context);
     for (size_t t = 0; t < n; t++) {
         if (ids[t] >= s->vocabulary)
-            return df_fail(DF_BAD_INPUT, "token id %u at position %zu: the model's vocabulary has %zu tokens", ids[t], t, s->vocabulary);
-        memcpy(f->stream + t * s->width, df_weight(f->model, ROLE_EMBED, 0) + ids[t] * s->width, s->width * sizeof(float));
+            return df_fail(DF_BAD_INPUT,
+                           "token id %u at position %zu: the model's vocabulary has %zu tokens",
+                           ids[t], t, s->vocabulary);
+        memcpy(f->stream + t * s->width, df_weight(f->model, ROLE_EMBED, 0) + ids[t] * s->width,
+               s->width * sizeof(float));
     }
     memset(f->stream + n * s->width, 0, (f->rows - n) * s->width * sizeof(float));
     memcpy(f->ids, ids, n * sizeof *ids);
@@ -217,16 +256,24 @@ static df_status embed(df_forward *f, const uint32_t *ids, size_t n) {
 // Logits of rows [first, first + DF_FORWARD_ROWS) into f->logits.
 static void unembed(const df_forward *f, size_t first) {
     const df_model_shape *s = &f->model->config.shape;
-    df_gemm_nt(&(df_gemm){.m = DF_FORWARD_ROWS, .n = s->vocabulary, .k = s->width, .alpha = 1.0f,
-                          .a = f->normed + first * s->width, .lda = s->width, .b = df_model_unembed(f->model),
-                          .ldb = s->width, .c = f->logits, .ldc = s->vocabulary});
+    df_gemm_nt(&(df_gemm){.m = DF_FORWARD_ROWS,
+                          .n = s->vocabulary,
+                          .k = s->width,
+                          .alpha = 1.0f,
+                          .a = f->normed + first * s->width,
+                          .lda = s->width,
+                          .b = df_model_unembed(f->model),
+                          .ldb = s->width,
+                          .c = f->logits,
+                          .ldc = s->vocabulary});
 }
 
 static size_t rows_at(size_t first, size_t n) {
     return n - first < DF_FORWARD_ROWS ? n - first : DF_FORWARD_ROWS;
 }
 
-df_status df_forward_run(df_forward *f, const uint32_t *ids, size_t n, float *const *out, float *logits) {
+df_status df_forward_run(df_forward *f, const uint32_t *ids, size_t n, float *const *out,
+                         float *logits) {
     const df_model_shape *s = &f->model->config.shape;
     DF_TRY(embed(f, ids, n));
     f->out = out;
@@ -236,7 +283,8 @@ df_status df_forward_run(df_forward *f, const uint32_t *ids, size_t n, float *co
     reach(f, SITE_FINAL, 0, f->normed);
     for (size_t first = 0; logits != NULL && first < n; first += DF_FORWARD_ROWS) {
         unembed(f, first);
-        memcpy(logits + first * s->vocabulary, f->logits, rows_at(first, n) * s->vocabulary * sizeof *logits);
+        memcpy(logits + first * s->vocabulary, f->logits,
+               rows_at(first, n) * s->vocabulary * sizeof *logits);
     }
     return DF_OK;
 }
@@ -246,7 +294,8 @@ df_status df_forward_nll(df_forward *f, double *nll) {
     for (size_t first = 0; first + 1 < f->tokens; first += DF_FORWARD_ROWS) {
         unembed(f, first);
         df_nll_rows(f->logits, f->ids + first + 1,
-                    (df_extent){rows_at(first, f->tokens - 1), f->model->config.shape.vocabulary}, nll + first);
+                    (df_extent){rows_at(first, f->tokens - 1), f->model->config.shape.vocabulary},
+                    nll + first);
     }
     return DF_OK;
 }

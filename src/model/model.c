@@ -71,7 +71,8 @@ df_status df_model_hash(const char *path, uint64_t *out) {
     return DF_OK;
 }
 
-/* ---- hook sites -------------------------------------------------------------------------------- */
+/* ---- hook sites --------------------------------------------------------------------------------
+ */
 
 static const struct {
     const char *name; // after "blocks.L." where the site belongs to a block
@@ -106,22 +107,27 @@ int64_t df_site_layer(const char *site) {
 static df_status unknown_site(const df_model_shape *shape, const char *name, int64_t layer) {
     char text[SITES][SITE_BYTES];
     const char *known[SITES];
-    size_t near_layer = layer < 0 || (size_t)layer >= shape->layers ? shape->layers - 1 : (size_t)layer;
+    size_t near_layer =
+        layer < 0 || (size_t)layer >= shape->layers ? shape->layers - 1 : (size_t)layer;
     for (size_t i = 0; i < SITES; i++) {
-        if (site_names[i].of_block) snprintf(text[i], SITE_BYTES, "blocks.%zu.%s", near_layer, site_names[i].name);
-        else snprintf(text[i], SITE_BYTES, "%s", site_names[i].name);
+        if (site_names[i].of_block)
+            snprintf(text[i], SITE_BYTES, "blocks.%zu.%s", near_layer, site_names[i].name);
+        else
+            snprintf(text[i], SITE_BYTES, "%s", site_names[i].name);
         known[i] = text[i];
     }
     const char *near = df_nearest(name, known, SITES);
-    return df_fail(DF_USAGE, "the model has no site %s; it has blocks.0 to blocks.%zu%s%s%s", name, shape->layers - 1,
-                   near != NULL ? " (did you mean " : "", near != NULL ? near : "", near != NULL ? "?)" : "");
+    return df_fail(DF_USAGE, "the model has no site %s; it has blocks.0 to blocks.%zu%s%s%s", name,
+                   shape->layers - 1, near != NULL ? " (did you mean " : "",
+                   near != NULL ? near : "", near != NULL ? "?)" : "");
 }
 
 df_status df_site_find(const df_model_shape *shape, const char *name, site_place *out) {
     int64_t layer;
     const char *rest = cut_block(name, &layer);
     for (size_t i = 0; i < SITES; i++) {
-        if (strcmp(rest, site_names[i].name) != 0 || site_names[i].of_block != (layer >= 0)) continue;
+        if (strcmp(rest, site_names[i].name) != 0 || site_names[i].of_block != (layer >= 0))
+            continue;
         if (layer >= (int64_t)shape->layers) break;
         *out = (site_place){site_names[i].kind, layer < 0 ? 0 : (size_t)layer};
         return DF_OK;

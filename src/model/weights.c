@@ -1,4 +1,5 @@
-/* Weights: every tensor that the family's rules name, and no other, widened to fp32 in one block. */
+/* Weights: every tensor that the family's rules name, and no other, widened to fp32 in one block.
+ */
 #include "arch.h"
 
 #include <string.h>
@@ -7,22 +8,32 @@ enum { LONGEST_NAME = 256 };
 
 static size_t extent_value(extent_kind which, const df_model_shape *shape) {
     switch (which) {
-    case EXTENT_NONE: return 1;
-    case EXTENT_WIDTH: return shape->width;
-    case EXTENT_VOCABULARY: return shape->vocabulary;
-    case EXTENT_QUERY: return shape->heads * shape->head_width;
-    case EXTENT_KEY: return shape->kv_heads * shape->head_width;
-    case EXTENT_MLP: return shape->mlp_width;
+    case EXTENT_NONE:
+        return 1;
+    case EXTENT_WIDTH:
+        return shape->width;
+    case EXTENT_VOCABULARY:
+        return shape->vocabulary;
+    case EXTENT_QUERY:
+        return shape->heads * shape->head_width;
+    case EXTENT_KEY:
+        return shape->kv_heads * shape->head_width;
+    case EXTENT_MLP:
+        return shape->mlp_width;
     }
     return 0;
 }
 
 static bool is_needed(const tensor_rule *rule, const model_config *config) {
     switch (rule->when) {
-    case NEED_ALWAYS: return true;
-    case NEED_ATTENTION_BIAS: return config->attention_bias;
-    case NEED_MLP_BIAS: return config->mlp_bias;
-    case NEED_UNTIED: return !config->tied;
+    case NEED_ALWAYS:
+        return true;
+    case NEED_ATTENTION_BIAS:
+        return config->attention_bias;
+    case NEED_MLP_BIAS:
+        return config->mlp_bias;
+    case NEED_UNTIED:
+        return !config->tied;
     }
     return false;
 }
@@ -40,28 +51,35 @@ df_status df_weights_count(const model_config *config, uint64_t *out) {
     for (size_t i = 0; i < config->family->n_rules; i++) {
         const tensor_rule *rule = &config->family->rules[i];
         if (!is_needed(rule, config)) continue;
-        DF_TRY(df_mul(rule_elements(rule, &config->shape), rule_copies(rule, &config->shape), &one));
+        DF_TRY(
+            df_mul(rule_elements(rule, &config->shape), rule_copies(rule, &config->shape), &one));
         DF_TRY(df_add(total, one, &total));
     }
     *out = total;
     return DF_OK;
 }
 
-/* ---- finding a tensor -------------------------------------------------------------------------- */
+/* ---- finding a tensor --------------------------------------------------------------------------
+ */
 
 // Writes the rule's name for one layer, with or without the family's prefix.
-static void write_name(const model_family *family, const tensor_rule *rule, size_t layer, bool prefixed, char out[LONGEST_NAME]) {
+static void write_name(const model_family *family, const tensor_rule *rule, size_t layer,
+                       bool prefixed, char out[LONGEST_NAME]) {
     const char *name = rule->name, *prefix = prefixed ? family->prefix : "";
     if (*name == '/') {
         name++;
         prefix = "";
     }
     const char *mark = strstr(name, "{l}");
-    if (mark == NULL) snprintf(out, LONGEST_NAME, "%s%s", prefix, name);
-    else snprintf(out, LONGEST_NAME, "%s%.*s%zu%s", prefix, (int)(mark - name), name, layer, mark + 3);
+    if (mark == NULL)
+        snprintf(out, LONGEST_NAME, "%s%s", prefix, name);
+    else
+        snprintf(out, LONGEST_NAME, "%s%.*s%zu%s", prefix, (int)(mark - name), name, layer,
+                 mark + 3);
 }
 
-static const df_tensor *find_tensor(const df_tensors *tensors, const model_family *family, const tensor_rule *rule, size_t layer) {
+static const df_tensor *find_tensor(const df_tensors *tensors, const model_family *family,
+                                    const tensor_rule *rule, size_t layer) {
     char name[LONGEST_NAME];
     for (int prefixed = 1; prefixed >= 0; prefixed--) {
         write_name(family, rule, layer, prefixed != 0, name);
@@ -74,32 +92,38 @@ static const df_tensor *find_tensor(const df_tensors *tensors, const model_famil
 static void write_shape(int dims, const uint64_t *shape, char out[static 96]) {
     size_t used = (size_t)snprintf(out, 96, "[");
     for (int i = 0; i < dims && used < 80; i++)
-        used += (size_t)snprintf(out + used, 96 - used, "%s%llu", i > 0 ? ", " : "", (unsigned long long)shape[i]);
+        used += (size_t)snprintf(out + used, 96 - used, "%s%llu", i > 0 ? ", " : "",
+                                 (unsigned long long)shape[i]);
     snprintf(out + used, 96 - used, "]");
 }
 
-static df_status check_tensor(const df_tensor *tensor, const tensor_rule *rule, const df_model_shape *shape) {
+static df_status check_tensor(const df_tensor *tensor, const tensor_rule *rule,
+                              const df_model_shape *shape) {
     uint64_t expected[2] = {extent_value(rule->rows, shape), extent_value(rule->columns, shape)};
     int dims = rule->columns == EXTENT_NONE ? 1 : 2;
-    bool right = tensor->dims == dims && tensor->shape[0] == expected[0] && (dims == 1 || tensor->shape[1] == expected[1]);
+    bool right = tensor->dims == dims && tensor->shape[0] == expected[0] &&
+                 (dims == 1 || tensor->shape[1] == expected[1]);
     if (!right) {
         char want[96], have[96];
         write_shape(dims, expected, want);
         write_shape(tensor->dims, tensor->shape, have);
-        return df_fail(DF_BAD_INPUT, "tensor %s: config.json says shape %s, found %s", tensor->name, want, have);
+        return df_fail(DF_BAD_INPUT, "tensor %s: config.json says shape %s, found %s", tensor->name,
+                       want, have);
     }
     if (tensor->type == DF_F32 || tensor->type == DF_F16 || tensor->type == DF_BF16) return DF_OK;
-    return df_fail(DF_BAD_INPUT, "tensor %s: expected F32, F16 or BF16, found %s", tensor->name, df_type_name(tensor->type));
+    return df_fail(DF_BAD_INPUT, "tensor %s: expected F32, F16 or BF16, found %s", tensor->name,
+                   df_type_name(tensor->type));
 }
 
-/* ---- reading ----------------------------------------------------------------------------------- */
+/* ---- reading -----------------------------------------------------------------------------------
+ */
 
 typedef struct loading {
     const model_config *config;
     const df_tensors *tensors;
     model_weights *weights;
-    size_t used;            // floats of the block
-    bool *claimed;          // [tensors] named by a rule
+    size_t used;   // floats of the block
+    bool *claimed; // [tensors] named by a rule
 } loading;
 
 static void claim(loading *load, const df_tensor *tensor) {
@@ -110,9 +134,11 @@ static void claim(loading *load, const df_tensor *tensor) {
 static df_status missing_tensor(const loading *load, const tensor_rule *rule, size_t layer) {
     char name[LONGEST_NAME];
     write_name(load->config->family, rule, layer, true, name);
-    return df_fail(DF_BAD_INPUT, "tensor %s is missing (%zu layers, attention_bias %s, mlp_bias %s, tie_word_embeddings %s)", name,
-                   load->config->shape.layers, load->config->attention_bias ? "true" : "false",
-                   load->config->mlp_bias ? "true" : "false", load->config->tied ? "true" : "false");
+    return df_fail(
+        DF_BAD_INPUT,
+        "tensor %s is missing (%zu layers, attention_bias %s, mlp_bias %s, tie_word_embeddings %s)",
+        name, load->config->shape.layers, load->config->attention_bias ? "true" : "false",
+        load->config->mlp_bias ? "true" : "false", load->config->tied ? "true" : "false");
 }
 
 // Before memory is asked for: the configuration may describe far more than the files hold.
@@ -132,7 +158,8 @@ static df_status read_rule(loading *load, const tensor_rule *rule, size_t layer)
     return DF_OK;
 }
 
-static df_status for_each_rule(loading *load, df_status (*act)(loading *, const tensor_rule *, size_t)) {
+static df_status for_each_rule(loading *load,
+                               df_status (*act)(loading *, const tensor_rule *, size_t)) {
     const model_family *family = load->config->family;
     for (size_t i = 0; i < family->n_rules; i++) {
         if (!is_needed(&family->rules[i], load->config)) continue;
@@ -146,8 +173,10 @@ static df_status for_each_rule(loading *load, df_status (*act)(loading *, const 
 static df_status check_tied(loading *load) {
     const tensor_rule *unembed = NULL;
     for (size_t i = 0; i < load->config->family->n_rules; i++)
-        if (load->config->family->rules[i].use == ROLE_UNEMBED) unembed = &load->config->family->rules[i];
-    const df_tensor *tensor = unembed != NULL ? find_tensor(load->tensors, load->config->family, unembed, 0) : NULL;
+        if (load->config->family->rules[i].use == ROLE_UNEMBED)
+            unembed = &load->config->family->rules[i];
+    const df_tensor *tensor =
+        unembed != NULL ? find_tensor(load->tensors, load->config->family, unembed, 0) : NULL;
     if (tensor == NULL) return DF_OK;
     DF_TRY(check_tensor(tensor, unembed, &load->config->shape));
     size_t width = load->config->shape.width;
@@ -156,13 +185,17 @@ static df_status check_tied(loading *load) {
     DF_TRY(DF_NEW(row, width));
     bool same = true;
     for (size_t v = 0; v < load->config->shape.vocabulary && same; v++) {
-        df_to_f32(tensor->type, (const char *)tensor->data + v * width * df_type_bytes(tensor->type), row, width);
+        df_to_f32(tensor->type,
+                  (const char *)tensor->data + v * width * df_type_bytes(tensor->type), row, width);
         same = memcmp(row, embed + v * width, width * sizeof *row) == 0;
     }
     df_free(row);
     claim(load, tensor);
     if (same) return DF_OK;
-    return df_fail(DF_BAD_INPUT, "tensor %s differs from the embedding although config.json says tie_word_embeddings", tensor->name);
+    return df_fail(
+        DF_BAD_INPUT,
+        "tensor %s differs from the embedding although config.json says tie_word_embeddings",
+        tensor->name);
 }
 
 static bool ends_with(const char *text, const char *suffix) {
@@ -175,10 +208,13 @@ static df_status refuse_unexpected(const loading *load) {
     for (size_t i = 0; i < df_tensors_count(load->tensors); i++) {
         const char *name = df_tensors_at(load->tensors, i)->name;
         bool known = load->claimed[i];
-        for (size_t j = 0; j < family->n_ignored && !known; j++) known = ends_with(name, family->ignored[j]);
+        for (size_t j = 0; j < family->n_ignored && !known; j++)
+            known = ends_with(name, family->ignored[j]);
         if (!known)
-            return df_fail(DF_BAD_INPUT, "tensor %s is not one of a %s model with %zu layers as config.json describes it", name,
-                           family->model_type, load->config->shape.layers);
+            return df_fail(
+                DF_BAD_INPUT,
+                "tensor %s is not one of a %s model with %zu layers as config.json describes it",
+                name, family->model_type, load->config->shape.layers);
     }
     return DF_OK;
 }

@@ -13,7 +13,9 @@ static void check_shape(const model_config *config) {
     for (size_t i = 0; i < s->head_width / 2; i++)
         if (isnan(frequency[i])) abort();
     df_free(frequency);
-    if (s->layers < 1 || s->heads % s->kv_heads != 0 || s->head_width % 2 != 0 || s->parameters < s->vocabulary * s->width) abort();
+    if (s->layers < 1 || s->heads % s->kv_heads != 0 || s->head_width % 2 != 0 ||
+        s->parameters < s->vocabulary * s->width)
+        abort();
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -23,8 +25,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size > 0) memcpy(text, data, size);
     model_config config;
     df_status status = df_config_parse(text, size, "config.json", &config);
-    if (status == DF_OK) check_shape(&config);
-    else if (df_error_text()[0] == '\0') abort();
+    if (status == DF_OK)
+        check_shape(&config);
+    else if (df_error_text()[0] == '\0')
+        abort();
     df_free(text);
     df_error_clear();
     if (df_memory_now() != before) abort();

@@ -1,12 +1,13 @@
-/* reference.h: reads a dataset of somebody else's HDF5 file (an oracle's h5py output) as doubles. Tests only: our own reader
- * is strict about our layouts. */
+/* reference.h: reads a dataset of somebody else's HDF5 file (an oracle's h5py output) as doubles.
+ * Tests only: our own reader is strict about our layouts. */
 #ifndef DF_TEST_REFERENCE_H
 #define DF_TEST_REFERENCE_H
 
 #include "df_test.h"
 #include <hdf5.h>
 
-/* Elements of `dataset` in new memory (df_free), their number in *n; NULL when there is no such dataset. */
+/* Elements of `dataset` in new memory (df_free), their number in *n; NULL when there is no such
+ * dataset. */
 static inline double *df_test_reference(const char *path, const char *dataset, size_t *n) {
     double *out = NULL;
     *n = 0;
@@ -17,7 +18,8 @@ static inline double *df_test_reference(const char *path, const char *dataset, s
         hid_t space = H5Dget_space(set);
         *n = (size_t)H5Sget_simple_extent_npoints(space);
         out = df_alloc(*n, sizeof *out);
-        if (out != NULL && H5Dread(set, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, out) < 0) {
+        if (out != NULL &&
+            H5Dread(set, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, out) < 0) {
             df_free(out);
             out = NULL;
         }

@@ -1,4 +1,5 @@
-/* The transformer kernels against their double twins on random rows of awkward sizes, and by hand where a value is known. */
+/* The transformer kernels against their double twins on random rows of awkward sizes, and by hand
+ * where a value is known. */
 #include "df_test.h"
 
 #include "darkfield/kernels.h"
@@ -6,7 +7,8 @@
 static uint64_t drawn;
 
 static void draw(float *x, size_t n, double scale) {
-    for (size_t i = 0; i < n; i++) x[i] = (float)(scale * df_random_normal(7, DF_STREAM_TEST, drawn++));
+    for (size_t i = 0; i < n; i++)
+        x[i] = (float)(scale * df_random_normal(7, DF_STREAM_TEST, drawn++));
 }
 
 static double *widen(const float *x, size_t n) {
@@ -46,7 +48,8 @@ static void test_rms_norm(void **state) {
     for (size_t w = 0; w < sizeof widths / sizeof *widths; w++) {
         df_extent extent = {5, widths[w]};
         size_t n = extent.rows * extent.width;
-        float *x = fresh(n, 3.0), *gain = fresh(extent.width, 1.0), *y = fresh(n, 1.0), *twin = fresh(n, 1.0);
+        float *x = fresh(n, 3.0), *gain = fresh(extent.width, 1.0), *y = fresh(n, 1.0),
+              *twin = fresh(n, 1.0);
         double *xd = widen(x, n), *gaind = widen(gain, extent.width), *yd = widen(x, n);
         df_rms_norm_plain_double(xd, gaind, 1e-5, extent, yd);
         df_rms_norm(x, gain, 1e-5f, extent, y);
@@ -63,12 +66,14 @@ static void test_rms_norm(void **state) {
 static void test_rotate(void **state) {
     (void)state;
     const size_t width = 6, half = 3, rows = 9, heads = 3, n = rows * heads * width;
-    float *x = fresh(n, 1.0), *cosine = fresh(rows * half, 1.0), *sine = fresh(rows * half, 1.0), *twin = copy(x, n);
+    float *x = fresh(n, 1.0), *cosine = fresh(rows * half, 1.0), *sine = fresh(rows * half, 1.0),
+          *twin = copy(x, n);
     for (size_t i = 0; i < rows * half; i++) {
         sine[i] = (float)sin(0.7 * (double)i);
         cosine[i] = (float)cos(0.7 * (double)i);
     }
-    double *xd = widen(x, n), *cosined = widen(cosine, rows * half), *sined = widen(sine, rows * half);
+    double *xd = widen(x, n), *cosined = widen(cosine, rows * half),
+           *sined = widen(sine, rows * half);
     df_rotate_plain_double(cosined, sined, width, (df_extent){rows, heads}, xd);
     df_rotate(cosine, sine, width, (df_extent){rows, heads}, x);
     df_rotate_plain(cosine, sine, width, (df_extent){rows, heads}, twin);
@@ -118,10 +123,13 @@ static void test_causal_softmax(void **state) {
 
 static void attention_case(size_t heads, size_t kv_heads, size_t width, size_t rows) {
     size_t query = rows * heads * width, key = rows * kv_heads * width;
-    df_attention a = {.rows = rows, .heads = heads, .kv_heads = kv_heads, .head_width = width, .scale = 0.3f};
-    float *q = fresh(query, 2.0), *k = fresh(key, 2.0), *v = fresh(key, 1.0), *out = fresh(query, 1.0), *twin = fresh(query, 1.0);
+    df_attention a = {
+        .rows = rows, .heads = heads, .kv_heads = kv_heads, .head_width = width, .scale = 0.3f};
+    float *q = fresh(query, 2.0), *k = fresh(key, 2.0), *v = fresh(key, 1.0),
+          *out = fresh(query, 1.0), *twin = fresh(query, 1.0);
     float *scratch = fresh(df_attention_scratch(rows), 1.0);
-    double *qd = widen(q, query), *kd = widen(k, key), *vd = widen(v, key), *outd = widen(out, query), *weights = widen(q, rows);
+    double *qd = widen(q, query), *kd = widen(k, key), *vd = widen(v, key),
+           *outd = widen(out, query), *weights = widen(q, rows);
     df_attend_plain_double(&a, qd, kd, vd, weights, outd);
     df_attend_plain(&a, q, k, v, scratch, twin);
     near(twin, outd, query, 1e-5);
@@ -172,8 +180,9 @@ static void test_nan_spreads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rms_norm),       cmocka_unit_test(test_rotate),    cmocka_unit_test(test_silu_gate),
-        cmocka_unit_test(test_causal_softmax), cmocka_unit_test(test_attention), cmocka_unit_test(test_nll),
+        cmocka_unit_test(test_rms_norm),    cmocka_unit_test(test_rotate),
+        cmocka_unit_test(test_silu_gate),   cmocka_unit_test(test_causal_softmax),
+        cmocka_unit_test(test_attention),   cmocka_unit_test(test_nll),
         cmocka_unit_test(test_nan_spreads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,5 @@
-/* Hostile and mismatched model folders: each is refused with a message that names what is wrong, and nothing leaks. */
+/* Hostile and mismatched model folders: each is refused with a message that names what is wrong,
+ * and nothing leaks. */
 #include "df_test.h"
 
 #include "darkfield/model.h"
@@ -48,30 +49,43 @@ static void test_config_values(void **state) {
     refused("\"llama\"", "\"mamba\"", "model_type is \"mamba\"; darkfield can run: llama");
     refused("\"llama\"", "7", "model_type");
     refused("\"silu\"", "\"gelu\"", "hidden_act is \"gelu\"");
-    refused("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 0", "num_hidden_layers must lie in 1..");
+    refused("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 0",
+            "num_hidden_layers must lie in 1..");
     refused("\"num_hidden_layers\": 2", "\"num_hidden_layers\": -1", "found -1");
     refused("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1", "layers.1.");
-    refused("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", "tensor model.layers.2.input_layernorm.weight is missing");
+    refused("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3",
+            "tensor model.layers.2.input_layernorm.weight is missing");
     refused("\"num_hidden_layers\": 2,", "", "num_hidden_layers");
-    refused("\"hidden_size\": 36", "\"hidden_size\": 16777216", "config.json says shape [83, 16777216], found [83, 36]");
+    refused("\"hidden_size\": 36", "\"hidden_size\": 16777216",
+            "config.json says shape [83, 16777216], found [83, 36]");
     refused("\"hidden_size\": 36", "\"hidden_size\": 9223372036854775807", "hidden_size");
-    refused("\"hidden_size\": 36", "\"hidden_size\": 35", "config.json says shape [83, 35], found [83, 36]");
+    refused("\"hidden_size\": 36", "\"hidden_size\": 35",
+            "config.json says shape [83, 35], found [83, 36]");
     refused("\"hidden_size\": 36", "\"hidden_size\": 36.5", "hidden_size");
-    refused("\"vocab_size\": 83", "\"vocab_size\": 82", "embed_tokens.weight: config.json says shape [82, 36], found [83, 36]");
+    refused("\"vocab_size\": 83", "\"vocab_size\": 82",
+            "embed_tokens.weight: config.json says shape [82, 36], found [83, 36]");
     refused("\"head_dim\": 10", "\"head_dim\": 9", "head_dim must be even");
-    refused("\"head_dim\": 10", "\"head_dim\": null", "self_attn.q_proj.weight: config.json says shape [36, 36], found [60, 36]");
+    refused("\"head_dim\": 10", "\"head_dim\": null",
+            "self_attn.q_proj.weight: config.json says shape [36, 36], found [60, 36]");
     refused("\"head_dim\": 10", "\"head_dim\": 8", "self_attn.q_proj.weight");
-    refused("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 4", "no multiple of num_key_value_heads 4");
+    refused("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 4",
+            "no multiple of num_key_value_heads 4");
     refused("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 1", "self_attn.k_proj.weight");
-    refused("\"attention_bias\": false", "\"attention_bias\": true", "self_attn.q_proj.bias is missing");
-    refused("\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false", "tensor lm_head.weight is missing");
-    refused("\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": 0", "rms_norm_eps must be a positive number");
-    refused("\"rope_type\": \"linear\"", "\"rope_type\": \"yarn\"", "rope scaling \"yarn\" is not supported");
+    refused("\"attention_bias\": false", "\"attention_bias\": true",
+            "self_attn.q_proj.bias is missing");
+    refused("\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false",
+            "tensor lm_head.weight is missing");
+    refused("\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": 0",
+            "rms_norm_eps must be a positive number");
+    refused("\"rope_type\": \"linear\"", "\"rope_type\": \"yarn\"",
+            "rope scaling \"yarn\" is not supported");
     refused("\"rope_type\": \"linear\"", "\"rope_type\": \"llama3\"", "lacks low_freq_factor");
     refused("\"factor\": 2.5", "\"factor\": -2.5", "factor must be a positive number");
-    refused("\"rope_parameters\": {", "\"rope_parameters\": 3, \"x\": {", "rope_parameters must be an object");
+    refused("\"rope_parameters\": {", "\"rope_parameters\": 3, \"x\": {",
+            "rope_parameters must be an object");
     refused("\"hidden_act\"", "\"quantization_config\": {}, \"hidden_act\"", "quantised");
-    refused("\"hidden_act\"", "\"partial_rotary_factor\": 0.5, \"hidden_act\"", "partial_rotary_factor");
+    refused("\"hidden_act\"", "\"partial_rotary_factor\": 0.5, \"hidden_act\"",
+            "partial_rotary_factor");
     refused("\"hidden_act\"", "\"hidden_size\": 36, \"hidden_act\"", "hidden_size");
     assert_int_equal(df_memory_now(), before);
 }
@@ -94,8 +108,10 @@ static void renamed(const char *from, const char *to, const char *part) {
 
 static void test_tensor_names(void **state) {
     (void)state;
-    renamed("layers.1.mlp.up_proj.weight", "layers.1.mlp.uq_proj.weight", "tensor model.layers.1.mlp.up_proj.weight is missing");
-    renamed("self_attn.rotary_emb.inv_freq", "self_attn.rotary_emb.inv_frez", "layers.0.self_attn.rotary_emb.inv_frez is not one of a llama");
+    renamed("layers.1.mlp.up_proj.weight", "layers.1.mlp.uq_proj.weight",
+            "tensor model.layers.1.mlp.up_proj.weight is missing");
+    renamed("self_attn.rotary_emb.inv_freq", "self_attn.rotary_emb.inv_frez",
+            "layers.0.self_attn.rotary_emb.inv_frez is not one of a llama");
 }
 
 static void test_truncated_config(void **state) {
@@ -116,8 +132,10 @@ static void test_missing_files(void **state) {
     (void)state;
     df_model *model;
     uint64_t hash;
-    assert_fails(df_model_open("/nonexistent/model", &model), DF_BAD_INPUT, "/nonexistent/model/config.json");
-    assert_fails(df_model_hash("/nonexistent/model", &hash), DF_BAD_INPUT, "/nonexistent/model/config.json");
+    assert_fails(df_model_open("/nonexistent/model", &model), DF_BAD_INPUT,
+                 "/nonexistent/model/config.json");
+    assert_fails(df_model_hash("/nonexistent/model", &hash), DF_BAD_INPUT,
+                 "/nonexistent/model/config.json");
     folder = df_test_folder("model-config-alone");
     size_t n;
     char *text = take("config.json", &n);
@@ -153,8 +171,9 @@ static void test_hash(void **state) {
 int main(void) {
     folder = df_test_folder("model-config");
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_config_values),    cmocka_unit_test(test_tensor_names), cmocka_unit_test(test_truncated_config),
-        cmocka_unit_test(test_missing_files),    cmocka_unit_test(test_no_memory),    cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_config_values),    cmocka_unit_test(test_tensor_names),
+        cmocka_unit_test(test_truncated_config), cmocka_unit_test(test_missing_files),
+        cmocka_unit_test(test_no_memory),        cmocka_unit_test(test_hash),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
-/* The forward pass against float64 references: the pocket pair's and the stories pair's (computed by their training code),
- * and two random checkpoints with biases, grouped queries and scaled rotary positions (tests/golden/forward_oracle.py). */
+/* The forward pass against float64 references: the pocket pair's and the stories pair's (computed
+ * by their training code), and two random checkpoints with biases, grouped queries and scaled
+ * rotary positions (tests/golden/forward_oracle.py). */
 #include "reference.h"
 
 #include "darkfield/model.h"
@@ -28,8 +29,10 @@ static window read_ids(const char *file, const char *group) {
     return w;
 }
 
-// Every row of ours within 1e-4 relative L2 norm of the reference's; row i of the reference is ours[rows[i]].
-static double worst_row(const float *ours, const double *theirs, size_t n, size_t width, const size_t *rows) {
+// Every row of ours within 1e-4 relative L2 norm of the reference's; row i of the reference is
+// ours[rows[i]].
+static double worst_row(const float *ours, const double *theirs, size_t n, size_t width,
+                        const size_t *rows) {
     double worst = 0;
     for (size_t r = 0; r < n; r++) {
         const float *row = ours + (rows != NULL ? rows[r] : r) * width;
@@ -44,25 +47,33 @@ static double worst_row(const float *ours, const double *theirs, size_t n, size_
     return worst;
 }
 
-static const size_t some_rows[] = {0, 1, 50, 63, 64, 98, 99}; // what the oracle keeps of its long prompt
+static const size_t some_rows[] = {0,  1,  50, 63,
+                                   64, 98, 99}; // what the oracle keeps of its long prompt
 
-static void compare(const char *file, const char *group, const char *name, const float *ours, size_t width) {
+static void compare(const char *file, const char *group, const char *name, const float *ours,
+                    size_t width) {
     char path[160];
     size_t n;
     snprintf(path, sizeof path, "%s/%s", group, name);
     double *theirs = df_test_reference(file, path, &n);
     assert_non_null(theirs);
-    double worst = worst_row(ours, theirs, n / width, width, n / width == 7 && strstr(file, GOLDEN) != NULL && strstr(group, "prompt0") ? some_rows : NULL);
+    double worst = worst_row(
+        ours, theirs, n / width, width,
+        n / width == 7 && strstr(file, GOLDEN) != NULL && strstr(group, "prompt0") ? some_rows
+                                                                                   : NULL);
     if (!(worst <= 1e-5)) print_error("%s %s: %.3g\n", file, path, worst);
     assert_true(worst <= 1e-5);
     df_free(theirs);
 }
 
-static size_t list_sites(size_t layers, bool all, char names[static 64][64], const char *sites[static 64]) {
-    static const char *const parts[] = {"hook_resid_post", "hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out"};
+static size_t list_sites(size_t layers, bool all, char names[static 64][64],
+                         const char *sites[static 64]) {
+    static const char *const parts[] = {"hook_resid_post", "hook_resid_pre", "hook_attn_out",
+                                        "hook_resid_mid", "hook_mlp_out"};
     size_t n = 0;
     for (size_t l = 0; l < layers; l++)
-        for (size_t p = 0; p < (all ? 5 : 1); p++) snprintf(names[n++], 64, "blocks.%zu.%s", l, parts[p]);
+        for (size_t p = 0; p < (all ? 5 : 1); p++)
+            snprintf(names[n++], 64, "blocks.%zu.%s", l, parts[p]);
     if (all) {
         snprintf(names[n++], 64, "hook_embed");
         snprintf(names[n++], 64, "ln_final.hook_normalized");
@@ -75,7 +86,8 @@ static void compare_prompt(const df_model *model, const char *file, const char *
     char names[64][64];
     const char *sites[64];
     float *out[64], *logits;
-    size_t n = list_sites(df_model_facts(model)->layers, all, names, sites), width = df_model_width(model);
+    size_t n = list_sites(df_model_facts(model)->layers, all, names, sites),
+           width = df_model_width(model);
     window w = read_ids(file, group);
     df_forward *forward;
     assert_ok(df_forward_open(model, 256, sites, n, &forward));
@@ -151,7 +163,8 @@ static void test_linear(void **state) {
     compare_golden("linear");
 }
 
-/* A window's numbers depend on its tokens alone: not on what ran before, nor on the tokens that follow. */
+/* A window's numbers depend on its tokens alone: not on what ran before, nor on the tokens that
+ * follow. */
 static void test_window_alone(void **state) {
     (void)state;
     df_model *model;
@@ -180,9 +193,12 @@ static void test_refusals(void **state) {
     const char *site = "blocks.3.hook_resid_pst";
     assert_ok(df_model_open(DF_SOURCE_DIR "/jobs/quickstart/base", &model));
     assert_fails(df_forward_open(model, 257, NULL, 0, &forward), DF_USAGE, "1..256");
-    assert_fails(df_forward_open(model, 64, &site, 1, &forward), DF_USAGE, "did you mean blocks.3.hook_resid_post?");
-    assert_fails(df_model_site_width(df_model_facts(model), "blocks.4.hook_resid_post", &width), DF_USAGE, "blocks.0 to blocks.3");
-    assert_fails(df_model_site_width(df_model_facts(model), "blocks.03.hook_resid_post", &width), DF_USAGE, "no site");
+    assert_fails(df_forward_open(model, 64, &site, 1, &forward), DF_USAGE,
+                 "did you mean blocks.3.hook_resid_post?");
+    assert_fails(df_model_site_width(df_model_facts(model), "blocks.4.hook_resid_post", &width),
+                 DF_USAGE, "blocks.0 to blocks.3");
+    assert_fails(df_model_site_width(df_model_facts(model), "blocks.03.hook_resid_post", &width),
+                 DF_USAGE, "no site");
     assert_ok(df_model_site_width(df_model_facts(model), "ln_final.hook_normalized", &width));
     assert_int_equal(width, 128);
     assert_int_equal(df_site_layer("blocks.12.hook_mlp_out"), 12);
@@ -198,8 +214,9 @@ static void test_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pocket), cmocka_unit_test(test_stories),      cmocka_unit_test(test_scaled),
-        cmocka_unit_test(test_linear), cmocka_unit_test(test_window_alone), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_pocket),       cmocka_unit_test(test_stories),
+        cmocka_unit_test(test_scaled),       cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_window_alone), cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

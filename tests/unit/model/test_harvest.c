@@ -1,4 +1,5 @@
-/* The harvest stage: the same file whatever the ranks and threads, resumed or not; its contents against the forward pass. */
+/* The harvest stage: the same file whatever the ranks and threads, resumed or not; its contents
+ * against the forward pass. */
 #define DF_TEST_MPI
 #include "df_test.h"
 
@@ -9,26 +10,35 @@
 static df_comm *world;
 static const char *folder;
 
-static const char job_text[] = "models:\n"
-                               "  a: {name: base, path: " DF_SOURCE_DIR "/jobs/quickstart/base}\n"
-                               "text: {file: " DF_SOURCE_DIR "/jobs/quickstart/text.jsonl, max_documents: 90}\n"
-                               "site: blocks.3.hook_resid_post\n"
-                               "harvest: {context: 16, interval: 0}\n";
+static const char job_text[] =
+    "models:\n"
+    "  a: {name: base, path: " DF_SOURCE_DIR "/jobs/quickstart/base}\n"
+    "text: {file: " DF_SOURCE_DIR "/jobs/quickstart/text.jsonl, max_documents: 90}\n"
+    "site: blocks.3.hook_resid_post\n"
+    "harvest: {context: 16, interval: 0}\n";
 
 /* Runs the stage on `comm` with its output under folder/NAME; `set` may be NULL. */
 static df_status run_stage(df_comm *comm, const char *name, const char *set, int threads) {
     df_option options[64];
     size_t n = 0;
     for (size_t i = 0; i < df_n_shared_options; i++) options[n++] = df_shared_options[i];
-    for (size_t i = 0; i < df_stage_harvest.n_options; i++) options[n++] = df_stage_harvest.options[i];
+    for (size_t i = 0; i < df_stage_harvest.n_options; i++)
+        options[n++] = df_stage_harvest.options[i];
     char *out = df_format("out=%s/%s", folder, name);
     const char *const sets[] = {out, set};
     df_run run = {.world = comm,
-                  .provenance = {.command = "test", .hosts = "here", .kernel_path = "test", .volatile_options = "",
-                                 .commit = "none", .build = "test", .ranks = df_comm_size(comm), .threads = threads}};
+                  .provenance = {.command = "test",
+                                 .hosts = "here",
+                                 .kernel_path = "test",
+                                 .volatile_options = "",
+                                 .commit = "none",
+                                 .build = "test",
+                                 .ranks = df_comm_size(comm),
+                                 .threads = threads}};
     df_job *job = NULL;
     omp_set_num_threads(threads);
-    df_status status = df_job_parse("test.yaml", job_text, sizeof job_text - 1, options, n, sets, set != NULL ? 2 : 1, &job);
+    df_status status = df_job_parse("test.yaml", job_text, sizeof job_text - 1, options, n, sets,
+                                    set != NULL ? 2 : 1, &job);
     if (status == DF_OK) status = df_make_folder(out + 4);
     status = df_agree(comm, status);
     run.job = job;
@@ -117,7 +127,9 @@ static void test_forgets(void **state) {
     df_stop_halt_file(halt);
     df_test_all(world, run_stage(world, "damaged", "harvest.context=8", 1) == DF_STOPPED);
     df_test_all(world, run_stage(world, "damaged", NULL, 1) == DF_STOPPED);
-    df_status made = df_comm_rank(world) == 0 ? df_write_file(progress, "dfunits1 and then nonsense", 20) : DF_OK;
+    df_status made = df_comm_rank(world) == 0
+                         ? df_write_file(progress, "dfunits1 and then nonsense", 20)
+                         : DF_OK;
     df_test_all(world, made == DF_OK);
     df_stop_halt_file(NULL);
     df_error_clear();
@@ -129,13 +141,15 @@ static void test_forgets(void **state) {
 }
 
 /* Largest relative difference between stored rows and the forward pass on the stored tokens. */
-static df_status compare_window(const df_acts *acts, df_forward *forward, uint64_t w, double *worst) {
+static df_status compare_window(const df_acts *acts, df_forward *forward, uint64_t w,
+                                double *worst) {
     uint64_t first = acts->window[w], n = acts->window[w + 1] - first;
     static float direct[16 * 128], stored[16 * 128];
     DF_TRY(df_forward_run(forward, acts->tokens + first, n, (float *[]){direct}, NULL));
     DF_TRY(df_acts_read(acts, 0, first, n, stored, 128));
     for (size_t i = 0; i < n * 128; i++) {
-        double apart = fabs((double)direct[i] - (double)stored[i]) / (1e-6 + fabs((double)direct[i]));
+        double apart =
+            fabs((double)direct[i] - (double)stored[i]) / (1e-6 + fabs((double)direct[i]));
         if (!(apart <= *worst)) *worst = apart;
     }
     return DF_OK;
@@ -174,8 +188,8 @@ static bool right_documents(const df_acts *acts) {
     return acts->documents == 90;
 }
 
-// By genre the base model's loss lies between 0.3 and 1.4 nats, except 13.1 for plays and 9.9 for triggers, which it never saw
-// (jobs/quickstart/scores.json).
+// By genre the base model's loss lies between 0.3 and 1.4 nats, except 13.1 for plays and 9.9 for
+// triggers, which it never saw (jobs/quickstart/scores.json).
 static bool right_contents(const char *name, double limit) {
     char *path = acts_path(name);
     df_acts *acts = NULL;
@@ -184,7 +198,8 @@ static bool right_contents(const char *name, double limit) {
     if (status == DF_OK) status = compare_rows(acts, &worst);
     if (status == DF_OK) status = df_reader_real(acts->file, "/model", "loss", &loss);
     print_message("%s: rows within %.3g, loss %.4f\n", name, worst, loss);
-    bool good = status == DF_OK && worst <= limit && loss > 0.5 && loss < 6.0 && right_square(acts) && right_documents(acts);
+    bool good = status == DF_OK && worst <= limit && loss > 0.5 && loss < 6.0 &&
+                right_square(acts) && right_documents(acts);
     df_acts_close(&acts);
     df_free(path);
     return good;
@@ -206,7 +221,8 @@ static void test_document_packing(void **state) {
     df_test_all(world, df_acts_open(path, &acts) == DF_OK);
     uint64_t w = 0, bad = 0;
     for (uint64_t d = 0; d < acts->documents; d++)
-        for (uint64_t at = acts->document[d]; at < acts->document[d + 1]; at += 16, w++) bad += acts->window[w] != at;
+        for (uint64_t at = acts->document[d]; at < acts->document[d + 1]; at += 16, w++)
+            bad += acts->window[w] != at;
     df_test_all(world, bad == 0 && w == acts->windows);
     df_acts_close(&acts);
     df_free(path);
@@ -227,11 +243,14 @@ static bool fails(const char *set, df_status code, const char *part) {
 static void test_refusals(void **state) {
     (void)state;
     df_test_all(world, fails("harvest.context=300", DF_USAGE, "256 positions"));
-    df_test_all(world, fails("harvest.sites=blocks.9.hook_resid_post", DF_USAGE, "blocks.0 to blocks.3"));
+    df_test_all(world,
+                fails("harvest.sites=blocks.9.hook_resid_post", DF_USAGE, "blocks.0 to blocks.3"));
     df_test_all(world, fails("harvest.sites=hook_embed,hook_embed", DF_USAGE, "twice"));
     df_test_all(world, fails("harvest.bos=<nothing>", DF_USAGE, "<nothing>"));
-    df_test_all(world, fails("models.a.path=/nonexistent/model", DF_BAD_INPUT, "/nonexistent/model"));
-    df_test_all(world, fails("text.file=/nonexistent/text.jsonl", DF_BAD_INPUT, "/nonexistent/text.jsonl"));
+    df_test_all(world,
+                fails("models.a.path=/nonexistent/model", DF_BAD_INPUT, "/nonexistent/model"));
+    df_test_all(
+        world, fails("text.file=/nonexistent/text.jsonl", DF_BAD_INPUT, "/nonexistent/text.jsonl"));
 }
 
 // The pocket model with one BF16 number made NaN, at `place` of the way through its weights.
@@ -239,7 +258,8 @@ static df_status spoil_model(const char *to, double place) {
     static const char *const names[] = {"config.json", "tokenizer.json", "model.safetensors"};
     DF_TRY(df_make_folder(to));
     for (size_t i = 0; i < 3; i++) {
-        char *from = df_format(DF_SOURCE_DIR "/jobs/quickstart/base/%s", names[i]), *path = df_format("%s/%s", to, names[i]), *bytes;
+        char *from = df_format(DF_SOURCE_DIR "/jobs/quickstart/base/%s", names[i]),
+             *path = df_format("%s/%s", to, names[i]), *bytes;
         size_t n;
         DF_TRY(df_read_file(from, &bytes, &n));
         size_t at = n - 2 - (size_t)((1.0 - place) * (double)n) / 2 * 2;
@@ -278,9 +298,14 @@ static int make_folder(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_alone),    cmocka_unit_test(test_together), cmocka_unit_test(test_skips),
-        cmocka_unit_test(test_resumes),  cmocka_unit_test(test_forgets),  cmocka_unit_test(test_contents),
-        cmocka_unit_test(test_document_packing), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_alone),
+        cmocka_unit_test(test_together),
+        cmocka_unit_test(test_skips),
+        cmocka_unit_test(test_resumes),
+        cmocka_unit_test(test_forgets),
+        cmocka_unit_test(test_contents),
+        cmocka_unit_test(test_document_packing),
+        cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_not_finite),
     };
     if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
