@@ -27,8 +27,9 @@ df_status df_comm_start(int *argc, char ***argv, df_comm **world) {
     MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided);
     if (provided < MPI_THREAD_FUNNELED) {
         MPI_Finalize();
-        return df_fail(DF_FAILED, "MPI gives thread level %d, expected at least %d (FUNNELED): "
-                                  "use an MPI library built with thread support",
+        return df_fail(DF_FAILED,
+                       "MPI gives thread level %d, expected at least %d (FUNNELED): "
+                       "use an MPI library built with thread support",
                        provided, MPI_THREAD_FUNNELED);
     }
     MPI_Comm mpi;

@@ -112,8 +112,8 @@ static size_t before(const size_t *counts, int rank) {
     return sum;
 }
 
-/* Pairwise: in step s every rank sends to rank + s and receives from rank - s. It needs no agreement on
- * whether the totals fit in an int, and skips partners that have nothing to say. */
+/* Pairwise: in step s every rank sends to rank + s and receives from rank - s. It needs no
+ * agreement on whether the totals fit in an int, and skips partners that have nothing to say. */
 void df_exchange(df_comm *comm, const void *send, const size_t *send_counts, void *receive,
                  const size_t *receive_counts) {
     int size = comm->size, me = comm->rank;

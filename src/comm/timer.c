@@ -44,7 +44,8 @@ void df_timer_start(const char *name) {
 }
 
 void df_timer_stop(const char *name) {
-    if (depth == 0 || strncmp(table[open_section[depth - 1]].name, name, NAME_BYTES - 1) != 0) return;
+    if (depth == 0 || strncmp(table[open_section[depth - 1]].name, name, NAME_BYTES - 1) != 0)
+        return;
     settle();
     depth--;
 }
@@ -60,7 +61,8 @@ void df_timer_reset(void) {
     depth = 0;
 }
 
-/* ---- the table over ranks ---------------------------------------------------------------------- */
+/* ---- the table over ranks ----------------------------------------------------------------------
+ */
 
 typedef struct line {
     uint64_t calls;
@@ -85,8 +87,8 @@ static void print_table(const section *names, size_t n, const line *lines, int s
     for (size_t i = 0; i < n; i++) {
         double average = lines[i].sum / size;
         df_info("%-28s %10llu %10.3f %10.3f %10.3f %6.1f%%", names[i].name,
-                (unsigned long long)lines[i].calls, lines[i].ranks == size ? lines[i].least : 0.0, average,
-                lines[i].most,                 total > 0 ? 100 * average / total : 0.0);
+                (unsigned long long)lines[i].calls, lines[i].ranks == size ? lines[i].least : 0.0,
+                average, lines[i].most, total > 0 ? 100 * average / total : 0.0);
         other -= average;
     }
     df_info("%-28s %10s %10s %10.3f %10s %6.1f%%", "other", "", "", other > 0 ? other : 0.0, "",

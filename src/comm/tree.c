@@ -1,6 +1,6 @@
-/* Sums in the fixed tree. Node (h, i) covers leaves [i 2^h, (i+1) 2^h) clipped to n. Values meet left to
- * right on a stack: a node whose left sibling lies below it is added to that one and becomes their parent;
- * a left node without a right sibling becomes its parent as it is. */
+/* Sums in the fixed tree. Node (h, i) covers leaves [i 2^h, (i+1) 2^h) clipped to n. Values meet
+ * left to right on a stack: a node whose left sibling lies below it is added to that one and
+ * becomes their parent; a left node without a right sibling becomes its parent as it is. */
 #include "parts.h"
 
 #include <string.h>
@@ -63,7 +63,8 @@ static void reduce_leaves(size_t n, df_range share, size_t width, double *leaves
         memmove(leaves + k * width, tree.value[k], width * sizeof *leaves);
 }
 
-/* Adds the subtrees of all ranks, values [nodes of all ranks, width] in rank order, into the first row. */
+/* Adds the subtrees of all ranks, values [nodes of all ranks, width] in rank order, into the first
+ * row. */
 static void reduce_nodes(df_comm *comm, size_t n, size_t width, double *values) {
     df_tree tree = {.leaves = n, .width = width};
     for (int r = 0; r < comm->size; r++) {

@@ -6,7 +6,8 @@
 
 #define TOLERANCE 1e-10
 
-/* ---- the solver -------------------------------------------------------------------------------- */
+/* ---- the solver --------------------------------------------------------------------------------
+ */
 
 typedef struct workspace {
     double *reals;
@@ -14,8 +15,9 @@ typedef struct workspace {
     int n_reals, n_integers;
 } workspace;
 
-/* What PDSYEVD asks for covers the tridiagonal problem only. The back-transformation (PDORMTR) takes what is left
- * after 2 n, which for n of a few blocks is too little: it then stops on some ranks while others wait. */
+/* What PDSYEVD asks for covers the tridiagonal problem only. The back-transformation (PDORMTR)
+ * takes what is left after 2 n, which for n of a few blocks is too little: it then stops on some
+ * ranks while others wait. */
 static size_t least_work(const df_matrix *a) {
     size_t n = a->rows, np = a->local_rows, nq = a->local_columns;
     size_t conquer = 1 + 6 * n + 2 * np * nq;
@@ -23,7 +25,8 @@ static size_t least_work(const df_matrix *a) {
     return 5 * n + 2 * BLOCK + (conquer > transform ? conquer : transform);
 }
 
-/* One call; with n_reals == -1 it only answers how much it needs, in w->reals[0] and w->integers[0]. */
+/* One call; with n_reals == -1 it only answers how much it needs, in w->reals[0] and
+ * w->integers[0]. */
 static df_status pdsyevd(df_matrix *a, double *values, df_matrix *vectors, workspace *w) {
     int n = (int)a->rows, one = 1, info = 0;
     pdsyevd_("V", "L", &n, a->local, &one, &one, a->desc, values, vectors->local, &one, &one,
@@ -59,7 +62,8 @@ done:
     return status;
 }
 
-/* ---- signs ------------------------------------------------------------------------------------- */
+/* ---- signs -------------------------------------------------------------------------------------
+ */
 
 /* scratch [2, n]: row 0 the largest modulus of each column, row 1 the first row that reaches it. */
 static void find_largest(const df_matrix *v, double *scratch) {
@@ -102,7 +106,8 @@ static void fix_signs(df_matrix *v, double *scratch) {
     }
 }
 
-/* ---- checks ------------------------------------------------------------------------------------ */
+/* ---- checks ------------------------------------------------------------------------------------
+ */
 
 static double largest_on_all(const df_matrix *m, double mine) {
     df_max_double(m->grid->comm, &mine, 1);
@@ -154,13 +159,15 @@ static df_status check(const df_matrix *a, const double *values, const df_matrix
                    a->rows, a->rows, quality->residual, quality->orthogonality, TOLERANCE);
 }
 
-/* ---- the whole --------------------------------------------------------------------------------- */
+/* ---- the whole ---------------------------------------------------------------------------------
+ */
 
 static void scale(df_matrix *m, double factor) {
     for (size_t i = 0; i < m->local_rows * m->local_columns; i++) m->local[i] *= factor;
 }
 
-/* The solver gives ascending values, so it gets -A: its k-th vector then belongs to our k-th value. */
+/* The solver gives ascending values, so it gets -A: its k-th vector then belongs to our k-th value.
+ */
 static df_status decompose(const df_matrix *a, double largest, double *values, df_matrix *vectors,
                            df_matrix *scratch) {
     double unit = largest > 0 ? largest : 1;

@@ -67,8 +67,9 @@ size_t df_block_count(size_t n, int process, int processes) {
 df_status df_work_size(double answer, size_t least, int *out) {
     double size = answer > (double)least ? answer : (double)least;
     if (!(size < 2147483647.0))
-        return df_fail(DF_FAILED, "ScaLAPACK's workspace of %.0f elements does not fit its 32-bit "
-                                  "integers: use more ranks",
+        return df_fail(DF_FAILED,
+                       "ScaLAPACK's workspace of %.0f elements does not fit its 32-bit "
+                       "integers: use more ranks",
                        size);
     *out = (int)size;
     return DF_OK;

@@ -15,7 +15,8 @@ static df_status describe(df_matrix *m) {
     descinit_(m->desc, &rows, &columns, &block, &block, &zero, &zero, &m->grid->context, &leading,
               &info);
     if (info == 0) return DF_OK;
-    return df_fail(DF_FAILED, "descinit: argument %d of a %zu x %zu matrix", -info, m->rows, m->columns);
+    return df_fail(DF_FAILED, "descinit: argument %d of a %zu x %zu matrix", -info, m->rows,
+                   m->columns);
 }
 
 static df_status make(df_grid *grid, size_t rows, size_t columns, df_matrix **out) {
@@ -23,7 +24,8 @@ static df_status make(df_grid *grid, size_t rows, size_t columns, df_matrix **ou
     DF_TRY(DF_NEW(*out, 1));
     df_matrix *m = *out;
     if (rows == 0 || columns == 0 || rows > INT_MAX || columns > INT_MAX)
-        return df_fail(DF_FAILED, "a matrix of %zu x %zu: both must be 1 to %d", rows, columns, INT_MAX);
+        return df_fail(DF_FAILED, "a matrix of %zu x %zu: both must be 1 to %d", rows, columns,
+                       INT_MAX);
     m->grid = grid;
     m->rows = rows;
     m->columns = columns;
@@ -31,8 +33,9 @@ static df_status make(df_grid *grid, size_t rows, size_t columns, df_matrix **ou
     m->local_columns = df_block_count(columns, grid->column, grid->columns);
     DF_TRY(df_mul(m->local_rows, m->local_columns, &elements));
     if (elements > INT_MAX)
-        return df_fail(DF_FAILED, "%zu x %zu elements of a matrix on one rank do not fit ScaLAPACK's "
-                                  "32-bit integers: use more ranks",
+        return df_fail(DF_FAILED,
+                       "%zu x %zu elements of a matrix on one rank do not fit ScaLAPACK's "
+                       "32-bit integers: use more ranks",
                        m->local_rows, m->local_columns);
     DF_TRY(DF_NEW(m->local, elements));
     return describe(m);
@@ -82,7 +85,8 @@ df_status df_matrix_largest(const df_matrix *m, const char *what, double *out) {
     return DF_OK;
 }
 
-/* ---- between row-major arrays and local parts -------------------------------------------------- */
+/* ---- between row-major arrays and local parts --------------------------------------------------
+ */
 
 /* One rank's part of a matrix: its place in the grid and its shape. */
 typedef struct part {
@@ -174,7 +178,8 @@ done:
     return status;
 }
 
-/* ---- products ---------------------------------------------------------------------------------- */
+/* ---- products ----------------------------------------------------------------------------------
+ */
 
 df_status df_matrix_multiply(df_op op_a, const df_matrix *a, df_op op_b, const df_matrix *b,
                              df_matrix *out) {
@@ -182,8 +187,8 @@ df_status df_matrix_multiply(df_op op_a, const df_matrix *a, df_op op_b, const d
     size_t m = flip_a ? a->columns : a->rows, k = flip_a ? a->rows : a->columns;
     size_t k_b = flip_b ? b->columns : b->rows, n = flip_b ? b->rows : b->columns;
     if (k != k_b || out->rows != m || out->columns != n)
-        return df_fail(DF_FAILED, "product of [%zu, %zu] and [%zu, %zu] into [%zu, %zu]", m, k, k_b, n,
-                       out->rows, out->columns);
+        return df_fail(DF_FAILED, "product of [%zu, %zu] and [%zu, %zu] into [%zu, %zu]", m, k, k_b,
+                       n, out->rows, out->columns);
     if (out->grid->row < 0) return DF_OK;
     int rows = (int)m, columns = (int)n, inner = (int)k, one = 1;
     double alpha = 1, beta = 0;

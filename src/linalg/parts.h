@@ -8,7 +8,7 @@
 #define BLOCK 32 // fastest for PDSYEVD at widths of some thousands; 256 is three times slower
 
 struct df_grid {
-    df_comm *comm; // the grid's own: BLACS keeps one handle per MPI communicator
+    df_comm *comm;       // the grid's own: BLACS keeps one handle per MPI communicator
     int handle, context; // context < 0: this rank is outside the grid
     int rows, columns;   // of processes
     int row, column;     // this process's, -1 outside
@@ -41,7 +41,8 @@ df_status df_matrix_copy(const df_matrix *from, df_matrix **out) DF_MUST_CHECK;
 /* max |entry| over all ranks; a NaN or an infinity anywhere is DF_BAD_INPUT naming `what`. */
 df_status df_matrix_largest(const df_matrix *m, const char *what, double *out) DF_MUST_CHECK;
 
-/* A workspace size that ScaLAPACK answered in a double, as an int; DF_FAILED when it does not fit one. */
+/* A workspace size that ScaLAPACK answered in a double, as an int; DF_FAILED when it does not fit
+ * one. */
 df_status df_work_size(double answer, size_t least, int *out) DF_MUST_CHECK;
 
 #endif

@@ -13,8 +13,9 @@ static df_status factor(df_matrix *m, double ridge) {
     int n = (int)m->rows, one = 1, info = 0;
     pdpotrf_("L", &n, m->local, &one, &one, m->desc, &info, 1);
     if (info == 0) return DF_OK;
-    return df_fail(DF_FAILED, "the matrix is not positive definite: pivot %d of %d (ridge %g); "
-                              "use a larger ridge or more rows than columns",
+    return df_fail(DF_FAILED,
+                   "the matrix is not positive definite: pivot %d of %d (ridge %g); "
+                   "use a larger ridge or more rows than columns",
                    info, n, ridge);
 }
 
@@ -53,7 +54,8 @@ static df_status make_condition(const df_matrix *m, condition *c) {
 
 static df_status back_substitute(const df_matrix *m, df_matrix *b) {
     int n = (int)m->rows, right = (int)b->columns, one = 1, info = 0;
-    pdpotrs_("L", &n, &right, m->local, &one, &one, m->desc, b->local, &one, &one, b->desc, &info, 1);
+    pdpotrs_("L", &n, &right, m->local, &one, &one, m->desc, b->local, &one, &one, b->desc, &info,
+             1);
     return info == 0 ? DF_OK : df_fail(DF_FAILED, "PDPOTRS ended with info %d for n = %d", info, n);
 }
 
@@ -74,8 +76,8 @@ df_status df_solve_ridge(const df_matrix *g, double ridge, df_matrix *b, double 
     condition c = {0};
     double largest;
     if (g->columns != g->rows || b->rows != g->rows)
-        return df_fail(DF_FAILED, "a system of [%zu, %zu] with right-hand sides [%zu, %zu]", g->rows,
-                       g->columns, b->rows, b->columns);
+        return df_fail(DF_FAILED, "a system of [%zu, %zu] with right-hand sides [%zu, %zu]",
+                       g->rows, g->columns, b->rows, b->columns);
     DF_TRY(df_matrix_largest(g, "the system's matrix", &largest));
     DF_TRY(df_matrix_largest(b, "the system's right-hand side", &largest));
     df_status status;

@@ -6,12 +6,12 @@
 #include <string.h>
 
 struct df_moments {
-    size_t width, padded;   // of x; of z = (x, e), in whole tiles
-    df_range own;           // this rank's buckets
-    size_t open;            // the bucket being filled: own.first + (buckets already on the stack)
+    size_t width, padded; // of x; of z = (x, e), in whole tiles
+    df_range own;         // this rank's buckets
+    size_t open;          // the bucket being filled: own.first + (buckets already on the stack)
     const double *form;
-    size_t waiting;         // rows in the block
-    double *block;          // [BLOCK_ROWS, padded]
+    size_t waiting; // rows in the block
+    double *block;  // [BLOCK_ROWS, padded]
     df_tree tree;
     double *levels;         // [most values on the stack, tiles]: where the tree's values live
     df_bucket_sums *bucket; // [own.count]
@@ -69,16 +69,17 @@ void df_moments_free(df_moments **moments) {
     *moments = NULL;
 }
 
-/* ---- blocks ------------------------------------------------------------------------------------ */
+/* ---- blocks ------------------------------------------------------------------------------------
+ */
 
 /* The matrix of the open bucket: the level above the stack. */
 static double *open_tiles(const df_moments *m) {
     return m->levels + m->tree.depth * m->tree.width;
 }
 
-/* Adds one tile of the block's z'z. Tile shape and strides are fixed, the number of rows follows from the bucket, and
- * the product runs on the calling thread alone (OpenBLAS starts no threads inside a parallel region): the bits depend
- * on the rows only. */
+/* Adds one tile of the block's z'z. Tile shape and strides are fixed, the number of rows follows
+ * from the bucket, and the product runs on the calling thread alone (OpenBLAS starts no threads
+ * inside a parallel region): the bits depend on the rows only. */
 static void add_tile(const df_moments *m, size_t i, size_t j) {
     int strides = (int)m->padded;
     cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, TILE, TILE, (int)m->waiting, 1.0,
@@ -95,7 +96,8 @@ static void flush_block(df_moments *m) {
     m->waiting = 0;
 }
 
-/* ---- buckets ----------------------------------------------------------------------------------- */
+/* ---- buckets -----------------------------------------------------------------------------------
+ */
 
 /* The inner product of the bucket's sums with the form, tile by tile. */
 static double form_of(const df_moments *m) {
@@ -151,7 +153,8 @@ static df_status add_row(df_moments *m, const float *x, const float *x_hat) {
     return DF_OK;
 }
 
-df_status df_moments_add(df_moments *m, const float *x, const float *x_hat, size_t n, size_t stride) {
+df_status df_moments_add(df_moments *m, const float *x, const float *x_hat, size_t n,
+                         size_t stride) {
     if (n > 0 && m->open >= m->own.first + m->own.count)
         return df_fail(DF_FAILED, "%zu rows on a rank that owns no document bucket", n);
     for (size_t i = 0; i < n; i++) {
@@ -161,7 +164,8 @@ df_status df_moments_add(df_moments *m, const float *x, const float *x_hat, size
     return DF_OK;
 }
 
-/* ---- joining the ranks ------------------------------------------------------------------------- */
+/* ---- joining the ranks -------------------------------------------------------------------------
+ */
 
 static df_status make_sums(const df_moments *m, df_sums **out) {
     DF_TRY(DF_NEW(*out, 1));
@@ -171,8 +175,10 @@ static df_status make_sums(const df_moments *m, df_sums **out) {
     return DF_NEW((*out)->bucket_sum, DF_BUCKETS * 2 * m->width);
 }
 
-/* Every rank's bytes about its buckets, `each` a bucket, in bucket order. counts [size] is scratch. */
-static void gather_buckets(df_comm *comm, const void *mine, size_t each, size_t *counts, void *all) {
+/* Every rank's bytes about its buckets, `each` a bucket, in bucket order. counts [size] is scratch.
+ */
+static void gather_buckets(df_comm *comm, const void *mine, size_t each, size_t *counts,
+                           void *all) {
     for (int r = 0; r < df_comm_size(comm); r++)
         counts[r] = df_share(DF_BUCKETS, df_comm_size(comm), r).count * each;
     df_allgather(comm, mine, counts, all);

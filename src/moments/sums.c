@@ -31,10 +31,14 @@ static double second_at(const df_sums *s, df_product product, size_t i, size_t j
     double xx = z[df_tiles_at(d, i, j)], xe = z[df_tiles_at(d, i, d + j)];
     double ee = z[df_tiles_at(d, d + i, d + j)];
     switch (product) {
-    case DF_XX: return xx;
-    case DF_XE: return xe;
-    case DF_EE: return ee;
-    case DF_HH: break;
+    case DF_XX:
+        return xx;
+    case DF_XE:
+        return xe;
+    case DF_EE:
+        return ee;
+    case DF_HH:
+        break;
     }
     return xx - xe - z[df_tiles_at(d, d + i, j)] + ee;
 }

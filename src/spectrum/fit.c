@@ -1,7 +1,8 @@
 /* How much of the residual is linear in x: fitted on training sums, tested on held-out sums. */
 #include "parts.h"
 
-/* ---- the fit ----------------------------------------------------------------------------------- */
+/* ---- the fit -----------------------------------------------------------------------------------
+ */
 
 /* A distributed matrix from sums. `array` [d, d] is scratch. */
 static df_status distribute(df_grid *grid, const df_sums *sums, df_product product, double *array,
@@ -44,7 +45,8 @@ static df_status fit_room(size_t d, linear_fit *out, double **array) {
     return DF_NEW(out->b, d);
 }
 
-df_status df_spectrum_fit(df_grid *grid, df_comm *comm, const df_sums *train, double ridge, linear_fit *out) {
+df_status df_spectrum_fit(df_grid *grid, df_comm *comm, const df_sums *train, double ridge,
+                          linear_fit *out) {
     size_t d = train->width;
     double *array = NULL;
     df_matrix *g = NULL, *w = NULL;
@@ -72,7 +74,8 @@ void df_spectrum_fit_free(linear_fit *fit) {
     *fit = (linear_fit){0};
 }
 
-/* ---- the test ---------------------------------------------------------------------------------- */
+/* ---- the test ----------------------------------------------------------------------------------
+ */
 
 /* numerator / sum |a - mean a|^2 of sums laid out n, numerator, sum |a|^2, sum of a [d]. */
 static double pooled_ratio(const double *sums, void *width) {
@@ -82,8 +85,10 @@ static double pooled_ratio(const double *sums, void *width) {
     return sums[1] / total;
 }
 
-/* Squared error of a bucket: its form, which leaves out the intercept, and what the intercept adds. */
-static double bucket_error(const linear_fit *fit, const df_sums *s, size_t bucket, double *scratch) {
+/* Squared error of a bucket: its form, which leaves out the intercept, and what the intercept adds.
+ */
+static double bucket_error(const linear_fit *fit, const df_sums *s, size_t bucket,
+                           double *scratch) {
     size_t d = s->width;
     double error = s->bucket[bucket].form;
     unexplained(fit, d, s->bucket_sum + bucket * 2 * d, scratch);
@@ -93,7 +98,8 @@ static double bucket_error(const linear_fit *fit, const df_sums *s, size_t bucke
 }
 
 /* rows [64, 3 + d] for the jackknife, of the linear error in e or of e in x. */
-static void fill_buckets(const linear_fit *fit, const df_sums *s, bool linear, double *rows, double *scratch) {
+static void fill_buckets(const linear_fit *fit, const df_sums *s, bool linear, double *rows,
+                         double *scratch) {
     size_t d = s->width;
     for (size_t b = 0; b < DF_BUCKETS; b++) {
         double *row = rows + b * (3 + d);
@@ -126,16 +132,17 @@ done:
     return status;
 }
 
-/* Mean over columns of 1 - SSE_j / SST_j, from G (x'x), GW and C (x'e): columns of e that do not vary are left out.
- * SSE_j = H_jj - 2 w_j'C_j + w_j'G w_j - 2 b_j s_j + n b_j^2. */
-static double mean_over_columns(const linear_fit *fit, const df_sums *s, const double *gw, const double *c,
-                                const double *h, const double *left) {
+/* Mean over columns of 1 - SSE_j / SST_j, from G (x'x), GW and C (x'e): columns of e that do not
+ * vary are left out. SSE_j = H_jj - 2 w_j'C_j + w_j'G w_j - 2 b_j s_j + n b_j^2. */
+static double mean_over_columns(const linear_fit *fit, const df_sums *s, const double *gw,
+                                const double *c, const double *h, const double *left) {
     size_t d = s->width, counted = 0;
     double sum = 0;
     for (size_t j = 0; j < d; j++) {
         double error = h[j * d + j] + fit->b[j] * (s->rows * fit->b[j] - 2 * left[j]);
         double total = h[j * d + j] - s->sum[d + j] * s->sum[d + j] / s->rows;
-        for (size_t i = 0; i < d; i++) error += fit->w[i * d + j] * (gw[i * d + j] - 2 * c[i * d + j]);
+        for (size_t i = 0; i < d; i++)
+            error += fit->w[i * d + j] * (gw[i * d + j] - 2 * c[i * d + j]);
         if (!(total > 0)) continue;
         sum += 1 - error / total;
         counted++;
@@ -144,7 +151,8 @@ static double mean_over_columns(const linear_fit *fit, const df_sums *s, const d
 }
 
 /* gw [d, d] = G W on every rank; array [d, d] is scratch. */
-static df_status multiply_gw(df_grid *grid, const linear_fit *fit, const df_sums *s, double *array, double *gw) {
+static df_status multiply_gw(df_grid *grid, const linear_fit *fit, const df_sums *s, double *array,
+                             double *gw) {
     size_t d = s->width;
     df_matrix *g = NULL, *w = NULL, *product = NULL;
     df_status status;
@@ -176,8 +184,8 @@ static df_status by_column(df_grid *grid, const linear_fit *fit, const df_sums *
     return DF_OK;
 }
 
-df_status df_spectrum_test(df_grid *grid, df_comm *comm, const linear_fit *fit, const df_sums *heldout,
-                           df_spectrum_result *result) {
+df_status df_spectrum_test(df_grid *grid, df_comm *comm, const linear_fit *fit,
+                           const df_sums *heldout, df_spectrum_result *result) {
     size_t d = heldout->width;
     double *arrays = NULL;
     df_status status;

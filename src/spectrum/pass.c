@@ -1,5 +1,6 @@
-/* One pass over the training or the held-out rows, in lock step: the dictionary is applied by all ranks together, so a
- * rank whose buckets are used up goes on bringing rows of zeros, which it then drops. */
+/* One pass over the training or the held-out rows, in lock step: the dictionary is applied by all
+ * ranks together, so a rank whose buckets are used up goes on bringing rows of zeros, which it then
+ * drops. */
 #include "parts.h"
 
 #include <string.h>
@@ -33,7 +34,8 @@ static void choose_rows(pass *p, int part) {
     df_range own = df_share(DF_BUCKETS, df_comm_size(p->comm), df_comm_rank(p->comm));
     df_buckets_make(in->document, in->documents, &p->buckets);
     size_t first = lower_bound(in->rows[part], in->n_rows[part], p->buckets.row[own.first]);
-    size_t end = lower_bound(in->rows[part], in->n_rows[part], p->buckets.row[own.first + own.count]);
+    size_t end =
+        lower_bound(in->rows[part], in->n_rows[part], p->buckets.row[own.first + own.count]);
     p->rows = in->rows[part] + first;
     p->n_rows = own.count > 0 ? end - first : 0;
 }
@@ -62,9 +64,10 @@ static df_status add_rows(pass *p, size_t n) {
         for (size_t m = 0; m < in->models; m++) {
             size_t first = at * in->width + in->model[m].first;
             DF_TRY(df_moments_bucket(p->moments[m], bucket));
-            DF_TRY_AS(df_moments_add(p->moments[m], p->x + first, p->x_hat + first, end - at, in->width),
-                      "summing rows %llu to %llu of model %s", (unsigned long long)rows[at],
-                      (unsigned long long)rows[end - 1], in->model[m].name);
+            DF_TRY_AS(
+                df_moments_add(p->moments[m], p->x + first, p->x_hat + first, end - at, in->width),
+                "summing rows %llu to %llu of model %s", (unsigned long long)rows[at],
+                (unsigned long long)rows[end - 1], in->model[m].name);
         }
     }
     return DF_OK;
@@ -123,8 +126,8 @@ static df_status join(pass *p, df_sums **sums) {
     return status;
 }
 
-df_status df_spectrum_pass(df_comm *comm, const df_spectrum_input *input, int part, const linear_fit *fits,
-                           df_sums **sums) {
+df_status df_spectrum_pass(df_comm *comm, const df_spectrum_input *input, int part,
+                           const linear_fit *fits, df_sums **sums) {
     pass p = {.comm = comm, .input = input};
     const char *what = part == TRAINING ? "training rows" : "held-out rows";
     df_status status;

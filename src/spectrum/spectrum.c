@@ -6,7 +6,8 @@
 
 static const df_product side_product[DF_SIDES] = {DF_EE, DF_XX, DF_HH};
 
-/* ---- spectra ----------------------------------------------------------------------------------- */
+/* ---- spectra -----------------------------------------------------------------------------------
+ */
 
 static void summarise(df_spectrum_result *r, df_spectrum_side side, double scale) {
     double sum = 0, squares = 0;
@@ -28,8 +29,8 @@ static void transpose(double *array, size_t d) {
         }
 }
 
-/* Eigenvalues of one side, in units of x / scale; of the residual also the vectors, as rows on rank 0. array [d, d]
- * is scratch. */
+/* Eigenvalues of one side, in units of x / scale; of the residual also the vectors, as rows on rank
+ * 0. array [d, d] is scratch. */
 static df_status one_side(df_grid *grid, const df_sums *all, df_spectrum_side side, double *array,
                           df_spectrum_result *r) {
     size_t d = all->width;
@@ -61,7 +62,8 @@ static double slope_of(const df_sums *all, double *array) {
     return x > 0 ? 1 - xe / x : 0;
 }
 
-static df_status spectra(df_comm *comm, df_grid *grid, const df_sums *all, double scale, df_spectrum_result *r) {
+static df_status spectra(df_comm *comm, df_grid *grid, const df_sums *all, double scale,
+                         df_spectrum_result *r) {
     double *array = NULL;
     df_status status;
     DF_GO(df_agree(comm, DF_NEW(array, all->width * all->width)));
@@ -75,7 +77,8 @@ done:
     return status;
 }
 
-/* ---- the work ---------------------------------------------------------------------------------- */
+/* ---- the work ----------------------------------------------------------------------------------
+ */
 
 /* Everything that lives while the spectra are made. */
 typedef struct work {
@@ -120,7 +123,8 @@ static df_status fit_models(work *w, double ridge) {
     df_status status = DF_OK;
     for (size_t m = 0; status == DF_OK && m < w->input->models; m++) {
         status = df_spectrum_fit(w->grid, w->comm, w->sums[TRAINING][m], ridge, &w->fit[m]);
-        if (status != DF_OK) df_context("fitting the residual of model %s", w->input->model[m].name);
+        if (status != DF_OK)
+            df_context("fitting the residual of model %s", w->input->model[m].name);
     }
     df_timer_stop("linear fit");
     return status;

@@ -1,9 +1,10 @@
-/* The result file. Rank 0 holds everything and writes it; the others take part in what is collective. */
+/* The result file. Rank 0 holds everything and writes it; the others take part in what is
+ * collective. */
 #include "parts.h"
 
 static const char *const side_group[DF_SIDES] = {"residual", "x", "xhat"};
-static const char *const side_name[DF_SIDES] = {"eigenvalues of cov(x - x_hat)", "eigenvalues of cov(x)",
-                                                "eigenvalues of cov(x_hat)"};
+static const char *const side_name[DF_SIDES] = {
+    "eigenvalues of cov(x - x_hat)", "eigenvalues of cov(x)", "eigenvalues of cov(x_hat)"};
 
 enum { PATH_BYTES = 512 };
 
@@ -12,18 +13,25 @@ typedef struct numbers {
     int values[DF_SIDES], vectors;
 } numbers;
 
-static df_status declare_side(df_file *file, const char *model, const df_spectrum_result *r, int side, numbers *id) {
+static df_status declare_side(df_file *file, const char *model, const df_spectrum_result *r,
+                              int side, numbers *id) {
     char group[PATH_BYTES], path[PATH_BYTES + 32];
     snprintf(group, sizeof group, "/%s/%s", model, side_group[side]);
     snprintf(path, sizeof path, "%s/eigenvalues", group);
-    df_dataset values = {path, DF_F64, 1, {r->width}, "squared activation", side_name[side], "eigenvalue"};
+    df_dataset values = {path,        DF_F64, 1, {r->width}, "squared activation", side_name[side],
+                         "eigenvalue"};
     DF_TRY(df_file_dataset(file, &values, &id->values[side]));
     DF_TRY(df_file_real(file, group, "participation_ratio", r->participation_ratio[side]));
     DF_TRY(df_file_real(file, group, "trace", r->trace[side]));
     DF_TRY(df_file_real(file, group, "eigen_residual", r->eigen_residual[side]));
     if (side != DF_SIDE_RESIDUAL) return DF_OK;
     snprintf(path, sizeof path, "%s/eigenvectors", group);
-    df_dataset vectors = {path, DF_F64, 2, {r->width, r->width}, "1", "eigenvectors of cov(x - x_hat)",
+    df_dataset vectors = {path,
+                          DF_F64,
+                          2,
+                          {r->width, r->width},
+                          "1",
+                          "eigenvectors of cov(x - x_hat)",
                           "eigenvalue, width"};
     return df_file_dataset(file, &vectors, &id->vectors);
 }
@@ -32,8 +40,9 @@ static df_status describe(df_file *file, const char *model, const df_spectrum_re
     const struct {
         const char *name;
         double value;
-    } reals[] = {{"r2_pooled", r->r2_pooled}, {"r2_mean", r->r2_mean}, {"r2_error", r->r2_error},
-                 {"fvu", r->fvu},             {"fvu_error", r->fvu_error}, {"slope", r->slope},
+    } reals[] = {{"r2_pooled", r->r2_pooled}, {"r2_mean", r->r2_mean},
+                 {"r2_error", r->r2_error},   {"fvu", r->fvu},
+                 {"fvu_error", r->fvu_error}, {"slope", r->slope},
                  {"ridge", r->ridge},         {"rcond", r->rcond}};
     char group[PATH_BYTES];
     snprintf(group, sizeof group, "/%s", model);
@@ -43,9 +52,11 @@ static df_status describe(df_file *file, const char *model, const df_spectrum_re
     return df_file_int(file, group, "rows_heldout", (int64_t)r->rows_heldout);
 }
 
-static df_status declare(df_file *file, const df_spectrum_input *input, const df_spectrum_result *results,
-                         const df_spectrum_options *options, numbers *id) {
-    if (options->resolved_job != NULL) DF_TRY(df_file_text(file, "/", "job", options->resolved_job));
+static df_status declare(df_file *file, const df_spectrum_input *input,
+                         const df_spectrum_result *results, const df_spectrum_options *options,
+                         numbers *id) {
+    if (options->resolved_job != NULL)
+        DF_TRY(df_file_text(file, "/", "job", options->resolved_job));
     DF_TRY(df_file_int(file, "/", "models", (int64_t)input->models));
     for (size_t m = 0; m < input->models; m++) {
         char name[32];
@@ -64,8 +75,8 @@ static df_status write_model(df_file *file, const df_spectrum_result *r, const n
     return df_file_write(file, id->vectors, 0, r->width, r->vectors);
 }
 
-static df_status fill(df_comm *comm, df_file *file, const df_spectrum_input *input, const df_spectrum_result *results,
-                      const numbers *id) {
+static df_status fill(df_comm *comm, df_file *file, const df_spectrum_input *input,
+                      const df_spectrum_result *results, const numbers *id) {
     df_status mine = DF_OK;
     DF_TRY(df_file_ready(file));
     for (size_t m = 0; mine == DF_OK && df_comm_rank(comm) == 0 && m < input->models; m++)
@@ -73,8 +84,8 @@ static df_status fill(df_comm *comm, df_file *file, const df_spectrum_input *inp
     return df_file_agree(file, mine);
 }
 
-df_status df_spectrum_write(df_comm *comm, const df_spectrum_input *input, const df_spectrum_result *results,
-                            const df_spectrum_options *options) {
+df_status df_spectrum_write(df_comm *comm, const df_spectrum_input *input,
+                            const df_spectrum_result *results, const df_spectrum_options *options) {
     df_file *file = NULL;
     numbers *id = NULL;
     df_status status;
@@ -89,7 +100,8 @@ done:
     return status;
 }
 
-df_status df_spectrum_run(df_comm *comm, const df_spectrum_input *input, const df_spectrum_options *options) {
+df_status df_spectrum_run(df_comm *comm, const df_spectrum_input *input,
+                          const df_spectrum_options *options) {
     df_spectrum_result *results;
     DF_TRY(df_spectrum_compute(comm, input, options->ridge, &results));
     df_status status = df_spectrum_write(comm, input, results, options);
