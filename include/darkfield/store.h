@@ -9,7 +9,8 @@
  * Beside each dataset /a/b stands /checksums/a/b, u64: the XXH3-64 of each block of its rows. A block has as many rows
  * as fit into 1 MiB, at least one. Root attributes: format, format_version, complete (1 in a finished file), layout
  * (hash of paths, types and shapes); each dataset has its declared number as `id`, and units, long_name, labels.
- * Texts are of fixed length, UTF-8. */
+ * Texts are of fixed length, UTF-8. The file begins with an HDF5 user block that holds a checksum of everything that is not
+ * raw data; a file whose checksum does not fit is refused before HDF5 sees it. */
 #ifndef DARKFIELD_STORE_H
 #define DARKFIELD_STORE_H
 
@@ -208,6 +209,6 @@ uint64_t df_corpus_hash(const df_corpus *corpus); /* of the documents' texts */
 const char *df_corpus_text(const df_corpus *corpus, uint64_t document, size_t *bytes);
 size_t df_corpus_concepts(const df_corpus *corpus);
 const char *df_corpus_concept(const df_corpus *corpus, size_t i); /* sorted by name */
-const df_span *df_corpus_spans(const df_corpus *corpus, uint64_t document, size_t *n);
+const df_span *df_corpus_spans(const df_corpus *corpus, uint64_t document, size_t *n); /* NULL when *n is 0 */
 
 #endif

@@ -296,5 +296,6 @@ const char *df_corpus_concept(const df_corpus *corpus, size_t i) {
 
 const df_span *df_corpus_spans(const df_corpus *corpus, uint64_t document, size_t *n) {
     *n = corpus->documents[document].spans;
+    if (*n == 0) return NULL;
     return corpus->spans + corpus->documents[document].first_span;
 }

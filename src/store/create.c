@@ -18,7 +18,7 @@ static uint64_t saturating(uint64_t a, uint64_t b) {
 }
 
 uint64_t store_planned_bytes(const df_file *file) {
-    uint64_t bytes = METADATA_BASE;
+    uint64_t bytes = METADATA_BASE + store_seal_bytes(file->n_datasets);
     for (size_t i = 0; i < file->n_datasets; i++) {
         const store_object *object = &file->datasets[i];
         bytes = saturating(bytes, object->bytes);
@@ -76,6 +76,7 @@ static hid_t open_parallel(const df_file *file) {
 // Rank 0: an empty HDF5 file, and the space of the whole one behind it.
 static df_status make_empty(const df_file *file) {
     hid_t access = store_h5_access(), creation = without_times(H5P_FILE_CREATE);
+    if (creation >= 0) H5Pset_userblock(creation, store_seal_bytes(file->n_datasets));
     hid_t id = H5Fcreate(file->part, H5F_ACC_TRUNC, creation, access);
     bool made = id >= 0 && H5Fclose(id) >= 0;
     const char *reason = store_h5_reason();
@@ -141,10 +142,9 @@ static df_status make_dataset(hid_t file, const char *path, const store_object *
 // Checksums mirror the tree: those of /sites/x stand in /checksums/sites/x.
 static df_status make_checksums(hid_t file, const store_object *object) {
     store_object mirror = {.type = DF_U64, .dims = 1, .shape = {object->blocks}};
-    char *path = df_format("%s%s", STORE_CHECKSUMS, object->path);
-    df_status status = path == NULL ? DF_FAILED : make_dataset(file, path, &mirror);
-    df_free(path);
-    return status;
+    char path[1024];
+    snprintf(path, sizeof path, "%s%s", STORE_CHECKSUMS, object->path);
+    return make_dataset(file, path, &mirror);
 }
 
 static df_status put_attribute(hid_t object, const store_declaration *what) {
@@ -170,10 +170,8 @@ static df_status make_attribute(hid_t file, const store_declaration *what) {
 }
 
 static df_status make_facts(hid_t file, const df_file *declared) {
-    uint64_t layout;
-    DF_TRY(store_layout_hash(declared->datasets, declared->n_datasets, &layout));
     DF_TRY(store_h5_int(file, "complete", 0));
-    return store_h5_int(file, "layout", (int64_t)layout);
+    return store_h5_int(file, "layout", (int64_t)declared->layout);
 }
 
 static df_status make_ids(hid_t file, const df_file *declared) {
@@ -188,6 +186,7 @@ static df_status make_ids(hid_t file, const df_file *declared) {
     return DF_OK;
 }
 
+// Takes no memory of ours: a rank that stopped half-way would leave the others waiting when HDF5 closes the file.
 static df_status make_everything(hid_t file, const df_file *declared) {
     DF_TRY(make_facts(file, declared));
     for (size_t i = 0; i < declared->n_datasets; i++)
@@ -202,9 +201,10 @@ static df_status make_everything(hid_t file, const df_file *declared) {
 
 df_status store_create_objects(df_file *file) {
     store_h5_quiet();
-    DF_TRY(df_agree(file->comm, df_comm_rank(file->comm) == 0 ? make_empty(file) : DF_OK));
+    df_status status = store_layout_hash(file->datasets, file->n_datasets, &file->layout);
+    if (status == DF_OK && df_comm_rank(file->comm) == 0) status = make_empty(file);
+    DF_TRY(df_agree(file->comm, status));
     hid_t id = open_parallel(file);
-    df_status status = DF_OK;
     if (id < 0) status = df_fail(DF_FAILED, "cannot open %s: %s", file->part, store_h5_reason());
     DF_TRY(df_agree(file->comm, status));
     status = make_everything(id, file);

@@ -51,6 +51,14 @@ void store_file_free(df_file **file_pointer) {
     df_free(file);
 }
 
+// The first failure of this rank: it surfaces where the ranks next agree.
+df_status store_remember(df_file *file, df_status code) {
+    int none = DF_OK;
+    if (code != DF_OK && atomic_compare_exchange_strong(&file->failure, &none, (int)code))
+        snprintf(file->failure_text, sizeof file->failure_text, "%s", df_error_text());
+    return code;
+}
+
 // On rank 0: an early answer to whether the output can be written at all.
 static df_status touch(const char *part) {
     int descriptor = open(part, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
@@ -62,13 +70,16 @@ static df_status touch(const char *part) {
 df_status df_file_create(df_comm *comm, const char *path, const char *format, df_file **out) {
     df_file *file = NULL;
     *out = NULL;
-    df_status status = new_file(comm, path, format, &file);
-    if (status == DF_OK && df_comm_rank(comm) == 0) status = touch(file->part);
+    df_status status = df_agree(comm, new_file(comm, path, format, &file));
+    if (status != DF_OK) {
+        store_file_free(&file);
+        return status;
+    }
+    status = df_agree(comm, df_comm_rank(comm) == 0 ? touch(file->part) : DF_OK);
     if (status == DF_OK) status = df_file_text(file, "/", "format", format);
     if (status == DF_OK) status = df_file_int(file, "/", "format_version", STORE_VERSION);
-    status = df_agree(comm, status);
     if (status == DF_OK) *out = file;
-    else store_file_free(&file);
+    else df_file_abandon(&file, false);
     return status;
 }
 
@@ -81,143 +92,6 @@ void df_file_abandon(df_file **file_pointer, bool keep_part) {
     store_file_free(file_pointer);
 }
 
-/* ---- declarations ------------------------------------------------------------------------------ */
-
-static df_status check_path(const char *path) {
-    size_t n = strlen(path);
-    if (path[0] == '/' && n > 1 && path[n - 1] != '/' && strstr(path, "//") == NULL &&
-        !store_under(path, STORE_CHECKSUMS) && n < 900)
-        return DF_OK;
-    return df_fail(DF_FAILED, "\"%s\" cannot be the path of a dataset", path);
-}
-
-static df_status still_open(const df_file *file) {
-    if (!file->ready) return DF_OK;
-    return df_fail(DF_FAILED, "%s: declared too late, the file is ready", file->part);
-}
-
-static df_status attribute(df_file *file, const char *where, const char *name,
-                           store_declaration **out) {
-    DF_TRY(still_open(file));
-    if (where[0] == '\0') where = "/";
-    for (size_t i = 0; i < file->n_attributes; i++)
-        if (strcmp(file->attributes[i].where, where) == 0 &&
-            strcmp(file->attributes[i].name, name) == 0)
-            return df_fail(DF_FAILED, "%s: attribute %s of %s is declared twice", file->path, name,
-                           where);
-    DF_TRY(df_grow((void **)&file->attributes, &file->attribute_capacity, file->n_attributes + 1,
-                   sizeof *file->attributes));
-    *out = &file->attributes[file->n_attributes];
-    memset(*out, 0, sizeof **out);
-    file->n_attributes++;
-    (*out)->where = df_strdup(where);
-    (*out)->name = df_strdup(name);
-    return (*out)->where != NULL && (*out)->name != NULL ? DF_OK : DF_FAILED;
-}
-
-df_status df_file_text(df_file *file, const char *where, const char *name, const char *value) {
-    store_declaration *made;
-    DF_TRY(attribute(file, where, name, &made));
-    made->kind = STORE_TEXT;
-    made->text = df_strdup(value != NULL ? value : "");
-    if (made->text == NULL) return DF_FAILED;
-    made->room = strlen(made->text) + 1;
-    return DF_OK;
-}
-
-df_status df_file_int(df_file *file, const char *where, const char *name, int64_t value) {
-    store_declaration *made;
-    DF_TRY(attribute(file, where, name, &made));
-    made->kind = STORE_INT;
-    made->integer = value;
-    return DF_OK;
-}
-
-df_status df_file_real(df_file *file, const char *where, const char *name, double value) {
-    store_declaration *made;
-    DF_TRY(attribute(file, where, name, &made));
-    made->kind = STORE_REAL;
-    made->real = value;
-    return DF_OK;
-}
-
-static df_status describe(df_file *file, const df_dataset *spec) {
-    if (spec->units != NULL) DF_TRY(df_file_text(file, spec->path, "units", spec->units));
-    if (spec->long_name != NULL)
-        DF_TRY(df_file_text(file, spec->path, "long_name", spec->long_name));
-    if (spec->labels != NULL) DF_TRY(df_file_text(file, spec->path, "labels", spec->labels));
-    return DF_OK;
-}
-
-df_status df_file_dataset(df_file *file, const df_dataset *spec, int *id) {
-    DF_TRY(still_open(file));
-    DF_TRY(check_path(spec->path));
-    if (spec->dims < 1 || spec->dims > DF_MAX_DIMS)
-        return df_fail(DF_FAILED, "%s: %d dimensions", spec->path, spec->dims);
-    for (size_t i = 0; i < file->n_datasets; i++)
-        if (strcmp(file->datasets[i].path, spec->path) == 0)
-            return df_fail(DF_FAILED, "%s is declared twice", spec->path);
-    DF_TRY(df_grow((void **)&file->datasets, &file->dataset_capacity, file->n_datasets + 1,
-                   sizeof *file->datasets));
-    store_object *made = &file->datasets[file->n_datasets];
-    *made = (store_object){.is_dataset = true, .type = spec->type, .dims = spec->dims};
-    memcpy(made->shape, spec->shape, (size_t)spec->dims * sizeof *made->shape);
-    made->path = df_strdup(spec->path);
-    if (made->path == NULL) return DF_FAILED;
-    if (id != NULL) *id = (int)file->n_datasets;
-    file->n_datasets++;
-    DF_TRY(store_measure(made));
-    return describe(file, spec);
-}
-
-df_status df_file_id(const df_file *file, const char *dataset, int *id) {
-    for (size_t i = 0; i < file->n_datasets; i++) {
-        if (strcmp(file->datasets[i].path, dataset) != 0) continue;
-        *id = (int)i;
-        return DF_OK;
-    }
-    return df_fail(DF_FAILED, "%s has no dataset %s", file->part, dataset);
-}
-
-df_status store_change_add(df_file *file, const char *where, const char *name, store_change **out) {
-    if (where[0] == '\0') where = "/";
-    for (size_t i = 0; i < file->n_changes; i++) {
-        *out = &file->changes[i];
-        if (strcmp((*out)->where, where) == 0 && strcmp((*out)->name, name) == 0) return DF_OK;
-    }
-    DF_TRY(df_grow((void **)&file->changes, &file->change_capacity, file->n_changes + 1,
-                   sizeof *file->changes));
-    *out = &file->changes[file->n_changes];
-    memset(*out, 0, sizeof **out);
-    file->n_changes++;
-    (*out)->where = df_strdup(where);
-    (*out)->name = df_strdup(name);
-    return (*out)->where != NULL && (*out)->name != NULL ? DF_OK : DF_FAILED;
-}
-
-df_status df_file_set_real(df_file *file, const char *where, const char *name, double value) {
-    const store_object *object = store_table_find(&file->table, where);
-    const store_attribute *known = object != NULL ? store_find_attribute(object, name) : NULL;
-    store_change *change;
-    if (!file->ready || known == NULL || known->kind != STORE_REAL)
-        return df_fail(DF_FAILED, "%s: no real attribute %s of %s is ready to be set", file->part,
-                       name, where);
-    DF_TRY(store_change_add(file, where, name, &change));
-    change->kind = STORE_REAL;
-    change->real = value;
-    return DF_OK;
-}
-
-df_status df_file_get_text(const df_file *file, const char *where, const char *name, char **out) {
-    const store_object *object = store_table_find(&file->table, where);
-    const store_attribute *known = object != NULL ? store_find_attribute(object, name) : NULL;
-    *out = NULL;
-    if (known == NULL || known->kind != STORE_TEXT)
-        return df_fail(DF_BAD_INPUT, "%s: no text attribute %s of %s", file->part, name, where);
-    *out = df_strdup(known->text);
-    return *out != NULL ? DF_OK : DF_FAILED;
-}
-
 /* ---- ready ------------------------------------------------------------------------------------- */
 
 static df_status open_descriptor(df_file *file) {
@@ -228,7 +102,7 @@ static df_status open_descriptor(df_file *file) {
 }
 
 // The end of the last dataset, and what the file has already: both must exist before the first row.
-static df_status reserve_exactly(df_file *file) {
+df_status store_reserve_and_seal(const df_file *file) {
     uint64_t end = 0;
     for (size_t i = 0; i < file->table.n; i++) {
         const store_object *object = &file->table.objects[i];
@@ -239,28 +113,22 @@ static df_status reserve_exactly(df_file *file) {
     if (size > 0 && (uint64_t)size > end) end = (uint64_t)size;
     DF_TRY(store_reserve(file->descriptor, file->part, end));
     DF_TRY(store_fsync(file->descriptor, file->part));
+    DF_TRY(store_seal(file, end));
     return store_fsync_folder(file->part);
 }
 
 df_status df_file_ready(df_file *file) {
     bool first = df_comm_rank(file->comm) == 0;
-    DF_TRY(df_agree(file->comm, still_open(file)));
+    DF_TRY(df_file_agree(file, file->ready ? df_fail(DF_FAILED, "%s is ready already", file->part) : DF_OK));
     DF_TRY(df_agree(file->comm, open_descriptor(file)));
     DF_TRY_AS(store_create_objects(file), "creating %s", file->part);
     DF_TRY(df_agree(file->comm, store_attach(file)));
-    DF_TRY(df_agree(file->comm, first ? reserve_exactly(file) : DF_OK));
+    DF_TRY(df_agree(file->comm, first ? store_reserve_and_seal(file) : DF_OK));
     file->ready = true;
     return DF_OK;
 }
 
 /* ---- rows -------------------------------------------------------------------------------------- */
-
-static df_status remember(df_file *file, df_status code) {
-    int none = DF_OK;
-    if (code != DF_OK && atomic_compare_exchange_strong(&file->failure, &none, (int)code))
-        snprintf(file->failure_text, sizeof file->failure_text, "%s", df_error_text());
-    return code;
-}
 
 static df_status write_rows(df_file *file, int id, uint64_t first, uint64_t count,
                             const void *data) {
@@ -280,7 +148,7 @@ static df_status write_rows(df_file *file, int id, uint64_t first, uint64_t coun
 }
 
 df_status df_file_write(df_file *file, int id, uint64_t first, uint64_t count, const void *data) {
-    return remember(file, write_rows(file, id, first, count, data));
+    return store_remember(file, write_rows(file, id, first, count, data));
 }
 
 df_status df_file_agree(df_file *file, df_status mine) {
@@ -290,13 +158,15 @@ df_status df_file_agree(df_file *file, df_status mine) {
 }
 
 df_status df_file_sync(df_file *file) {
-    return df_file_agree(file, remember(file, store_fsync(file->descriptor, file->part)));
+    return df_file_agree(file, store_remember(file, store_fsync(file->descriptor, file->part)));
 }
 
 /* ---- resume ------------------------------------------------------------------------------------ */
 
 static df_status adopt(df_file *file) {
     DF_TRY(open_descriptor(file));
+    off_t size = lseek(file->descriptor, 0, SEEK_END);
+    DF_TRY(store_seal_check(file->descriptor, file->part, size > 0 ? (uint64_t)size : 0));
     DF_TRY(store_attach(file));
     file->ready = true;
     const store_object *root = store_table_find(&file->table, "/");
@@ -309,7 +179,7 @@ static df_status adopt(df_file *file) {
 static df_status reopen(df_file *file) {
     store_change open_again = {.where = "/", .name = "complete", .kind = STORE_INT};
     DF_TRY(store_change_attributes(file->part, &open_again, 1));
-    return reserve_exactly(file);
+    return store_reserve_and_seal(file);
 }
 
 df_status df_file_resume(df_comm *comm, const char *path, const char *format, df_file **out) {

@@ -82,7 +82,7 @@ static df_status complete_part(df_file *file) {
     DF_TRY(store_change_attributes(file->part, file->changes, file->n_changes));
     DF_TRY(store_fsync(file->descriptor, file->part));
     DF_TRY(store_change_attributes(file->part, &complete, 1));
-    return store_fsync(file->descriptor, file->part);
+    return store_reserve_and_seal(file);
 }
 
 // HDF5 has answered "success" on a full disk before: the reader's own eyes decide.
@@ -154,8 +154,7 @@ df_status df_file_provenance(df_file *file, const df_provenance *facts) {
     DF_TRY(fact(file, "volatile_options", facts->volatile_options));
     DF_TRY(fact(file, "job_id", job != NULL ? job : "none"));
     DF_TRY(fact(file, "start", start));
-    DF_TRY(fact(file, "end", "not yet"));
-    file->attributes[file->n_attributes - 1].room = sizeof start; // finish writes the time here
+    DF_TRY(store_declare_text(file, STORE_PROVENANCE, "end", "not yet", sizeof start)); // set by finish
     DF_TRY(df_file_int(file, STORE_PROVENANCE, "ranks", facts->ranks));
     DF_TRY(df_file_int(file, STORE_PROVENANCE, "threads", facts->threads));
     file->has_provenance = true;

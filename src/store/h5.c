@@ -101,14 +101,10 @@ static hid_t text_type(size_t room) {
 }
 
 // Fixed length: variable-length strings live in the global heap, which has no checksum.
-df_status store_h5_text(hid_t object, const char *name, const char *value, size_t room) {
-    char *padded;
-    DF_TRY(DF_NEW(padded, room));
-    memcpy(padded, value, strlen(value));
+df_status store_h5_text(hid_t object, const char *name, const char *padded, size_t room) {
     hid_t type = text_type(room);
     df_status status = write_attribute(object, name, type, padded);
     if (type >= 0) H5Tclose(type);
-    df_free(padded);
     return status;
 }
 

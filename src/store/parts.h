@@ -69,7 +69,7 @@ const char *store_h5_reason(void);   /* the innermost reason of the last HDF5 fa
 hid_t store_h5_type(df_type type);   /* a new type (H5Tclose it), < 0 on failure */
 bool store_h5_type_of(hid_t file_type, df_type *out);
 hid_t store_h5_access(void);         /* access list of the formats we write: serial, no file locks */
-df_status store_h5_text(hid_t object, const char *name, const char *value, size_t room) DF_MUST_CHECK;
+df_status store_h5_text(hid_t object, const char *name, const char *padded, size_t room) DF_MUST_CHECK; /* padded [room] */
 df_status store_h5_int(hid_t object, const char *name, int64_t value) DF_MUST_CHECK;
 df_status store_h5_real(hid_t object, const char *name, double value) DF_MUST_CHECK;
 df_status store_h5_attributes(hid_t object, store_object *out) DF_MUST_CHECK; /* reads all of them */
@@ -97,8 +97,8 @@ df_status store_reserve(int descriptor, const char *path, uint64_t bytes) DF_MUS
 typedef struct store_declaration { /* of a dataset or an attribute, until df_file_ready makes it */
     char *where, *name;            /* dataset: where is its path, name NULL */
     store_kind kind;
-    char *text;
-    size_t room; /* bytes reserved for the text */
+    char *text;  /* [room], zeros behind the text */
+    size_t room;
     int64_t integer;
     double real;
 } store_declaration;
@@ -116,6 +116,7 @@ struct df_file {
     size_t n_changes, change_capacity;
     store_table table;   /* once ready */
     size_t *at;          /* [n_datasets] places in the table */
+    uint64_t layout;     /* hash of the declared datasets, once they are being made */
     bool has_provenance;
     _Atomic int failure; /* first failure of this rank's writes */
     char failure_text[1024];
@@ -127,9 +128,18 @@ df_status store_attach(df_file *file) DF_MUST_CHECK;          /* not collective:
 uint64_t store_planned_bytes(const df_file *file);
 df_status store_write_checksums(df_file *file) DF_MUST_CHECK; /* collective */
 df_status store_change_add(df_file *file, const char *where, const char *name, store_change **out) DF_MUST_CHECK;
+df_status store_remember(df_file *file, df_status code); /* returns code */
+/* df_file_text with room for longer values to come. */
+df_status store_declare_text(df_file *file, const char *where, const char *name, const char *value, size_t room) DF_MUST_CHECK;
 void store_file_free(df_file **file);
 /* UTC time of `ago` seconds before now, as df_iso_time writes it. */
 void store_time_before(double ago, char out[static 32]);
+
+/* The block before the HDF5 file proper: see seal.c. */
+uint64_t store_seal_bytes(size_t datasets);
+df_status store_seal(const df_file *file, uint64_t file_bytes) DF_MUST_CHECK; /* rank 0, whenever structure has changed */
+df_status store_seal_check(int descriptor, const char *path, uint64_t size) DF_MUST_CHECK;
+df_status store_reserve_and_seal(const df_file *file) DF_MUST_CHECK; /* rank 0 */
 
 /* ---- a file being read ------------------------------------------------------------------------- */
 

@@ -53,12 +53,11 @@ df_status store_fsync(int descriptor, const char *path) {
 }
 
 df_status store_fsync_folder(const char *path) {
-    char *folder = df_strdup(path);
-    if (folder == NULL) return DF_FAILED;
+    char folder[4096]; // no system opens longer paths
+    snprintf(folder, sizeof folder, "%s", path);
     char *slash = strrchr(folder, '/');
     if (slash != NULL) slash[slash == folder] = '\0';
     int descriptor = open(slash != NULL ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    df_free(folder);
     if (descriptor < 0)
         return df_fail(DF_FAILED, "cannot open the folder of %s: %s", path, strerror(errno));
     // Some file systems know no fsync of a folder; the rename is as safe there as it gets.

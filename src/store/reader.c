@@ -60,6 +60,7 @@ static df_status load_checksums(const df_reader *reader, store_object *object) {
 
 static df_status open_reader(df_reader *reader, const char *format) {
     DF_TRY(open_plain(reader));
+    DF_TRY(store_seal_check(reader->descriptor, reader->path, reader->size));
     DF_TRY(store_table_read(reader->path, reader->size, &reader->table));
     DF_TRY(check_root(reader, format));
     for (size_t i = 0; i < reader->table.n; i++) {

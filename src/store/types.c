@@ -106,7 +106,7 @@ void df_to_f32(df_type from, const void *in, float *out, size_t n) {
         for (size_t i = 0; i < n; i++) out[i] = from_f16(load16(in, i));
         return;
     case DF_F64: f64_to_f32(in, out, n); return;
-    default: assert(!"df_to_f32 takes floating-point types");
+    default: assert(false && "df_to_f32 takes floating-point types");
     }
 }
 
@@ -124,6 +124,6 @@ void df_from_f32(df_type to, const float *in, void *out, size_t n) {
     case DF_F64:
         for (size_t i = 0; i < n; i++) ((double *)out)[i] = (double)in[i];
         return;
-    default: assert(!"df_from_f32 takes floating-point types");
+    default: assert(false && "df_from_f32 takes floating-point types");
     }
 }

@@ -33,7 +33,7 @@ static content good(void) {
     for (uint32_t i = 0; i < N; i++) {
         c.tokens[i] = i == 0 || i == 10 || i == 30 ? 0 : 100 + i;
         c.token_end[i] = i;
-        for (int j = 0; j < WIDTH; j++) c.x[i * WIDTH + j] = (float)i + (float)j / 8;
+        for (int j = 0; j < WIDTH; j++) c.x[i * WIDTH + j] = (float)i + (float)j / 4;
     }
     return c;
 }

@@ -280,6 +280,27 @@ static void a_write_that_fails_on_one_rank_ends_all(void **state) {
     df_error_clear();
 }
 
+// Memory that fails on the last rank alone, anywhere from create to finish: all ranks leave together.
+static void short_memory_on_one_rank_ends_all(void **state) {
+    (void)state;
+    size_t before = df_memory_now();
+    bool last = df_comm_rank(world) == df_comm_size(world) - 1;
+    for (int64_t call = 0;; call += 3) { // enough to come by every place
+        df_file *file = NULL;
+        df_memory_fail_after(last ? call : -1);
+        df_status status = start(path, &file);
+        if (status == DF_OK) status = df_file_agree(file, write_rest(file));
+        if (status == DF_OK) status = df_file_finish(&file);
+        else df_file_abandon(&file, false);
+        df_memory_fail_after(-1);
+        df_test_all(world, file == NULL && df_memory_now() == before);
+        if (status == DF_OK) break;
+        df_test_all(world, status == DF_FAILED && !exists(path) && !exists(part));
+        df_test_all(world, call < 2000);
+    }
+    df_error_clear();
+}
+
 static void a_folder_that_is_missing_is_named(void **state) {
     (void)state;
     df_file *file = NULL;
@@ -327,6 +348,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup(resume_starts_anew_when_nothing_is_usable, set_up),
     cmocka_unit_test_setup(a_complete_part_is_opened_again, set_up),
     cmocka_unit_test_setup(a_write_that_fails_on_one_rank_ends_all, set_up),
+    cmocka_unit_test_setup(short_memory_on_one_rank_ends_all, set_up),
     cmocka_unit_test_setup(a_folder_that_is_missing_is_named, set_up),
     cmocka_unit_test_setup(a_full_disk_is_said_before_any_row, set_up),
 };
