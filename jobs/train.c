@@ -46,7 +46,7 @@ static const df_option options[] = {
     {.key = "train.beta1", .type = DF_OPT_REAL, .fallback = "0.9", .min = 0, .max = 0.9999999, .help = "Adam: mean of gradients"},
     {.key = "train.beta2", .type = DF_OPT_REAL, .fallback = "0.999", .min = 0, .max = 0.9999999, .help = "Adam: mean of squares"},
     {.key = "train.epsilon", .type = DF_OPT_REAL, .fallback = "1e-8", .min = 1e-30, .max = 1, .help = "Adam: added to the root"},
-    {.key = "train.threshold_rate", .type = DF_OPT_REAL, .fallback = "0.001", .min = 0, .max = 1,
+    {.key = "train.threshold_rate", .type = DF_OPT_REAL, .fallback = "0.01", .min = 0, .max = 1,
      .help = "batchtopk: rate of the running mean that becomes the threshold at inference"},
     {.key = "train.threshold_start", .type = DF_OPT_INT, .fallback = "1000", .unit = "steps", .min = 0, .max = 1e12,
      .help = "first step that moves the threshold, at the latest half-way"},

@@ -5,6 +5,8 @@
 #include <math.h>
 #include <string.h>
 
+enum { NOTE_BYTES = 320 };
+
 /* ---- opening -----------------------------------------------------------------------------------
  */
 
@@ -86,25 +88,32 @@ static void close_run(train_run *run) {
 /* ---- steps -------------------------------------------------------------------------------------
  */
 
-static void describe_step(const train_run *run, double lr, const df_step_report *r, size_t bytes,
-                          char *out) {
-    size_t n = (size_t)snprintf(out, bytes,
-                                "step %" PRIu64 "/%" PRIu64 ", loss %.4g (e2 %.4g, l1 %.3g, "
-                                "aux %.3g), FVU",
-                                run->state->step, run->options->steps, r->loss, r->reconstruction,
-                                r->sparsity, r->auxiliary);
-    for (size_t s = 0; s < run->dict->sites && n < bytes; s++)
-        n += (size_t)snprintf(out + n, bytes - n, " %s %.4f", run->dict->site[s].model, r->fvu[s]);
-    if (n < bytes)
-        snprintf(out + n, bytes - n, ", L0 %.2f, dead %" PRIu64 ", lr %.2g", r->l0, r->dead, lr);
+/* Everything for a log; what fits beside a bar for a terminal. */
+static void describe_step(const train_run *run, bool terminal, double lr, const df_step_report *r,
+                          char out[static NOTE_BYTES]) {
+    size_t n = (size_t)snprintf(out, NOTE_BYTES, "step %" PRIu64 "/%" PRIu64 ", ", run->state->step,
+                                run->options->steps);
+    if (!terminal)
+        n += (size_t)snprintf(out + n, NOTE_BYTES - n, "loss %.4g (e2 %.4g, l1 %.3g, aux %.3g), ",
+                              r->loss, r->reconstruction, r->sparsity, r->auxiliary);
+    n += (size_t)snprintf(out + n, NOTE_BYTES - n, "FVU");
+    for (size_t s = 0; s < run->dict->sites && n < NOTE_BYTES; s++)
+        n += (size_t)snprintf(out + n, NOTE_BYTES - n, " %s%s%.4f",
+                              terminal ? "" : run->dict->site[s].model, terminal ? "" : " ",
+                              r->fvu[s]);
+    if (n < NOTE_BYTES && terminal)
+        snprintf(out + n, NOTE_BYTES - n, ", dead %" PRIu64, r->dead);
+    else if (n < NOTE_BYTES)
+        snprintf(out + n, NOTE_BYTES - n, ", L0 %.2f, dead %" PRIu64 ", lr %.2g", r->l0, r->dead,
+                 lr);
 }
 
 /* A bar moves with every step; a log gets one line per interval, whatever its length in time. */
 static void show_progress(const train_run *run, df_progress *p, bool logged, double lr,
                           const df_step_report *report) {
-    char note[320];
+    char note[NOTE_BYTES];
     if (!logged && !p->terminal) return;
-    describe_step(run, lr, report, sizeof note, note);
+    describe_step(run, p->terminal, lr, report, note);
     if (!p->terminal) p->last = -INFINITY;
     df_progress_at(p, run->state->step * run->options->batch, note);
 }
