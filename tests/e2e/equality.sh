@@ -4,9 +4,10 @@
 source "$(dirname "$0")/../support/cases.sh"
 
 # layout: RANKSxTHREADS
+budget=(--set text.max_documents=200 --set train.steps=60)
 run_layout() {
     local ranks=${1%x*} threads=${1#*x}
-    darkfield "$ranks" run "$pocket" "${small[@]}" --set out="$work/$1" --set threads="$threads" \
+    darkfield "$ranks" run "$pocket" "${budget[@]}" --set out="$work/$1" --set threads="$threads" \
         --set stages="harvest, train, evaluate, stats, diff, spectrum"
 }
 
@@ -19,7 +20,7 @@ for layout in 2x1 3x1 4x1 1x2 2x2; do
     while read -r file hash; do
         other=$(awk -v file="$file" '$1 == file { print $2 }' "$work/other")
         if [ "$file" = spectrum.h5 ]; then
-            if problem=$(python3 tests/e2e/compare_spectrum.py "$work/$reference/$file" "$work/$layout/$file" 2>&1); then
+            if problem=$("$PYTHON" tests/e2e/compare_spectrum.py "$work/$reference/$file" "$work/$layout/$file" 2>&1); then
                 ok "equality.$layout.$file"
             else bad "equality.$layout.$file" "$problem"; fi
         elif [ -n "$hash" ] && [ "$hash" = "$other" ]; then ok "equality.$layout.$file"

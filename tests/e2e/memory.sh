@@ -9,7 +9,7 @@ darkfield 1 harvest "${job[@]}" || { bad memory.harvest "exit $?: $(tail -n 3 "$
 
 # measure LOG ARGUMENTS...: one process without mpirun; its VmHWM in bytes on stdout.
 measure() {
-    python3 - "$@" <<'PY'
+    "$PYTHON" - "$@" <<'PY'
 import os, resource, subprocess, sys
 with open(sys.argv[1], "w") as log:
     code = subprocess.run([os.environ["DARKFIELD"], *sys.argv[2:]], stdout=log, stderr=subprocess.STDOUT,

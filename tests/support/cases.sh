@@ -11,6 +11,10 @@ DARKFIELD=${DARKFIELD:-$root/build/check/jobs/darkfield}
 export DARKFIELD OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
 export OMP_NUM_THREADS=1
 
+# The Python with h5py: a user's own may come first in PATH.
+PYTHON=python3
+"$PYTHON" -c 'import h5py' 2>/dev/null || PYTHON=/usr/bin/python3
+
 failures=0
 ok() { echo "ok $1"; }
 bad() { failures=$((failures + 1)); echo "FAIL $1: $2"; }
