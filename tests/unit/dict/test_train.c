@@ -258,6 +258,78 @@ static bool fails_with(df_status status, df_status expected, const char *part) {
     return good;
 }
 
+/* Copies a checkpoint, but for the kernels that it says made it. */
+static void copy_checkpoint(const df_reader *from, df_file *to) {
+    static const char *const paths[] = {"/weights/W_enc", "/weights/W_dec", "/weights/b_enc", "/weights/b_dec", "/moments/m_enc",
+                                        "/moments/v_enc", "/moments/m_dec", "/moments/v_dec", "/moments/m_bias", "/moments/v_bias",
+                                        "/moments/m_center", "/moments/v_center", "/silent", "/history", "/scale"};
+    enum { PATHS = sizeof paths / sizeof *paths };
+    uint64_t shape[PATHS][DF_MAX_DIMS] = {{0}};
+    char *job = NULL;
+    int64_t step = 0;
+    double threshold = 0;
+    assert_ok(df_reader_text(from, "/", "job", &job));
+    assert_ok(df_reader_int(from, "/", "step", &step));
+    assert_ok(df_reader_real(from, "/", "threshold", &threshold));
+    assert_ok(df_file_text(to, "/", "job", job));
+    assert_ok(df_file_text(to, "/", "kernel_path", "an abacus"));
+    assert_ok(df_file_text(to, "/", "kernel_history", "an abacus"));
+    assert_ok(df_file_int(to, "/", "step", step));
+    assert_ok(df_file_real(to, "/", "threshold", threshold));
+    df_free(job);
+    for (int i = 0; i < PATHS; i++) {
+        df_dataset spec = {.path = paths[i], .units = "1", .long_name = "copy", .labels = "row"};
+        int id;
+        spec.dims = strstr(paths[i], "_enc") != NULL || strstr(paths[i], "_dec") != NULL || strcmp(paths[i], "/history") == 0 ? 2 : 1;
+        if (strcmp(paths[i], "/weights/b_enc") == 0 || strcmp(paths[i], "/weights/b_dec") == 0) spec.dims = 1;
+        assert_ok(df_reader_find(from, paths[i], spec.dims, &spec.type, shape[i]));
+        memcpy(spec.shape, shape[i], sizeof spec.shape);
+        assert_ok(df_file_dataset(to, &spec, &id));
+        assert_int_equal(id, i);
+    }
+    assert_ok(df_file_ready(to));
+    for (int i = 0; i < PATHS; i++) {
+        static uint64_t rows[1 << 16];
+        assert_ok(df_reader_rows(from, paths[i], 0, shape[i][0], true, rows));
+        assert_ok(df_file_write(to, i, 0, shape[i][0], rows));
+    }
+}
+
+static void rename_kernels(const char *name, uint64_t step) {
+    char *path = df_format("%s/%s.%" PRIu64 ".ckpt.h5", folder, name, step);
+    df_reader *from = NULL;
+    df_file *to = NULL;
+    assert_ok(df_reader_open(path, "darkfield-checkpoint", &from));
+    assert_ok(df_file_create(self, path, "darkfield-checkpoint", &to));
+    copy_checkpoint(from, to);
+    assert_ok(df_file_finish(&to));
+    df_reader_close(&from);
+    df_free(path);
+}
+
+/* Refused, unless asked for: then it is done and recorded, outside the digest. */
+static void other_kernels_are_refused(void **state) {
+    (void)state;
+    uint64_t alone = reference(), steps[8];
+    df_test_all(world, stopped_with_two("kernels", train_and_stop(world, "kernels", NULL)));
+    checkpoints("kernels", steps, 8);
+    df_barrier(world);
+    if (df_comm_rank(world) == 0) rename_kernels("kernels", steps[0]);
+    df_barrier(world);
+    df_test_all(world, fails_with(train(world, "kernels", NULL), DF_USAGE, "train.accept_kernel_path"));
+    df_train_options o = common;
+    o.accept_kernel_path = true;
+    df_test_all(world, train(world, "kernels", &o) == DF_OK && digest_of("kernels") == alone);
+    char *path = in_folder("kernels.dict.h5"), *recorded = NULL;
+    df_reader *file = NULL;
+    df_test_all(world, df_reader_open(path, "darkfield-dictionary", &file) == DF_OK);
+    df_test_all(world, df_reader_text(file, "/provenance", "kernel_path", &recorded) == DF_OK);
+    df_test_all(world, strncmp(recorded, "an abacus; ", 11) == 0 && strstr(recorded, " from step ") != NULL);
+    df_free(recorded);
+    df_reader_close(&file);
+    df_free(path);
+}
+
 static void bad_inputs_are_named(void **state) {
     (void)state;
     char *output = in_folder("bad.dict.h5"), *prefix = in_folder("bad");
@@ -347,7 +419,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_on_any_ranks),     cmocka_unit_test(activations_and_norms_agree), cmocka_unit_test(loss_falls),
         cmocka_unit_test(resumes_on_other_ranks), cmocka_unit_test(damaged_checkpoint_falls_back),
-        cmocka_unit_test(other_job_is_left_alone), cmocka_unit_test(bad_inputs_are_named),      cmocka_unit_test(unwritable_output),
+        cmocka_unit_test(other_job_is_left_alone), cmocka_unit_test(other_kernels_are_refused), cmocka_unit_test(bad_inputs_are_named),      cmocka_unit_test(unwritable_output),
         cmocka_unit_test(plan_is_what_is_used),  cmocka_unit_test(failing_memory),              cmocka_unit_test(gathers_scaled_rows)};
     if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
     if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
