@@ -6,12 +6,18 @@
 
 #define FORMAT "darkfield-activations"
 
-/* ---- declaring --------------------------------------------------------------------------------- */
+/* ---- declaring ---------------------------------------------------------------------------------
+ */
 
 static df_status index_dataset(df_file *file, const char *path, df_type type, uint64_t n,
                                const char *const about[3]) {
-    const df_dataset spec = {.path = path, .type = type, .dims = 1, .shape = {n},
-                             .units = about[0], .long_name = about[1], .labels = about[2]};
+    const df_dataset spec = {.path = path,
+                             .type = type,
+                             .dims = 1,
+                             .shape = {n},
+                             .units = about[0],
+                             .long_name = about[1],
+                             .labels = about[2]};
     return df_file_dataset(file, &spec, NULL);
 }
 
@@ -19,14 +25,18 @@ static df_status index_dataset(df_file *file, const char *path, df_type type, ui
 static df_status declare_index(df_file *file, const df_acts_spec *spec) {
     DF_TRY(index_dataset(file, "/tokens", DF_U32, spec->rows,
                          (const char *[]){"token id", "token of each row", "row"}));
-    DF_TRY(index_dataset(file, "/token_end", DF_U32, spec->rows,
-                         (const char *[]){"byte", "byte just after the token in its document's text; 0 for added tokens", "row"}));
+    DF_TRY(index_dataset(
+        file, "/token_end", DF_U32, spec->rows,
+        (const char *[]){"byte",
+                         "byte just after the token in its document's text; 0 for added tokens",
+                         "row"}));
     DF_TRY(index_dataset(file, "/windows/offset", DF_U64, spec->windows + 1,
                          (const char *[]){"row", "first row of each context window", "window"}));
     DF_TRY(index_dataset(file, "/documents/row", DF_U64, spec->documents + 1,
                          (const char *[]){"row", "first row of each document", "document"}));
-    DF_TRY(index_dataset(file, "/documents/source", DF_U64, spec->documents,
-                         (const char *[]){"1", "number of the document in the corpus", "document"}));
+    DF_TRY(
+        index_dataset(file, "/documents/source", DF_U64, spec->documents,
+                      (const char *[]){"1", "number of the document in the corpus", "document"}));
     return index_dataset(file, "/documents/heldout", DF_U8, spec->documents,
                          (const char *[]){"1", "1: kept out of training", "document"});
 }
@@ -35,9 +45,13 @@ static df_status declare_site(df_file *file, const df_acts_spec *spec, size_t i)
     char *path = df_format("/sites/%s", spec->site[i]);
     if (path == NULL) return DF_FAILED;
     df_status status = DF_OK;
-    const df_dataset site = {.path = path, .type = spec->type, .dims = 2,
-                             .shape = {spec->rows, spec->width[i]}, .units = "activation",
-                             .long_name = spec->site[i], .labels = "row, width"};
+    const df_dataset site = {.path = path,
+                             .type = spec->type,
+                             .dims = 2,
+                             .shape = {spec->rows, spec->width[i]},
+                             .units = "activation",
+                             .long_name = spec->site[i],
+                             .labels = "row, width"};
     DF_GO(df_file_dataset(file, &site, NULL));
     DF_GO(df_file_text(file, path, "model", spec->model));
     DF_GO(df_file_int(file, path, "layer", spec->layer[i]));
@@ -73,8 +87,9 @@ static df_status declare_corpus(df_file *file, const df_acts_spec *spec) {
     DF_TRY(df_file_text(file, "/corpus", "field", spec->field));
     DF_TRY(df_file_int(file, "/corpus", "context", spec->context));
     DF_TRY(df_file_text(file, "/corpus", "packing", spec->packing));
-    DF_TRY(df_file_text(file, "/corpus", "skip_first",
-                        "consumers leave out BOS rows and the first row of each window by default"));
+    DF_TRY(
+        df_file_text(file, "/corpus", "skip_first",
+                     "consumers leave out BOS rows and the first row of each window by default"));
     DF_TRY(put_hash(file, "/tokenizer", spec->tokenizer_hash));
     return df_file_int(file, "/tokenizer", "bos", spec->bos);
 }
@@ -86,7 +101,8 @@ df_status df_acts_declare(df_file *file, const df_acts_spec *spec) {
     return declare_corpus(file, spec);
 }
 
-/* ---- opening ----------------------------------------------------------------------------------- */
+/* ---- opening -----------------------------------------------------------------------------------
+ */
 
 static df_status load(df_acts *acts, const char *name, df_type type, uint64_t n, void *out) {
     return df_reader_all(acts->file, name, type, (int64_t)n, out);
@@ -105,7 +121,8 @@ static df_status load_index(df_acts *acts) {
     DF_TRY(count_rows(acts->file, "/windows/offset", &windows));
     DF_TRY(count_rows(acts->file, "/documents/row", &documents));
     if (windows == 0 || documents == 0)
-        return df_fail(DF_BAD_INPUT, "%s: /windows/offset and /documents/row need at least one entry",
+        return df_fail(DF_BAD_INPUT,
+                       "%s: /windows/offset and /documents/row need at least one entry",
                        acts->path);
     acts->windows = windows - 1;
     acts->documents = documents - 1;
@@ -117,7 +134,8 @@ static df_status load_index(df_acts *acts) {
     return load(acts, "/documents/heldout", DF_U8, acts->documents, &acts->heldout);
 }
 
-// Offsets [n + 1] start at 0, never descend and end at the number of rows. Empty documents are allowed.
+// Offsets [n + 1] start at 0, never descend and end at the number of rows. Empty documents are
+// allowed.
 static df_status check_offsets(const df_acts *acts, const char *name, const uint64_t *offsets,
                                uint64_t n) {
     if (offsets[0] != 0)
@@ -151,15 +169,17 @@ static df_status open_site(df_acts *acts, struct df_site *site) {
     DF_GO(df_reader_real(acts->file, path, "mean_square", &site->mean_square));
     site->width = shape[1];
     if (shape[0] != acts->rows || site->width == 0)
-        DF_GO(df_fail(DF_BAD_INPUT, "%s: %s has shape [%llu, %llu], expected %llu rows of at least one "
-                      "column", acts->path, path, (unsigned long long)shape[0],
-                      (unsigned long long)shape[1], (unsigned long long)acts->rows));
+        DF_GO(df_fail(DF_BAD_INPUT,
+                      "%s: %s has shape [%llu, %llu], expected %llu rows of at least one "
+                      "column",
+                      acts->path, path, (unsigned long long)shape[0], (unsigned long long)shape[1],
+                      (unsigned long long)acts->rows));
     if (site->type != DF_BF16 && site->type != DF_F16 && site->type != DF_F32)
         DF_GO(df_fail(DF_BAD_INPUT, "%s: %s holds %s, expected bf16, f16 or f32", acts->path, path,
                       df_type_name(site->type)));
     if (acts->rows > 0 && !(isfinite(site->mean_square) && site->mean_square >= 0))
-        DF_GO(df_fail(DF_BAD_INPUT, "%s: mean_square of %s is %g, expected a finite number", acts->path,
-                      path, site->mean_square));
+        DF_GO(df_fail(DF_BAD_INPUT, "%s: mean_square of %s is %g, expected a finite number",
+                      acts->path, path, site->mean_square));
 done:
     df_free(path);
     return status;
@@ -231,8 +251,10 @@ df_status df_acts_open(const char *path, df_acts **out) {
     *out = NULL;
     DF_TRY(DF_NEW(acts, 1));
     df_status status = open_acts(acts, path);
-    if (status == DF_OK) *out = acts;
-    else df_acts_close(&acts);
+    if (status == DF_OK)
+        *out = acts;
+    else
+        df_acts_close(&acts);
     return status;
 }
 
@@ -241,15 +263,16 @@ void df_acts_close(df_acts **acts_pointer) {
     *acts_pointer = NULL;
     if (acts == NULL) return;
     for (size_t i = 0; acts->site != NULL && i < acts->sites; i++) df_free(acts->site[i].name);
-    void *owned[] = {acts->site,    acts->tokens,  acts->token_end,  acts->window, acts->document,
-                     acts->source,  acts->heldout, acts->path,       acts->model,  acts->model_path,
-                     acts->corpus,  acts->tokenizer};
+    void *owned[] = {acts->site,     acts->tokens,     acts->token_end, acts->window,
+                     acts->document, acts->source,     acts->heldout,   acts->path,
+                     acts->model,    acts->model_path, acts->corpus,    acts->tokenizer};
     for (size_t i = 0; i < sizeof owned / sizeof owned[0]; i++) df_free(owned[i]);
     df_reader_close(&acts->file);
     df_free(acts);
 }
 
-/* ---- comparing --------------------------------------------------------------------------------- */
+/* ---- comparing ---------------------------------------------------------------------------------
+ */
 
 df_status df_acts_aligned(const df_acts *a, const df_acts *b) {
     static const char *const names[3] = {"/tokens", "/windows", "/documents"};
@@ -259,12 +282,12 @@ df_status df_acts_aligned(const df_acts *a, const df_acts *b) {
     part_hashes(b, of_b);
     size_t i = 0;
     while (i < 2 && of_a[i] == of_b[i]) i++;
-    return df_fail(DF_BAD_INPUT,
-                   "%s and %s are not aligned: %s differ (%llu and %llu rows, %llu and %llu windows, "
-                   "%llu and %llu documents); harvest both models over the same text with the same "
-                   "tokenizer, context and packing",
-                   a->path, b->path, names[i], (unsigned long long)a->rows,
-                   (unsigned long long)b->rows, (unsigned long long)a->windows,
-                   (unsigned long long)b->windows, (unsigned long long)a->documents,
-                   (unsigned long long)b->documents);
+    return df_fail(
+        DF_BAD_INPUT,
+        "%s and %s are not aligned: %s differ (%llu and %llu rows, %llu and %llu windows, "
+        "%llu and %llu documents); harvest both models over the same text with the same "
+        "tokenizer, context and packing",
+        a->path, b->path, names[i], (unsigned long long)a->rows, (unsigned long long)b->rows,
+        (unsigned long long)a->windows, (unsigned long long)b->windows,
+        (unsigned long long)a->documents, (unsigned long long)b->documents);
 }

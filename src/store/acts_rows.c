@@ -38,10 +38,11 @@ static df_status convert(const df_acts *acts, const struct df_site *site, uint64
     for (size_t r = 0; r < count; r++) {
         df_to_f32(site->type, raw + r * row_bytes, out + r * ld, site->width);
         if (!finite_row(out + r * ld, site->width))
-            return df_fail(DF_BAD_INPUT,
-                           "%s: site %s, row %llu: found NaN or infinity, expected finite numbers; the "
-                           "model overflows there or the file is damaged",
-                           acts->path, site->name, (unsigned long long)(first + r));
+            return df_fail(
+                DF_BAD_INPUT,
+                "%s: site %s, row %llu: found NaN or infinity, expected finite numbers; the "
+                "model overflows there or the file is damaged",
+                acts->path, site->name, (unsigned long long)(first + r));
     }
     return DF_OK;
 }
@@ -71,7 +72,8 @@ static df_status read_run(const df_acts *acts, size_t site, uint64_t first, size
     for (size_t done = 0; done < count;) {
         size_t n = count - done < through->rows ? count - done : through->rows;
         DF_TRY(df_reader_rows(acts->file, through->path, first + done, n, true, through->raw));
-        DF_TRY(convert(acts, &acts->site[site], first + done, n, through->raw, out + done * ld, ld));
+        DF_TRY(
+            convert(acts, &acts->site[site], first + done, n, through->raw, out + done * ld, ld));
         done += n;
     }
     return DF_OK;
@@ -99,13 +101,15 @@ df_status df_acts_gather(const df_acts *acts, size_t site, const uint64_t *rows,
     return status;
 }
 
-/* ---- which rows -------------------------------------------------------------------------------- */
+/* ---- which rows --------------------------------------------------------------------------------
+ */
 
 static bool wanted_part(const df_acts *acts, uint64_t document, int which) {
     return which == 2 || acts->heldout[document] == which;
 }
 
-df_status df_acts_rows(const df_acts *acts, int which, bool skip_first, uint64_t **rows, size_t *n) {
+df_status df_acts_rows(const df_acts *acts, int which, bool skip_first, uint64_t **rows,
+                       size_t *n) {
     uint64_t window = 0;
     *n = 0;
     DF_TRY(DF_NEW(*rows, acts->rows));
@@ -114,7 +118,8 @@ df_status df_acts_rows(const df_acts *acts, int which, bool skip_first, uint64_t
             while (window < acts->windows && acts->window[window] < r) window++;
             bool starts = window < acts->windows && acts->window[window] == r;
             bool bos = acts->bos >= 0 && (int64_t)acts->tokens[r] == acts->bos;
-            if (wanted_part(acts, d, which) && !(skip_first && (starts || bos))) (*rows)[(*n)++] = r;
+            if (wanted_part(acts, d, which) && !(skip_first && (starts || bos)))
+                (*rows)[(*n)++] = r;
         }
     }
     return DF_OK;

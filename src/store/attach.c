@@ -1,10 +1,12 @@
-/* What a file being written knows of its own layout, and changes of attributes that already have their place. */
+/* What a file being written knows of its own layout, and changes of attributes that already have
+ * their place. */
 #include "parts.h"
 
 #include <string.h>
 #include <sys/stat.h>
 
-/* ---- attaching --------------------------------------------------------------------------------- */
+/* ---- attaching ---------------------------------------------------------------------------------
+ */
 
 static bool is_data(const store_object *object) {
     return object->is_dataset && !store_under(object->path, STORE_CHECKSUMS);
@@ -79,7 +81,8 @@ df_status store_attach(df_file *file) {
     return find_places(file);
 }
 
-/* ---- changing attributes ----------------------------------------------------------------------- */
+/* ---- changing attributes -----------------------------------------------------------------------
+ */
 
 static df_status change_text(hid_t attribute, hid_t type, const store_change *change) {
     char *padded;
@@ -100,7 +103,8 @@ static df_status change_value(hid_t attribute, hid_t type, const store_change *c
     if (H5Tget_class(type) != (is_int ? H5T_INTEGER : H5T_FLOAT))
         return df_fail(DF_FAILED, "another kind of attribute");
     const void *value = is_int ? (const void *)&change->integer : (const void *)&change->real;
-    if (H5Awrite(attribute, is_int ? H5T_NATIVE_INT64 : H5T_NATIVE_DOUBLE, value) >= 0) return DF_OK;
+    if (H5Awrite(attribute, is_int ? H5T_NATIVE_INT64 : H5T_NATIVE_DOUBLE, value) >= 0)
+        return DF_OK;
     return df_fail(DF_FAILED, "%s", store_h5_reason());
 }
 
@@ -109,8 +113,10 @@ static df_status change_one(hid_t file, const store_change *change) {
     hid_t object = H5Oopen(file, change->where, H5P_DEFAULT);
     hid_t attribute = object < 0 ? -1 : H5Aopen(object, change->name, H5P_DEFAULT);
     hid_t type = attribute < 0 ? -1 : H5Aget_type(attribute);
-    if (type < 0) status = df_fail(DF_FAILED, "no such attribute: %s", store_h5_reason());
-    else status = change_value(attribute, type, change);
+    if (type < 0)
+        status = df_fail(DF_FAILED, "no such attribute: %s", store_h5_reason());
+    else
+        status = change_value(attribute, type, change);
     if (status != DF_OK) df_context("setting %s of %s", change->name, change->where);
     if (type >= 0) H5Tclose(type);
     if (attribute >= 0) H5Aclose(attribute);
@@ -118,8 +124,8 @@ static df_status change_one(hid_t file, const store_change *change) {
     return status;
 }
 
-// One rank, the serial driver: values of fixed size are rewritten in place, no object moves or grows, so no other
-// rank needs to take part.
+// One rank, the serial driver: values of fixed size are rewritten in place, no object moves or
+// grows, so no other rank needs to take part.
 df_status store_change_attributes(const char *path, const store_change *changes, size_t n) {
     df_status status = DF_OK;
     store_h5_quiet();

@@ -1,4 +1,5 @@
-/* Validating any file of ours: what df_reader_open refuses, checksums, and the layout of the format. */
+/* Validating any file of ours: what df_reader_open refuses, checksums, and the layout of the
+ * format. */
 #include "parts.h"
 
 #include <string.h>
@@ -22,27 +23,32 @@ static df_status add_line(report *to, char *line) {
     return status;
 }
 
-/* ---- activations ------------------------------------------------------------------------------- */
+/* ---- activations -------------------------------------------------------------------------------
+ */
 
 static df_status check_activations(const df_reader *reader, report *to) {
     df_acts *acts;
     DF_TRY(df_acts_open(reader->path, &acts));
     df_status status = add_line(
-        to, df_format("activations of %s over %s: %llu rows, %llu windows, %llu documents, %zu sites",
-                      acts->model, acts->corpus, (unsigned long long)acts->rows,
-                      (unsigned long long)acts->windows, (unsigned long long)acts->documents,
-                      acts->sites));
+        to,
+        df_format("activations of %s over %s: %llu rows, %llu windows, %llu documents, %zu sites",
+                  acts->model, acts->corpus, (unsigned long long)acts->rows,
+                  (unsigned long long)acts->windows, (unsigned long long)acts->documents,
+                  acts->sites));
     for (size_t i = 0; i < acts->sites && status == DF_OK; i++)
-        status = add_line(to, df_format("site %s: width %llu, %s, mean |x|^2 %g", acts->site[i].name,
-                                        (unsigned long long)acts->site[i].width,
-                                        df_type_name(acts->site[i].type), acts->site[i].mean_square));
+        status =
+            add_line(to, df_format("site %s: width %llu, %s, mean |x|^2 %g", acts->site[i].name,
+                                   (unsigned long long)acts->site[i].width,
+                                   df_type_name(acts->site[i].type), acts->site[i].mean_square));
     df_acts_close(&acts);
     return status;
 }
 
-/* ---- dictionaries ------------------------------------------------------------------------------ */
+/* ---- dictionaries ------------------------------------------------------------------------------
+ */
 
-static df_status expect(const df_reader *reader, const char *path, int dims, const uint64_t *shape) {
+static df_status expect(const df_reader *reader, const char *path, int dims,
+                        const uint64_t *shape) {
     df_type type;
     uint64_t found[DF_MAX_DIMS];
     DF_TRY(df_reader_find(reader, path, dims, &type, found));
@@ -51,8 +57,8 @@ static df_status expect(const df_reader *reader, const char *path, int dims, con
                        df_type_name(type));
     for (int d = 0; d < dims; d++)
         if (found[d] != shape[d])
-            return df_fail(DF_BAD_INPUT, "%s: extent %d of %s is %llu, expected %llu", reader->path, d,
-                           path, (unsigned long long)found[d], (unsigned long long)shape[d]);
+            return df_fail(DF_BAD_INPUT, "%s: extent %d of %s is %llu, expected %llu", reader->path,
+                           d, path, (unsigned long long)found[d], (unsigned long long)shape[d]);
     return DF_OK;
 }
 
@@ -78,8 +84,8 @@ static df_status check_group(const df_reader *reader, const char *group, report 
     DF_GO(expect_in(reader, group, "b_enc", 1, encoder));
     DF_GO(df_reader_find(reader, "/b_dec", 1, NULL, bias));
     if (decoder[1] > bias[0])
-        DF_GO(df_fail(DF_BAD_INPUT, "%s: %s is wider (%llu) than /b_dec (%llu)", reader->path, w_dec,
-                      (unsigned long long)decoder[1], (unsigned long long)bias[0]));
+        DF_GO(df_fail(DF_BAD_INPUT, "%s: %s is wider (%llu) than /b_dec (%llu)", reader->path,
+                      w_dec, (unsigned long long)decoder[1], (unsigned long long)bias[0]));
     DF_GO(add_line(to, df_format("%s: %llu latents, reads %llu columns, writes %llu", group,
                                  (unsigned long long)encoder[0], (unsigned long long)encoder[1],
                                  (unsigned long long)decoder[1])));
@@ -102,9 +108,9 @@ static df_status check_history(const df_reader *reader) {
         if (status == DF_OK)
             status = path != NULL ? df_reader_find(reader, path, 1, NULL, shape) : DF_FAILED;
         if (status == DF_OK && i > 0 && shape[0] != rows)
-            status = df_fail(DF_BAD_INPUT, "%s: %s has %llu rows, expected %llu like the others",
-                             reader->path, path, (unsigned long long)shape[0],
-                             (unsigned long long)rows);
+            status =
+                df_fail(DF_BAD_INPUT, "%s: %s has %llu rows, expected %llu like the others",
+                        reader->path, path, (unsigned long long)shape[0], (unsigned long long)rows);
         rows = shape[0];
         df_free(path);
         df_free(names[i]);
@@ -121,11 +127,13 @@ static df_status check_dictionary(const df_reader *reader, report *to) {
         DF_TRY(check_group(reader, object->path, to));
         groups++;
     }
-    if (groups == 0) return df_fail(DF_BAD_INPUT, "%s has no group of latents under /group", reader->path);
+    if (groups == 0)
+        return df_fail(DF_BAD_INPUT, "%s has no group of latents under /group", reader->path);
     return check_history(reader);
 }
 
-/* ---- any file ---------------------------------------------------------------------------------- */
+/* ---- any file ----------------------------------------------------------------------------------
+ */
 
 static df_status check_layout(const df_reader *reader, report *to) {
     if (strcmp(reader->format, "darkfield-activations") == 0) return check_activations(reader, to);
@@ -146,7 +154,8 @@ static df_status check_open(const df_reader *reader, report *to) {
     DF_TRY(add_line(to, df_format("%s: %s, complete, %s", reader->path, reader->format, size)));
     DF_TRY(add_line(to, df_format("%zu datasets, %zu checksum blocks verified", datasets, blocks)));
     DF_TRY(check_layout(reader, to));
-    return add_line(to, df_format("digest %016llx", (unsigned long long)store_stored_digest(reader)));
+    return add_line(to,
+                    df_format("digest %016llx", (unsigned long long)store_stored_digest(reader)));
 }
 
 df_status df_check(const char *path, char **summary) {
@@ -155,8 +164,10 @@ df_status df_check(const char *path, char **summary) {
     *summary = NULL;
     DF_TRY(df_reader_open(path, NULL, &reader));
     df_status status = check_open(reader, &to);
-    if (status == DF_OK) *summary = to.text;
-    else df_free(to.text);
+    if (status == DF_OK)
+        *summary = to.text;
+    else
+        df_free(to.text);
     df_reader_close(&reader);
     return status;
 }

@@ -1,4 +1,5 @@
-/* Text corpora: JSON Lines or plain text, read once through a mapping; the texts are kept in one piece of memory. */
+/* Text corpora: JSON Lines or plain text, read once through a mapping; the texts are kept in one
+ * piece of memory. */
 #include "darkfield/store.h"
 #include "mapping.h"
 
@@ -6,7 +7,7 @@
 #include <string.h>
 
 typedef struct passage { /* one document */
-    size_t first, bytes;          /* in the text */
+    size_t first, bytes; /* in the text */
     size_t first_span, spans;
 } passage;
 
@@ -28,22 +29,25 @@ typedef struct source { /* what is being read */
     uint64_t max_documents, line;
 } source;
 
-/* ---- documents --------------------------------------------------------------------------------- */
+/* ---- documents ---------------------------------------------------------------------------------
+ */
 
 // The bytes that the next document may need are there already.
 static df_status add_document(df_corpus *corpus, const char *text, size_t bytes) {
     size_t most;
     DF_TRY(df_mul(bytes, 3, &most));
     DF_TRY(df_add(most, corpus->text_bytes + 1, &most));
-    DF_TRY(df_grow((void **)&corpus->documents, &corpus->document_capacity,
-                   corpus->n_documents + 1, sizeof *corpus->documents));
+    DF_TRY(df_grow((void **)&corpus->documents, &corpus->document_capacity, corpus->n_documents + 1,
+                   sizeof *corpus->documents));
     bool valid = store_valid_utf8(text, bytes);
     DF_TRY(df_grow((void **)&corpus->text, &corpus->text_capacity,
                    valid ? corpus->text_bytes + bytes + 1 : most, 1));
     char *to = corpus->text + corpus->text_bytes;
     size_t n = bytes;
-    if (valid) memcpy(to, text, bytes);
-    else n = store_repair_utf8(text, bytes, to, &corpus->repairs);
+    if (valid)
+        memcpy(to, text, bytes);
+    else
+        n = store_repair_utf8(text, bytes, to, &corpus->repairs);
     to[n] = '\0';
     corpus->documents[corpus->n_documents++] =
         (passage){.first = corpus->text_bytes, .bytes = n, .first_span = corpus->n_spans};
@@ -59,11 +63,13 @@ static void hash_documents(df_corpus *corpus) {
     }
 }
 
-/* ---- labels ------------------------------------------------------------------------------------ */
+/* ---- labels ------------------------------------------------------------------------------------
+ */
 
 static df_status bad_label(const source *from, const char *what) {
-    return df_fail(DF_BAD_INPUT, "%s:%llu: \"%s\": %s; expected [[name, first byte, end byte], ...]",
-                   from->path, (unsigned long long)from->line, from->labels, what);
+    return df_fail(DF_BAD_INPUT,
+                   "%s:%llu: \"%s\": %s; expected [[name, first byte, end byte], ...]", from->path,
+                   (unsigned long long)from->line, from->labels, what);
 }
 
 static df_status concept_number(df_corpus *corpus, const char *name, uint32_t *out) {
@@ -108,7 +114,8 @@ static df_status add_spans(df_corpus *corpus, const source *from, const json_t *
 typedef struct concept {
     const char *name;
     uint32_t number;
-} concept;
+}
+concept;
 
 static int by_name(const void *a, const void *b) {
     return strcmp(((const concept *)a)->name, ((const concept *)b)->name);
@@ -126,7 +133,7 @@ static df_status renumber(df_corpus *corpus, const concept *sorted, size_t n) {
     DF_TRY(DF_NEW(place, n));
     for (size_t i = 0; i < n; i++) place[sorted[i].number] = (uint32_t)i;
     for (size_t i = 0; i < corpus->n_spans; i++)
-        corpus->spans[i].concept = place[corpus->spans[i].concept];
+    corpus->spans[i].concept = place[corpus->spans[i].concept];
     df_free(place);
     return DF_OK;
 }
@@ -137,15 +144,16 @@ static df_status sort_concepts(df_corpus *corpus) {
     const char *name;
     json_t *number;
     DF_TRY(DF_NEW(list, json_object_size(corpus->numbers)));
-    json_object_foreach(corpus->numbers, name, number)
-        list[n++] = (concept){.name = name, .number = (uint32_t)json_integer_value(number)};
+    json_object_foreach(corpus->numbers, name, number) list[n++] =
+        (concept){.name = name, .number = (uint32_t)json_integer_value(number)};
     if (n > 0) qsort(list, n, sizeof *list, by_name);
     df_status status = renumber(corpus, list, n);
     df_free(list);
     return status;
 }
 
-/* ---- JSON Lines -------------------------------------------------------------------------------- */
+/* ---- JSON Lines --------------------------------------------------------------------------------
+ */
 
 static df_status add_object(df_corpus *corpus, const source *from, const json_t *object) {
     const json_t *text = json_object_get(object, from->field);
@@ -153,7 +161,8 @@ static df_status add_object(df_corpus *corpus, const source *from, const json_t 
         return df_fail(DF_BAD_INPUT, "%s:%llu: expected a JSON object on each line", from->path,
                        (unsigned long long)from->line);
     if (!json_is_string(text))
-        return df_fail(DF_BAD_INPUT, "%s:%llu: expected a string \"%s\" (the document's text), found %s",
+        return df_fail(DF_BAD_INPUT,
+                       "%s:%llu: expected a string \"%s\" (the document's text), found %s",
                        from->path, (unsigned long long)from->line, from->field,
                        text == NULL ? "no such field" : "another type");
     DF_TRY(add_document(corpus, json_string_value(text), json_string_length(text)));
@@ -203,7 +212,8 @@ static df_status read_lines(df_corpus *corpus, source *from, const char *text, s
     return DF_OK;
 }
 
-/* ---- any text ---------------------------------------------------------------------------------- */
+/* ---- any text ----------------------------------------------------------------------------------
+ */
 
 static bool ends_with(const char *path, const char *suffix) {
     size_t n = strlen(path), m = strlen(suffix);
@@ -215,13 +225,15 @@ static bool is_lines(const char *path) {
 }
 
 static df_status read_text(df_corpus *corpus, source *from, const store_mapping *map) {
-    size_t skip = map->size >= 3 && memcmp(map->bytes, "\xef\xbb\xbf", 3) == 0 ? 3 : 0; // byte order mark
+    size_t skip =
+        map->size >= 3 && memcmp(map->bytes, "\xef\xbb\xbf", 3) == 0 ? 3 : 0; // byte order mark
     const char *text = map->bytes + skip;
     if (is_lines(from->path)) {
         DF_TRY(read_lines(corpus, from, text, map->size - skip));
     } else {
         if (from->labels != NULL)
-            return df_fail(DF_BAD_INPUT, "%s: labels (\"%s\") need JSON Lines: a name ending in .jsonl",
+            return df_fail(DF_BAD_INPUT,
+                           "%s: labels (\"%s\") need JSON Lines: a name ending in .jsonl",
                            from->path, from->labels);
         if (map->size > skip) DF_TRY(add_document(corpus, text, map->size - skip));
     }
@@ -249,15 +261,19 @@ static df_status fill(df_corpus *corpus, source *from) {
 df_status df_corpus_open(const char *path, const char *field, const char *labels,
                          uint64_t max_documents, df_corpus **out) {
     df_corpus *corpus;
-    source from = {.path = path, .field = field != NULL ? field : "text", .labels = labels,
+    source from = {.path = path,
+                   .field = field != NULL ? field : "text",
+                   .labels = labels,
                    .max_documents = max_documents};
     *out = NULL;
     DF_TRY(DF_NEW(corpus, 1));
     df_status status = fill(corpus, &from);
     json_decref(corpus->numbers);
     corpus->numbers = NULL;
-    if (status == DF_OK) *out = corpus;
-    else df_corpus_close(&corpus);
+    if (status == DF_OK)
+        *out = corpus;
+    else
+        df_corpus_close(&corpus);
     return status;
 }
 

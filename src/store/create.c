@@ -1,17 +1,20 @@
 /* Making the objects of a file, collectively, through HDF5's MPI driver.
  *
- * On a full disk HDF5's collective metadata writes may hang, and its flush and close return success all the same. So
- * rank 0 first makes an empty file and reserves the planned bytes; then all ranks open that and fill it in. */
+ * On a full disk HDF5's collective metadata writes may hang, and its flush and close return success
+ * all the same. So rank 0 first makes an empty file and reserves the planned bytes; then all ranks
+ * open that and fill it in. */
 #include "parts.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define METADATA_BASE ((uint64_t)256 << 10) /* generous: what is not needed is given back when HDF5 closes */
+#define METADATA_BASE                                                                              \
+    ((uint64_t)256 << 10) /* generous: what is not needed is given back when HDF5 closes */
 #define METADATA_EACH ((uint64_t)4 << 10)
 #define ALIGNMENT 4096
 
-/* ---- the plan ---------------------------------------------------------------------------------- */
+/* ---- the plan ----------------------------------------------------------------------------------
+ */
 
 static uint64_t saturating(uint64_t a, uint64_t b) {
     return a > UINT64_MAX - b ? UINT64_MAX : a + b;
@@ -52,7 +55,8 @@ df_status store_layout_hash(const store_object *datasets, size_t n, uint64_t *ou
     return DF_OK;
 }
 
-/* ---- property lists ---------------------------------------------------------------------------- */
+/* ---- property lists ----------------------------------------------------------------------------
+ */
 
 // Times would make every file differ.
 static hid_t without_times(hid_t kind) {
@@ -86,8 +90,8 @@ static df_status make_empty(const df_file *file) {
     return store_reserve(file->descriptor, file->part, store_planned_bytes(file));
 }
 
-/* ---- objects ----------------------------------------------------------------------------------- */
-
+/* ---- objects -----------------------------------------------------------------------------------
+ */
 
 static df_status make_groups(hid_t file, const char *path) {
     char prefix[1024];
@@ -149,9 +153,12 @@ static df_status make_checksums(hid_t file, const store_object *object) {
 
 static df_status put_attribute(hid_t object, const store_declaration *what) {
     switch (what->kind) {
-    case STORE_TEXT: return store_h5_text(object, what->name, what->text, what->room);
-    case STORE_INT: return store_h5_int(object, what->name, what->integer);
-    default: return store_h5_real(object, what->name, what->real);
+    case STORE_TEXT:
+        return store_h5_text(object, what->name, what->text, what->room);
+    case STORE_INT:
+        return store_h5_int(object, what->name, what->integer);
+    default:
+        return store_h5_real(object, what->name, what->real);
     }
 }
 
@@ -162,8 +169,7 @@ static df_status make_attribute(hid_t file, const store_declaration *what) {
         DF_TRY(make_group(file, what->where));
         object = H5Oopen(file, what->where, H5P_DEFAULT);
     }
-    if (object < 0)
-        return df_fail(DF_FAILED, "cannot open %s: %s", what->where, store_h5_reason());
+    if (object < 0) return df_fail(DF_FAILED, "cannot open %s: %s", what->where, store_h5_reason());
     df_status status = put_attribute(object, what);
     H5Oclose(object);
     return status;
@@ -186,7 +192,8 @@ static df_status make_ids(hid_t file, const df_file *declared) {
     return DF_OK;
 }
 
-// Takes no memory of ours: a rank that stopped half-way would leave the others waiting when HDF5 closes the file.
+// Takes no memory of ours: a rank that stopped half-way would leave the others waiting when HDF5
+// closes the file.
 static df_status make_everything(hid_t file, const df_file *declared) {
     DF_TRY(make_facts(file, declared));
     for (size_t i = 0; i < declared->n_datasets; i++)
@@ -209,6 +216,7 @@ df_status store_create_objects(df_file *file) {
     DF_TRY(df_agree(file->comm, status));
     status = make_everything(id, file);
     if (H5Fclose(id) < 0 && status == DF_OK)
-        status = df_fail(DF_FAILED, "cannot write the structure of %s: %s", file->part, store_h5_reason());
+        status = df_fail(DF_FAILED, "cannot write the structure of %s: %s", file->part,
+                         store_h5_reason());
     return df_agree(file->comm, status);
 }

@@ -1,7 +1,8 @@
 /* Declaring what a file will hold, and values known late.
  *
- * A declaration is a record in memory until df_file_ready. A wrong one fails at once, on every rank alike. Short
- * memory may strike one rank alone: it is remembered, and all ranks leave df_file_ready together. */
+ * A declaration is a record in memory until df_file_ready. A wrong one fails at once, on every rank
+ * alike. Short memory may strike one rank alone: it is remembered, and all ranks leave
+ * df_file_ready together. */
 #include "parts.h"
 
 #include <string.h>
@@ -56,7 +57,8 @@ df_status store_declare_text(df_file *file, const char *where, const char *name,
     if (made == NULL) return DF_OK;
     made->kind = STORE_TEXT;
     made->room = room;
-    if (store_remember(file, DF_NEW(made->text, room)) == DF_OK) memcpy(made->text, value, strlen(value));
+    if (store_remember(file, DF_NEW(made->text, room)) == DF_OK)
+        memcpy(made->text, value, strlen(value));
     return DF_OK;
 }
 

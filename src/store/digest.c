@@ -27,13 +27,14 @@ static uint64_t mix_object(uint64_t hash, const store_object *object) {
     return object->is_dataset ? mix(hash, object->checksum, 8 * object->blocks) : hash;
 }
 
-// The bytes of a dataset stand for themselves by the checksums of its blocks, whose size depends on the shape
-// alone: so the digest of an intact file is known without reading its data.
+// The bytes of a dataset stand for themselves by the checksums of its blocks, whose size depends on
+// the shape alone: so the digest of an intact file is known without reading its data.
 uint64_t store_stored_digest(const df_reader *reader) {
     uint64_t hash = 0;
     for (size_t i = 0; i < reader->table.n; i++) {
         const store_object *object = &reader->table.objects[i];
-        if (store_under(object->path, STORE_PROVENANCE) || store_under(object->path, STORE_CHECKSUMS))
+        if (store_under(object->path, STORE_PROVENANCE) ||
+            store_under(object->path, STORE_CHECKSUMS))
             continue;
         hash = mix_object(hash, object);
     }
@@ -78,11 +79,15 @@ bool df_file_is_current(const char *path, const char *format, const char *resolv
     df_reader *reader = NULL;
     char *reason = NULL;
     bool current = false;
-    if (df_reader_open(path, format, &reader) != DF_OK) reason = df_strdup(df_error_text());
-    else current = same_job(reader, resolved, &reason);
+    if (df_reader_open(path, format, &reader) != DF_OK)
+        reason = df_strdup(df_error_text());
+    else
+        current = same_job(reader, resolved, &reason);
     df_reader_close(&reader);
     df_error_clear();
-    if (why != NULL) *why = reason;
-    else df_free(reason);
+    if (why != NULL)
+        *why = reason;
+    else
+        df_free(reason);
     return current;
 }

@@ -1,10 +1,11 @@
 /* A file being written: create, declare, make ready, write rows, agree.
  *
- * HDF5 describes the file and then lets go of it: ready creates every object collectively through the MPI driver,
- * closes, and keeps the offsets of the contiguous datasets. Rows go out by pwrite at those offsets. H5Dwrite would
- * do the same with less certainty: through MPI-IO a full disk is reported on one rank only, or by a hang, and an
- * open HDF5 file holds metadata in memory that a kill would tear. This way a killed run leaves a file whose metadata
- * were complete before the first row, and an error of a write is an errno on the rank that had it. */
+ * HDF5 describes the file and then lets go of it: ready creates every object collectively through
+ * the MPI driver, closes, and keeps the offsets of the contiguous datasets. Rows go out by pwrite
+ * at those offsets. H5Dwrite would do the same with less certainty: through MPI-IO a full disk is
+ * reported on one rank only, or by a hang, and an open HDF5 file holds metadata in memory that a
+ * kill would tear. This way a killed run leaves a file whose metadata were complete before the
+ * first row, and an error of a write is an errno on the rank that had it. */
 #include "parts.h"
 
 #include <errno.h>
@@ -12,7 +13,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* ---- life -------------------------------------------------------------------------------------- */
+/* ---- life --------------------------------------------------------------------------------------
+ */
 
 static df_status new_file(df_comm *comm, const char *path, const char *format, df_file **out) {
     DF_TRY(DF_NEW(*out, 1));
@@ -78,8 +80,10 @@ df_status df_file_create(df_comm *comm, const char *path, const char *format, df
     status = df_agree(comm, df_comm_rank(comm) == 0 ? touch(file->part) : DF_OK);
     if (status == DF_OK) status = df_file_text(file, "/", "format", format);
     if (status == DF_OK) status = df_file_int(file, "/", "format_version", STORE_VERSION);
-    if (status == DF_OK) *out = file;
-    else df_file_abandon(&file, false);
+    if (status == DF_OK)
+        *out = file;
+    else
+        df_file_abandon(&file, false);
     return status;
 }
 
@@ -92,7 +96,8 @@ void df_file_abandon(df_file **file_pointer, bool keep_part) {
     store_file_free(file_pointer);
 }
 
-/* ---- ready ------------------------------------------------------------------------------------- */
+/* ---- ready -------------------------------------------------------------------------------------
+ */
 
 static df_status open_descriptor(df_file *file) {
     if (file->descriptor < 0) file->descriptor = open(file->part, O_RDWR | O_CLOEXEC);
@@ -119,7 +124,8 @@ df_status store_reserve_and_seal(const df_file *file) {
 
 df_status df_file_ready(df_file *file) {
     bool first = df_comm_rank(file->comm) == 0;
-    DF_TRY(df_file_agree(file, file->ready ? df_fail(DF_FAILED, "%s is ready already", file->part) : DF_OK));
+    DF_TRY(df_file_agree(file, file->ready ? df_fail(DF_FAILED, "%s is ready already", file->part)
+                                           : DF_OK));
     DF_TRY(df_agree(file->comm, open_descriptor(file)));
     DF_TRY_AS(store_create_objects(file), "creating %s", file->part);
     DF_TRY(df_agree(file->comm, store_attach(file)));
@@ -128,7 +134,8 @@ df_status df_file_ready(df_file *file) {
     return DF_OK;
 }
 
-/* ---- rows -------------------------------------------------------------------------------------- */
+/* ---- rows --------------------------------------------------------------------------------------
+ */
 
 static df_status write_rows(df_file *file, int id, uint64_t first, uint64_t count,
                             const void *data) {
@@ -153,7 +160,8 @@ df_status df_file_write(df_file *file, int id, uint64_t first, uint64_t count, c
 
 df_status df_file_agree(df_file *file, df_status mine) {
     int failure = file->failure;
-    if (mine == DF_OK && failure != DF_OK) mine = df_fail((df_status)failure, "%s", file->failure_text);
+    if (mine == DF_OK && failure != DF_OK)
+        mine = df_fail((df_status)failure, "%s", file->failure_text);
     return df_agree(file->comm, mine);
 }
 
@@ -161,7 +169,8 @@ df_status df_file_sync(df_file *file) {
     return df_file_agree(file, store_remember(file, store_fsync(file->descriptor, file->part)));
 }
 
-/* ---- resume ------------------------------------------------------------------------------------ */
+/* ---- resume ------------------------------------------------------------------------------------
+ */
 
 static df_status adopt(df_file *file) {
     DF_TRY(open_descriptor(file));
@@ -193,7 +202,9 @@ df_status df_file_resume(df_comm *comm, const char *path, const char *format, df
         return DF_OK;
     }
     status = df_agree(comm, df_comm_rank(comm) == 0 ? reopen(file) : DF_OK);
-    if (status == DF_OK) *out = file;
-    else store_file_free(&file);
+    if (status == DF_OK)
+        *out = file;
+    else
+        store_file_free(&file);
     return status;
 }

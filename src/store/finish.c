@@ -1,4 +1,5 @@
-/* Closing a file: checksums by reading back, late attributes, complete = 1, rename; and its provenance. */
+/* Closing a file: checksums by reading back, late attributes, complete = 1, rename; and its
+ * provenance. */
 #include "parts.h"
 
 #include <errno.h>
@@ -8,7 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* ---- checksums --------------------------------------------------------------------------------- */
+/* ---- checksums ---------------------------------------------------------------------------------
+ */
 
 uint64_t store_block_bytes(const store_object *object, size_t block) {
     uint64_t first = block * object->block_rows, rows = object->shape[0] - first;
@@ -35,7 +37,8 @@ static df_status checksum_run(const df_file *file, size_t id, size_t first, size
     DF_GO(DF_NEW(hashes, count));
     DF_GO(DF_NEW(scratch, object->block_rows * object->row_bytes));
     for (size_t i = 0; i < count; i++)
-        DF_GO(store_block_hash(file->descriptor, file->part, object, first + i, scratch, &hashes[i]));
+        DF_GO(
+            store_block_hash(file->descriptor, file->part, object, first + i, scratch, &hashes[i]));
     DF_GO(store_pwrite(file->descriptor, file->part, hashes, 8 * count,
                        store_table_find(&file->table, path)->offset + 8 * first));
 done:
@@ -75,7 +78,8 @@ df_status store_write_checksums(df_file *file) {
     return df_file_sync(file);
 }
 
-/* ---- finish ------------------------------------------------------------------------------------ */
+/* ---- finish ------------------------------------------------------------------------------------
+ */
 
 static df_status complete_part(df_file *file) {
     store_change complete = {.where = "/", .name = "complete", .kind = STORE_INT, .integer = 1};
@@ -129,7 +133,8 @@ df_status df_file_finish(df_file **file) {
     return status;
 }
 
-/* ---- provenance -------------------------------------------------------------------------------- */
+/* ---- provenance --------------------------------------------------------------------------------
+ */
 
 void store_time_before(double ago, char out[static 32]) {
     time_t then = time(NULL) - (time_t)(ago > 0 ? ago : 0);
@@ -154,7 +159,8 @@ df_status df_file_provenance(df_file *file, const df_provenance *facts) {
     DF_TRY(fact(file, "volatile_options", facts->volatile_options));
     DF_TRY(fact(file, "job_id", job != NULL ? job : "none"));
     DF_TRY(fact(file, "start", start));
-    DF_TRY(store_declare_text(file, STORE_PROVENANCE, "end", "not yet", sizeof start)); // set by finish
+    DF_TRY(store_declare_text(file, STORE_PROVENANCE, "end", "not yet",
+                              sizeof start)); // set by finish
     DF_TRY(df_file_int(file, STORE_PROVENANCE, "ranks", facts->ranks));
     DF_TRY(df_file_int(file, STORE_PROVENANCE, "threads", facts->threads));
     file->has_provenance = true;

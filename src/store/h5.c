@@ -22,10 +22,11 @@ const char *store_h5_reason(void) {
     return text;
 }
 
-/* ---- element types ----------------------------------------------------------------------------- */
+/* ---- element types -----------------------------------------------------------------------------
+ */
 
-// HDF5 1.10 has no 2-byte float: an IEEE f32 is narrowed field by field. Memory and file type are always the same,
-// since its own conversion rounds ties up and is slow.
+// HDF5 1.10 has no 2-byte float: an IEEE f32 is narrowed field by field. Memory and file type are
+// always the same, since its own conversion rounds ties up and is slow.
 static hid_t narrow_float(size_t exponent_bits, size_t bias) {
     hid_t type = H5Tcopy(H5T_IEEE_F32LE);
     if (type < 0) return type;
@@ -40,14 +41,22 @@ static hid_t narrow_float(size_t exponent_bits, size_t bias) {
 
 hid_t store_h5_type(df_type type) {
     switch (type) {
-    case DF_U8: return H5Tcopy(H5T_STD_U8LE);
-    case DF_U32: return H5Tcopy(H5T_STD_U32LE);
-    case DF_U64: return H5Tcopy(H5T_STD_U64LE);
-    case DF_I64: return H5Tcopy(H5T_STD_I64LE);
-    case DF_BF16: return narrow_float(8, 127);
-    case DF_F16: return narrow_float(5, 15);
-    case DF_F32: return H5Tcopy(H5T_IEEE_F32LE);
-    case DF_F64: return H5Tcopy(H5T_IEEE_F64LE);
+    case DF_U8:
+        return H5Tcopy(H5T_STD_U8LE);
+    case DF_U32:
+        return H5Tcopy(H5T_STD_U32LE);
+    case DF_U64:
+        return H5Tcopy(H5T_STD_U64LE);
+    case DF_I64:
+        return H5Tcopy(H5T_STD_I64LE);
+    case DF_BF16:
+        return narrow_float(8, 127);
+    case DF_F16:
+        return narrow_float(5, 15);
+    case DF_F32:
+        return H5Tcopy(H5T_IEEE_F32LE);
+    case DF_F64:
+        return H5Tcopy(H5T_IEEE_F64LE);
     }
     return -1;
 }
@@ -66,8 +75,8 @@ bool store_h5_type_of(hid_t file_type, df_type *out) {
 hid_t store_h5_access(void) {
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     if (access < 0) return access;
-    // v18: object headers carry checksums, and every tool of the last fifteen years reads them. No locks: many
-    // parallel file systems have none, and nobody opens a file while it is written.
+    // v18: object headers carry checksums, and every tool of the last fifteen years reads them. No
+    // locks: many parallel file systems have none, and nobody opens a file while it is written.
     if (H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V18) < 0 ||
         H5Pset_file_locking(access, false, true) < 0) {
         H5Pclose(access);
@@ -76,7 +85,8 @@ hid_t store_h5_access(void) {
     return access;
 }
 
-/* ---- writing attributes ------------------------------------------------------------------------ */
+/* ---- writing attributes ------------------------------------------------------------------------
+ */
 
 static df_status write_attribute(hid_t object, const char *name, hid_t type, const void *value) {
     bool done = false;
@@ -116,7 +126,8 @@ df_status store_h5_real(hid_t object, const char *name, double value) {
     return write_attribute(object, name, H5T_IEEE_F64LE, &value);
 }
 
-/* ---- reading attributes ------------------------------------------------------------------------ */
+/* ---- reading attributes ------------------------------------------------------------------------
+ */
 
 static df_status read_fixed_text(hid_t attribute, hid_t type, store_attribute *out) {
     size_t bytes = H5Tget_size(type);
@@ -154,7 +165,8 @@ static df_status read_value(hid_t attribute, hid_t type, store_attribute *out) {
         out->kind = STORE_REAL;
         if (H5Aread(attribute, H5T_NATIVE_DOUBLE, &out->real) >= 0) return DF_OK;
         break;
-    default: return df_fail(DF_BAD_INPUT, "is no text, integer or real number");
+    default:
+        return df_fail(DF_BAD_INPUT, "is no text, integer or real number");
     }
     return df_fail(DF_BAD_INPUT, "cannot be read: %s", store_h5_reason());
 }
@@ -184,8 +196,8 @@ static df_status read_by_place(hid_t object, hsize_t i, store_object *out) {
     store_attribute *slot = &out->attributes[out->n_attributes];
     memset(slot, 0, sizeof *slot);
     out->n_attributes++;
-    hid_t attribute = H5Aopen_by_idx(object, ".", H5_INDEX_NAME, H5_ITER_INC, i, H5P_DEFAULT,
-                                     H5P_DEFAULT);
+    hid_t attribute =
+        H5Aopen_by_idx(object, ".", H5_INDEX_NAME, H5_ITER_INC, i, H5P_DEFAULT, H5P_DEFAULT);
     if (attribute < 0)
         return df_fail(DF_BAD_INPUT, "cannot open attribute %llu of %s: %s", (unsigned long long)i,
                        out->path, store_h5_reason());
@@ -201,7 +213,8 @@ static int by_name(const void *a, const void *b) {
 df_status store_h5_attributes(hid_t object, store_object *out) {
     int n = H5Aget_num_attrs(object);
     if (n < 0 || n > 65536)
-        return df_fail(DF_BAD_INPUT, "cannot read the attributes of %s: %s", out->path, store_h5_reason());
+        return df_fail(DF_BAD_INPUT, "cannot read the attributes of %s: %s", out->path,
+                       store_h5_reason());
     for (int i = 0; i < n; i++) DF_TRY(read_by_place(object, (hsize_t)i, out));
     if (n > 0) qsort(out->attributes, out->n_attributes, sizeof *out->attributes, by_name);
     return DF_OK;

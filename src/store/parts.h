@@ -1,8 +1,9 @@
 /* parts.h: what the files of this module share and nobody else sees.
  *
- * HDF5 is used for what it is good at, the description of a file; raw data are moved by pread and pwrite at the
- * offsets it gives. So a reader keeps one table of objects in memory and no HDF5 handle: it is thread-safe, and
- * everything in the table has been checked against the size of the file. */
+ * HDF5 is used for what it is good at, the description of a file; raw data are moved by pread and
+ * pwrite at the offsets it gives. So a reader keeps one table of objects in memory and no HDF5
+ * handle: it is thread-safe, and everything in the table has been checked against the size of the
+ * file. */
 #ifndef STORE_PARTS_H
 #define STORE_PARTS_H
 
@@ -11,13 +12,14 @@
 #include <hdf5.h>
 #include <stdatomic.h>
 
-#define STORE_CALL_BYTES ((uint64_t)256 << 20)    /* most bytes that one pwrite or pread moves */
-#define STORE_BLOCK_BYTES ((uint64_t)1 << 20)     /* about the bytes of one checksum block */
+#define STORE_CALL_BYTES ((uint64_t)256 << 20) /* most bytes that one pwrite or pread moves */
+#define STORE_BLOCK_BYTES ((uint64_t)1 << 20)  /* about the bytes of one checksum block */
 #define STORE_CHECKSUMS "/checksums"
 #define STORE_PROVENANCE "/provenance"
 #define STORE_VERSION 1
 
-/* ---- attributes and objects -------------------------------------------------------------------- */
+/* ---- attributes and objects --------------------------------------------------------------------
+ */
 
 typedef enum store_kind { STORE_TEXT, STORE_INT, STORE_REAL } store_kind;
 
@@ -39,9 +41,9 @@ typedef struct store_object {
     uint64_t offset, bytes;         /* in the file; an empty dataset has offset 0 */
     uint64_t row_bytes, block_rows; /* checksum block b holds rows [b, b + 1) * block_rows */
     size_t blocks;
-    uint64_t *checksum;             /* [blocks], NULL until loaded */
-    _Atomic unsigned char *sound;   /* [blocks] 1: read and found intact */
-    store_attribute *attributes;    /* sorted by name */
+    uint64_t *checksum;           /* [blocks], NULL until loaded */
+    _Atomic unsigned char *sound; /* [blocks] 1: read and found intact */
+    store_attribute *attributes;  /* sorted by name */
     size_t n_attributes, attribute_capacity;
 } store_object;
 
@@ -56,23 +58,29 @@ uint64_t store_block_rows(uint64_t row_bytes);
 df_status store_measure(store_object *object) DF_MUST_CHECK;
 bool store_under(const char *path, const char *group); /* path is the group or inside it */
 
-/* Fills the table from a file opened read-only; `size` is the file's: extents past it are refused. */
+/* Fills the table from a file opened read-only; `size` is the file's: extents past it are refused.
+ */
 df_status store_table_read(const char *path, uint64_t size, store_table *table) DF_MUST_CHECK;
 void store_table_free(store_table *table);
-store_object *store_table_find(const store_table *table, const char *path); /* NULL when absent; "" is the root */
+store_object *store_table_find(const store_table *table,
+                               const char *path); /* NULL when absent; "" is the root */
 const store_attribute *store_find_attribute(const store_object *object, const char *name);
 
-/* ---- HDF5 -------------------------------------------------------------------------------------- */
+/* ---- HDF5 --------------------------------------------------------------------------------------
+ */
 
-void store_h5_quiet(void);           /* HDF5 prints its own error stack unless told not to */
-const char *store_h5_reason(void);   /* the innermost reason of the last HDF5 failure, in a static buffer */
-hid_t store_h5_type(df_type type);   /* a new type (H5Tclose it), < 0 on failure */
+void store_h5_quiet(void); /* HDF5 prints its own error stack unless told not to */
+const char *
+store_h5_reason(void); /* the innermost reason of the last HDF5 failure, in a static buffer */
+hid_t store_h5_type(df_type type); /* a new type (H5Tclose it), < 0 on failure */
 bool store_h5_type_of(hid_t file_type, df_type *out);
-hid_t store_h5_access(void);         /* access list of the formats we write: serial, no file locks */
-df_status store_h5_text(hid_t object, const char *name, const char *padded, size_t room) DF_MUST_CHECK; /* padded [room] */
+hid_t store_h5_access(void); /* access list of the formats we write: serial, no file locks */
+df_status store_h5_text(hid_t object, const char *name, const char *padded,
+                        size_t room) DF_MUST_CHECK; /* padded [room] */
 df_status store_h5_int(hid_t object, const char *name, int64_t value) DF_MUST_CHECK;
 df_status store_h5_real(hid_t object, const char *name, double value) DF_MUST_CHECK;
-df_status store_h5_attributes(hid_t object, store_object *out) DF_MUST_CHECK; /* reads all of them */
+df_status store_h5_attributes(hid_t object,
+                              store_object *out) DF_MUST_CHECK; /* reads all of them */
 
 /* Rewrites attributes that exist, on this rank alone. A text must fit the room it was made with. */
 typedef struct store_change {
@@ -82,22 +90,27 @@ typedef struct store_change {
     int64_t integer;
     double real;
 } store_change;
-df_status store_change_attributes(const char *path, const store_change *changes, size_t n) DF_MUST_CHECK;
+df_status store_change_attributes(const char *path, const store_change *changes,
+                                  size_t n) DF_MUST_CHECK;
 
-/* ---- raw bytes --------------------------------------------------------------------------------- */
+/* ---- raw bytes ---------------------------------------------------------------------------------
+ */
 
-df_status store_pread(int descriptor, const char *path, void *out, uint64_t bytes, uint64_t offset) DF_MUST_CHECK;
-df_status store_pwrite(int descriptor, const char *path, const void *data, uint64_t bytes, uint64_t offset) DF_MUST_CHECK;
+df_status store_pread(int descriptor, const char *path, void *out, uint64_t bytes,
+                      uint64_t offset) DF_MUST_CHECK;
+df_status store_pwrite(int descriptor, const char *path, const void *data, uint64_t bytes,
+                       uint64_t offset) DF_MUST_CHECK;
 df_status store_fsync(int descriptor, const char *path) DF_MUST_CHECK;
 df_status store_fsync_folder(const char *path) DF_MUST_CHECK; /* of the folder that holds path */
 df_status store_reserve(int descriptor, const char *path, uint64_t bytes) DF_MUST_CHECK;
 
-/* ---- a file being written ---------------------------------------------------------------------- */
+/* ---- a file being written ----------------------------------------------------------------------
+ */
 
 typedef struct store_declaration { /* of a dataset or an attribute, until df_file_ready makes it */
     char *where, *name;            /* dataset: where is its path, name NULL */
     store_kind kind;
-    char *text;  /* [room], zeros behind the text */
+    char *text; /* [room], zeros behind the text */
     size_t room;
     int64_t integer;
     double real;
@@ -114,34 +127,40 @@ struct df_file {
     size_t n_attributes, attribute_capacity;
     store_change *changes; /* set by df_file_set_real, written by finish */
     size_t n_changes, change_capacity;
-    store_table table;   /* once ready */
-    size_t *at;          /* [n_datasets] places in the table */
-    uint64_t layout;     /* hash of the declared datasets, once they are being made */
+    store_table table; /* once ready */
+    size_t *at;        /* [n_datasets] places in the table */
+    uint64_t layout;   /* hash of the declared datasets, once they are being made */
     bool has_provenance;
     _Atomic int failure; /* first failure of this rank's writes */
     char failure_text[1024];
 };
 
 df_status store_layout_hash(const store_object *datasets, size_t n, uint64_t *out) DF_MUST_CHECK;
-df_status store_create_objects(df_file *file) DF_MUST_CHECK;  /* collective: everything declared, in PATH.part */
-df_status store_attach(df_file *file) DF_MUST_CHECK;          /* not collective: table and places from PATH.part */
+df_status store_create_objects(df_file *file)
+    DF_MUST_CHECK; /* collective: everything declared, in PATH.part */
+df_status
+store_attach(df_file *file) DF_MUST_CHECK; /* not collective: table and places from PATH.part */
 uint64_t store_planned_bytes(const df_file *file);
 df_status store_write_checksums(df_file *file) DF_MUST_CHECK; /* collective */
-df_status store_change_add(df_file *file, const char *where, const char *name, store_change **out) DF_MUST_CHECK;
+df_status store_change_add(df_file *file, const char *where, const char *name,
+                           store_change **out) DF_MUST_CHECK;
 df_status store_remember(df_file *file, df_status code); /* returns code */
 /* df_file_text with room for longer values to come. */
-df_status store_declare_text(df_file *file, const char *where, const char *name, const char *value, size_t room) DF_MUST_CHECK;
+df_status store_declare_text(df_file *file, const char *where, const char *name, const char *value,
+                             size_t room) DF_MUST_CHECK;
 void store_file_free(df_file **file);
 /* UTC time of `ago` seconds before now, as df_iso_time writes it. */
 void store_time_before(double ago, char out[static 32]);
 
 /* The block before the HDF5 file proper: see seal.c. */
 uint64_t store_seal_bytes(size_t datasets);
-df_status store_seal(const df_file *file, uint64_t file_bytes) DF_MUST_CHECK; /* rank 0, whenever structure has changed */
+df_status store_seal(const df_file *file, uint64_t file_bytes)
+    DF_MUST_CHECK; /* rank 0, whenever structure has changed */
 df_status store_seal_check(int descriptor, const char *path, uint64_t size) DF_MUST_CHECK;
 df_status store_reserve_and_seal(const df_file *file) DF_MUST_CHECK; /* rank 0 */
 
-/* ---- a file being read ------------------------------------------------------------------------- */
+/* ---- a file being read -------------------------------------------------------------------------
+ */
 
 struct df_reader {
     char *path, *format;
@@ -151,10 +170,11 @@ struct df_reader {
 };
 
 /* Looks an object up; DF_BAD_INPUT names the file and the nearest dataset. */
-df_status store_reader_dataset(const df_reader *reader, const char *path, store_object **out) DF_MUST_CHECK;
+df_status store_reader_dataset(const df_reader *reader, const char *path,
+                               store_object **out) DF_MUST_CHECK;
 /* XXH3-64 of block b as it stands in the file. scratch holds one block. */
-df_status store_block_hash(int descriptor, const char *path, const store_object *object, size_t block, void *scratch,
-                           uint64_t *out) DF_MUST_CHECK;
+df_status store_block_hash(int descriptor, const char *path, const store_object *object,
+                           size_t block, void *scratch, uint64_t *out) DF_MUST_CHECK;
 uint64_t store_block_bytes(const store_object *object, size_t block);
 df_status store_verify_all(const df_reader *reader) DF_MUST_CHECK;
 /* The digest by stored checksums alone: what df_digest gives when nothing is damaged. */

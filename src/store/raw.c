@@ -11,7 +11,8 @@ static size_t piece(uint64_t left) {
     return (size_t)(left < STORE_CALL_BYTES ? left : STORE_CALL_BYTES);
 }
 
-df_status store_pread(int descriptor, const char *path, void *out, uint64_t bytes, uint64_t offset) {
+df_status store_pread(int descriptor, const char *path, void *out, uint64_t bytes,
+                      uint64_t offset) {
     char *to = out;
     while (bytes > 0) {
         ssize_t n = pread(descriptor, to, piece(bytes), (off_t)offset);
@@ -64,7 +65,8 @@ df_status store_fsync_folder(const char *path) {
     int code = fsync(descriptor) == 0 || errno == EINVAL ? 0 : errno;
     close(descriptor);
     if (code == 0) return DF_OK;
-    return df_fail(DF_FAILED, "cannot bring the folder of %s to the disk: %s", path, strerror(code));
+    return df_fail(DF_FAILED, "cannot bring the folder of %s to the disk: %s", path,
+                   strerror(code));
 }
 
 static df_status no_room(int descriptor, const char *path, uint64_t bytes) {
@@ -73,10 +75,11 @@ static df_status no_room(int descriptor, const char *path, uint64_t bytes) {
     df_human_bytes((double)bytes, need);
     if (fstatvfs(descriptor, &facts) == 0)
         df_human_bytes((double)facts.f_bavail * (double)facts.f_frsize, room);
-    return df_fail(DF_FAILED,
-                   "not enough disk space for %s: it needs %s, free there: %s; make room, or choose "
-                   "another folder",
-                   path, need, room);
+    return df_fail(
+        DF_FAILED,
+        "not enough disk space for %s: it needs %s, free there: %s; make room, or choose "
+        "another folder",
+        path, need, room);
 }
 
 static df_status fits(int descriptor, const char *path, uint64_t bytes) {
@@ -94,6 +97,7 @@ df_status store_reserve(int descriptor, const char *path, uint64_t bytes) {
     while (code == EINTR);
     if (code == 0) return DF_OK;
     if (code == ENOSPC || code == EDQUOT) return no_room(descriptor, path, bytes);
-    if (code == EOPNOTSUPP || code == EINVAL || code == ENOSYS) return fits(descriptor, path, bytes);
+    if (code == EOPNOTSUPP || code == EINVAL || code == ENOSYS)
+        return fits(descriptor, path, bytes);
     return df_fail(DF_FAILED, "cannot reserve space for %s: %s", path, strerror(code));
 }

@@ -1,4 +1,5 @@
-/* Reading our files: opening with every check, rows by pread, checksums verified once per block, attributes. */
+/* Reading our files: opening with every check, rows by pread, checksums verified once per block,
+ * attributes. */
 #include "parts.h"
 
 #include <errno.h>
@@ -7,7 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- opening ----------------------------------------------------------------------------------- */
+/* ---- opening -----------------------------------------------------------------------------------
+ */
 
 static df_status open_plain(df_reader *reader) {
     struct stat facts;
@@ -27,18 +29,24 @@ static df_status check_root(df_reader *reader, const char *format) {
     const store_attribute *version = store_find_attribute(root, "format_version");
     const store_attribute *complete = store_find_attribute(root, "complete");
     if (found == NULL || found->kind != STORE_TEXT || strncmp(found->text, "darkfield-", 10) != 0)
-        return df_fail(DF_BAD_INPUT, "%s: expected a file of darkfield, found HDF5 of another kind (no "
-                       "root attribute \"format\")", reader->path);
+        return df_fail(DF_BAD_INPUT,
+                       "%s: expected a file of darkfield, found HDF5 of another kind (no "
+                       "root attribute \"format\")",
+                       reader->path);
     if (format != NULL && strcmp(found->text, format) != 0)
         return df_fail(DF_BAD_INPUT, "%s: expected format %s, found %s", reader->path, format,
                        found->text);
     if (version == NULL || version->kind != STORE_INT || version->integer != STORE_VERSION)
-        return df_fail(DF_BAD_INPUT, "%s: expected format version %d, found %lld: made by another "
-                       "version of darkfield", reader->path, STORE_VERSION,
+        return df_fail(DF_BAD_INPUT,
+                       "%s: expected format version %d, found %lld: made by another "
+                       "version of darkfield",
+                       reader->path, STORE_VERSION,
                        version != NULL ? (long long)version->integer : -1LL);
     if (complete == NULL || complete->kind != STORE_INT || complete->integer != 1)
-        return df_fail(DF_BAD_INPUT, "%s is incomplete: the run that wrote it did not finish; run it "
-                       "again", reader->path);
+        return df_fail(DF_BAD_INPUT,
+                       "%s is incomplete: the run that wrote it did not finish; run it "
+                       "again",
+                       reader->path);
     reader->format = df_strdup(found->text);
     return reader->format != NULL ? DF_OK : DF_FAILED;
 }
@@ -78,8 +86,10 @@ df_status df_reader_open(const char *path, const char *format, df_reader **out) 
     reader->descriptor = -1;
     reader->path = df_strdup(path);
     df_status status = reader->path != NULL ? open_reader(reader, format) : DF_FAILED;
-    if (status == DF_OK) *out = reader;
-    else df_reader_close(&reader);
+    if (status == DF_OK)
+        *out = reader;
+    else
+        df_reader_close(&reader);
     return status;
 }
 
@@ -94,7 +104,8 @@ void df_reader_close(df_reader **reader_pointer) {
     df_free(reader);
 }
 
-/* ---- looking up -------------------------------------------------------------------------------- */
+/* ---- looking up --------------------------------------------------------------------------------
+ */
 
 const char *df_reader_path(const df_reader *reader) {
     return reader->path;
@@ -144,7 +155,8 @@ df_status df_reader_offset(const df_reader *reader, const char *dataset, uint64_
     return DF_OK;
 }
 
-/* ---- rows -------------------------------------------------------------------------------------- */
+/* ---- rows --------------------------------------------------------------------------------------
+ */
 
 static df_status verify_block(const df_reader *reader, store_object *object, size_t block,
                               void *scratch) {
@@ -155,12 +167,13 @@ static df_status verify_block(const df_reader *reader, store_object *object, siz
         return DF_OK;
     }
     uint64_t first = block * object->block_rows;
-    return df_fail(DF_BAD_INPUT,
-                   "%s: dataset %s is damaged in block %zu (rows %llu to %llu): expected checksum "
-                   "%016llx, found %016llx; make the file again or restore a copy",
-                   reader->path, object->path, block, (unsigned long long)first,
-                   (unsigned long long)(first + store_block_bytes(object, block) / object->row_bytes - 1),
-                   (unsigned long long)object->checksum[block], (unsigned long long)found);
+    return df_fail(
+        DF_BAD_INPUT,
+        "%s: dataset %s is damaged in block %zu (rows %llu to %llu): expected checksum "
+        "%016llx, found %016llx; make the file again or restore a copy",
+        reader->path, object->path, block, (unsigned long long)first,
+        (unsigned long long)(first + store_block_bytes(object, block) / object->row_bytes - 1),
+        (unsigned long long)object->checksum[block], (unsigned long long)found);
 }
 
 static df_status verify_range(const df_reader *reader, store_object *object, size_t first,
@@ -183,15 +196,15 @@ df_status df_reader_rows(const df_reader *reader, const char *dataset, uint64_t 
     DF_TRY(store_reader_dataset(reader, dataset, &object));
     if (first > object->shape[0] || count > object->shape[0] - first)
         return df_fail(DF_BAD_INPUT, "%s: asked for rows %llu to %llu of %s, which has %llu",
-                       reader->path, (unsigned long long)first,
-                       (unsigned long long)(first + count), dataset,
-                       (unsigned long long)object->shape[0]);
+                       reader->path, (unsigned long long)first, (unsigned long long)(first + count),
+                       dataset, (unsigned long long)object->shape[0]);
     if (count == 0 || object->row_bytes == 0) return DF_OK;
     if (verify)
         DF_TRY(verify_range(reader, object, first / object->block_rows,
                             (first + count - 1) / object->block_rows));
     DF_TRY_AS(store_pread(reader->descriptor, reader->path, out, count * object->row_bytes,
-                          object->offset + first * object->row_bytes), "reading %s", dataset);
+                          object->offset + first * object->row_bytes),
+              "reading %s", dataset);
     return DF_OK;
 }
 
@@ -202,14 +215,17 @@ df_status df_reader_all(const df_reader *reader, const char *dataset, df_type ty
     DF_TRY(store_reader_dataset(reader, dataset, &object));
     uint64_t found = object->bytes / df_type_bytes(object->type);
     if (object->type != type || (elements >= 0 && (uint64_t)elements != found))
-        return df_fail(DF_BAD_INPUT, "%s: expected %s as %lld elements of type %s, found %llu of %s",
+        return df_fail(DF_BAD_INPUT,
+                       "%s: expected %s as %lld elements of type %s, found %llu of %s",
                        reader->path, dataset, (long long)elements, df_type_name(type),
                        (unsigned long long)found, df_type_name(object->type));
     void *data = df_alloc(object->bytes, 1);
     if (data == NULL) return DF_FAILED;
     df_status status = df_reader_rows(reader, dataset, 0, object->shape[0], true, data);
-    if (status == DF_OK) *out = data;
-    else df_free(data);
+    if (status == DF_OK)
+        *out = data;
+    else
+        df_free(data);
     return status;
 }
 
@@ -222,7 +238,8 @@ df_status store_verify_all(const df_reader *reader) {
     return DF_OK;
 }
 
-/* ---- attributes and groups --------------------------------------------------------------------- */
+/* ---- attributes and groups ---------------------------------------------------------------------
+ */
 
 static df_status find_attribute(const df_reader *reader, const char *where, const char *name,
                                 store_kind kind, const store_attribute **out) {
@@ -232,10 +249,11 @@ static df_status find_attribute(const df_reader *reader, const char *where, cons
     if (object == NULL)
         return df_fail(DF_BAD_INPUT, "%s has no group or dataset %s", reader->path, where);
     if (*out == NULL)
-        return df_fail(DF_BAD_INPUT, "%s: %s has no attribute %s", reader->path, object->path, name);
+        return df_fail(DF_BAD_INPUT, "%s: %s has no attribute %s", reader->path, object->path,
+                       name);
     if ((*out)->kind == kind) return DF_OK;
-    return df_fail(DF_BAD_INPUT, "%s: attribute %s of %s: expected %s, found %s", reader->path, name,
-                   object->path, kinds[kind], kinds[(*out)->kind]);
+    return df_fail(DF_BAD_INPUT, "%s: attribute %s of %s: expected %s, found %s", reader->path,
+                   name, object->path, kinds[kind], kinds[(*out)->kind]);
 }
 
 df_status df_reader_text(const df_reader *reader, const char *where, const char *name, char **out) {
@@ -246,14 +264,16 @@ df_status df_reader_text(const df_reader *reader, const char *where, const char 
     return *out != NULL ? DF_OK : DF_FAILED;
 }
 
-df_status df_reader_int(const df_reader *reader, const char *where, const char *name, int64_t *out) {
+df_status df_reader_int(const df_reader *reader, const char *where, const char *name,
+                        int64_t *out) {
     const store_attribute *found;
     DF_TRY(find_attribute(reader, where, name, STORE_INT, &found));
     *out = found->integer;
     return DF_OK;
 }
 
-df_status df_reader_real(const df_reader *reader, const char *where, const char *name, double *out) {
+df_status df_reader_real(const df_reader *reader, const char *where, const char *name,
+                         double *out) {
     const store_attribute *found;
     DF_TRY(find_attribute(reader, where, name, STORE_REAL, &found));
     *out = found->real;

@@ -1,5 +1,7 @@
-/* safetensors: one mapped file, or several behind an index. The format: u64 length of the header, the header (JSON: name
- * -> {dtype, shape, data_offsets}), the bytes. Everything in a header is checked before a tensor is handed out. */
+/* safetensors: one mapped file, or several behind an index. The format: u64 length of the header,
+ * the header (JSON: name
+ * -> {dtype, shape, data_offsets}), the bytes. Everything in a header is checked before a tensor is
+ * handed out. */
 #include "darkfield/store.h"
 #include "mapping.h"
 
@@ -18,7 +20,8 @@ struct df_tensors {
     size_t n_skipped;
 };
 
-/* ---- one entry --------------------------------------------------------------------------------- */
+/* ---- one entry ---------------------------------------------------------------------------------
+ */
 
 typedef struct entry { /* one tensor of a shard, as its header says */
     const char *file, *name, *dtype;
@@ -29,9 +32,10 @@ static const struct {
     const char *name;
     int bytes, type; /* type < 0: valid, but nothing here reads it */
 } dtypes[] = {
-    {"BF16", 2, DF_BF16}, {"F16", 2, DF_F16}, {"F32", 4, DF_F32}, {"F64", 8, DF_F64}, {"U8", 1, DF_U8},
-    {"U32", 4, DF_U32},   {"U64", 8, DF_U64}, {"I64", 8, DF_I64}, {"BOOL", 1, -1},    {"I8", 1, -1},
-    {"I16", 2, -1},       {"U16", 2, -1},     {"I32", 4, -1},     {"F8_E4M3", 1, -1}, {"F8_E5M2", 1, -1},
+    {"BF16", 2, DF_BF16}, {"F16", 2, DF_F16}, {"F32", 4, DF_F32}, {"F64", 8, DF_F64},
+    {"U8", 1, DF_U8},     {"U32", 4, DF_U32}, {"U64", 8, DF_U64}, {"I64", 8, DF_I64},
+    {"BOOL", 1, -1},      {"I8", 1, -1},      {"I16", 2, -1},     {"U16", 2, -1},
+    {"I32", 4, -1},       {"F8_E4M3", 1, -1}, {"F8_E5M2", 1, -1},
 };
 
 static df_status bad(const entry *e, const char *what) {
@@ -47,8 +51,10 @@ static df_status parse_dtype(const entry *e, const json_t *value, size_t *bytes,
         *type = dtypes[i].type;
         return DF_OK;
     }
-    return df_fail(DF_BAD_INPUT, "%s: tensor \"%s\": dtype \"%s\" is not known; expected F32, BF16, F16, "
-                   "...", e->file, e->name, name);
+    return df_fail(DF_BAD_INPUT,
+                   "%s: tensor \"%s\": dtype \"%s\" is not known; expected F32, BF16, F16, "
+                   "...",
+                   e->file, e->name, name);
 }
 
 // Extents past DF_MAX_DIMS count for the size; *dims says how many there are.
@@ -77,16 +83,18 @@ static df_status parse_offsets(entry *e, const json_t *offsets, uint64_t data_by
     e->begin = (uint64_t)json_integer_value(first);
     e->end = (uint64_t)json_integer_value(last);
     if (e->end <= data_bytes) return DF_OK;
-    return df_fail(DF_BAD_INPUT, "%s: tensor \"%s\" ends at byte %llu of %llu: the file is truncated or "
-                   "damaged", e->file, e->name, (unsigned long long)e->end,
-                   (unsigned long long)data_bytes);
+    return df_fail(DF_BAD_INPUT,
+                   "%s: tensor \"%s\" ends at byte %llu of %llu: the file is truncated or "
+                   "damaged",
+                   e->file, e->name, (unsigned long long)e->end, (unsigned long long)data_bytes);
 }
 
 static df_status check_size(const entry *e, uint64_t elements, size_t element_bytes) {
     size_t bytes;
     if (df_mul(elements, element_bytes, &bytes) != DF_OK) return bad(e, "its shape overflows");
     if (bytes == e->end - e->begin) return DF_OK;
-    return df_fail(DF_BAD_INPUT, "%s: tensor \"%s\": its shape takes %zu bytes, its data_offsets hold %llu",
+    return df_fail(DF_BAD_INPUT,
+                   "%s: tensor \"%s\": its shape takes %zu bytes, its data_offsets hold %llu",
                    e->file, e->name, bytes, (unsigned long long)(e->end - e->begin));
 }
 
@@ -118,7 +126,8 @@ static df_status add_tensor(df_tensors *all, entry *e, const json_t *value, cons
     return all->skipped != NULL ? DF_OK : DF_FAILED;
 }
 
-/* ---- one shard --------------------------------------------------------------------------------- */
+/* ---- one shard ---------------------------------------------------------------------------------
+ */
 
 static int by_begin(const void *a, const void *b) {
     const entry *x = a, *y = b;
@@ -126,7 +135,8 @@ static int by_begin(const void *a, const void *b) {
     return (x->end > y->end) - (x->end < y->end);
 }
 
-// The tensors tile the bytes: no overlap (one would be another's alias), no hole, nothing behind the last.
+// The tensors tile the bytes: no overlap (one would be another's alias), no hole, nothing behind
+// the last.
 static df_status check_tiling(entry *entries, size_t n, const char *file, uint64_t data_bytes) {
     uint64_t at = 0;
     if (n > 0) qsort(entries, n, sizeof *entries, by_begin);
@@ -163,12 +173,14 @@ done:
 
 static df_status read_header(df_tensors *all, const char *file, const store_mapping *map) {
     uint64_t length = 0;
-    for (int i = 7; i >= 0 && map->size >= 8; i--) length = length << 8 | (unsigned char)map->bytes[i];
+    for (int i = 7; i >= 0 && map->size >= 8; i--)
+        length = length << 8 | (unsigned char)map->bytes[i];
     if (map->size < 8 || length > map->size - 8 || length > MAX_HEADER)
-        return df_fail(DF_BAD_INPUT,
-                       "%s: expected safetensors, found %zu bytes whose first eight name a header of %llu: "
-                       "truncated, or another format",
-                       file, map->size, (unsigned long long)length);
+        return df_fail(
+            DF_BAD_INPUT,
+            "%s: expected safetensors, found %zu bytes whose first eight name a header of %llu: "
+            "truncated, or another format",
+            file, map->size, (unsigned long long)length);
     json_t *header;
     char *what = df_format("the header of %s", file);
     if (what == NULL) return DF_FAILED;
@@ -181,7 +193,8 @@ static df_status read_header(df_tensors *all, const char *file, const store_mapp
 }
 
 static df_status add_shard(df_tensors *all, const char *file) {
-    DF_TRY(df_grow((void **)&all->shards, &all->shard_capacity, all->n_shards + 1, sizeof *all->shards));
+    DF_TRY(df_grow((void **)&all->shards, &all->shard_capacity, all->n_shards + 1,
+                   sizeof *all->shards));
     store_mapping *map = &all->shards[all->n_shards];
     DF_TRY(store_map(file, map));
     all->n_shards++;
@@ -201,14 +214,16 @@ static df_status sort_tensors(df_tensors *all, const char *path) {
     return DF_OK;
 }
 
-/* ---- shards ------------------------------------------------------------------------------------ */
+/* ---- shards ------------------------------------------------------------------------------------
+ */
 
 // A shard lies beside its index: a path that leads elsewhere is refused.
 static df_status shard_path(const char *index, const char *shard, char **out) {
     const char *slash = strrchr(index, '/');
     *out = NULL;
     if (shard == NULL || shard[0] == '\0' || strchr(shard, '/') != NULL || strcmp(shard, "..") == 0)
-        return df_fail(DF_BAD_INPUT, "%s: \"weight_map\" names \"%s\", expected the name of a file beside it",
+        return df_fail(DF_BAD_INPUT,
+                       "%s: \"weight_map\" names \"%s\", expected the name of a file beside it",
                        index, shard != NULL ? shard : "something that is no text");
     *out = df_format("%.*s%s", slash != NULL ? (int)(slash - index + 1) : 0, index, shard);
     return *out != NULL ? DF_OK : DF_FAILED;
@@ -238,10 +253,12 @@ done:
 static df_status check_promises(const df_tensors *all, const char *index, json_t *map) {
     const char *name;
     json_t *shard;
-    json_object_foreach(map, name, shard)
-        if (all->n_skipped == 0 && df_tensors_find(all, name) == NULL)
-            return df_fail(DF_BAD_INPUT, "%s promises tensor \"%s\" in %s, which does not hold it", index,
-                           name, json_string_value(shard));
+    json_object_foreach(map, name, shard) if (
+        all->n_skipped == 0 &&
+        df_tensors_find(all, name) ==
+            NULL) return df_fail(DF_BAD_INPUT,
+                                 "%s promises tensor \"%s\" in %s, which does not hold it", index,
+                                 name, json_string_value(shard));
     return DF_OK;
 }
 
@@ -273,11 +290,15 @@ static df_status open_folder(df_tensors *all, const char *folder) {
     char *index = df_format("%s/model.safetensors.index.json", folder);
     char *single = df_format("%s/model.safetensors", folder);
     df_status status = index != NULL && single != NULL ? DF_OK : DF_FAILED;
-    if (status == DF_OK && df_file_exists(index)) status = open_index(all, index);
-    else if (status == DF_OK && df_file_exists(single)) status = open_single(all, single);
+    if (status == DF_OK && df_file_exists(index))
+        status = open_index(all, index);
+    else if (status == DF_OK && df_file_exists(single))
+        status = open_single(all, single);
     else if (status == DF_OK)
-        status = df_fail(DF_BAD_INPUT, "%s: expected model.safetensors or model.safetensors.index.json in "
-                         "this folder, found neither", folder);
+        status = df_fail(DF_BAD_INPUT,
+                         "%s: expected model.safetensors or model.safetensors.index.json in "
+                         "this folder, found neither",
+                         folder);
     df_free(index);
     df_free(single);
     return status;
@@ -297,10 +318,14 @@ df_status df_tensors_open(const char *path, df_tensors **out) {
     DF_TRY(DF_NEW(all, 1));
     df_status status = open_any(all, path);
     if (status == DF_OK && all->n_skipped > 0)
-        df_warn("%s: %zu tensors are of a type or rank that darkfield does not read and are left out "
-                "(\"%s\"%s)", path, all->n_skipped, all->skipped, all->n_skipped > 1 ? ", ..." : "");
-    if (status == DF_OK) *out = all;
-    else df_tensors_close(&all);
+        df_warn(
+            "%s: %zu tensors are of a type or rank that darkfield does not read and are left out "
+            "(\"%s\"%s)",
+            path, all->n_skipped, all->skipped, all->n_skipped > 1 ? ", ..." : "");
+    if (status == DF_OK)
+        *out = all;
+    else
+        df_tensors_close(&all);
     return status;
 }
 

@@ -1,9 +1,10 @@
 /* The seal: a checksum of a file's structure, looked at before HDF5 is.
  *
- * HDF5's own checksums do not keep a damaged file from crashing it (1.10.8 frees uninitialised memory on a damaged
- * link), and bad input must not crash us. So the file begins with a user block, which HDF5 leaves alone and skips. It
- * holds the extents of all raw data and the XXH3-64 of every other byte: superblock, headers, links, attributes. A file
- * whose seal does not fit is refused unopened. This finds damage and truncation; it is no defence against a forger. */
+ * HDF5's own checksums do not keep a damaged file from crashing it (1.10.8 frees uninitialised
+ * memory on a damaged link), and bad input must not crash us. So the file begins with a user block,
+ * which HDF5 leaves alone and skips. It holds the extents of all raw data and the XXH3-64 of every
+ * other byte: superblock, headers, links, attributes. A file whose seal does not fit is refused
+ * unopened. This finds damage and truncation; it is no defence against a forger. */
 #include "parts.h"
 
 #include <stdlib.h>
@@ -14,7 +15,8 @@
 #define LARGEST ((uint64_t)64 << 20)
 #define CHUNK ((uint64_t)1 << 20)
 
-static const char title[TITLE_BYTES] = "darkfield: an HDF5 file; this block holds a checksum of its structure\n";
+static const char title[TITLE_BYTES] =
+    "darkfield: an HDF5 file; this block holds a checksum of its structure\n";
 
 typedef struct extent {
     uint64_t offset, bytes;
@@ -34,9 +36,11 @@ uint64_t store_seal_bytes(size_t datasets) {
     return bytes;
 }
 
-/* ---- hashing ----------------------------------------------------------------------------------- */
+/* ---- hashing -----------------------------------------------------------------------------------
+ */
 
-static df_status hash_span(int descriptor, const char *path, extent span, char *chunk, uint64_t *hash) {
+static df_status hash_span(int descriptor, const char *path, extent span, char *chunk,
+                           uint64_t *hash) {
     while (span.bytes > 0) {
         uint64_t n = span.bytes < CHUNK ? span.bytes : CHUNK;
         DF_TRY(store_pread(descriptor, path, chunk, n, span.offset));
@@ -70,7 +74,8 @@ static uint64_t hash_self(const seal *block) {
     return df_hash_more(hash, (const char *)block + after, block->block_bytes - after);
 }
 
-/* ---- sealing ----------------------------------------------------------------------------------- */
+/* ---- sealing -----------------------------------------------------------------------------------
+ */
 
 static int by_offset(const void *a, const void *b) {
     const extent *x = a, *y = b;
@@ -103,10 +108,12 @@ done:
     return status;
 }
 
-/* ---- checking ---------------------------------------------------------------------------------- */
+/* ---- checking ----------------------------------------------------------------------------------
+ */
 
 static df_status broken(const char *path, const char *what) {
-    return df_fail(DF_BAD_INPUT, "%s: %s; the file is damaged, or was changed by another program", path, what);
+    return df_fail(DF_BAD_INPUT, "%s: %s; the file is damaged, or was changed by another program",
+                   path, what);
 }
 
 static df_status check_extents(const char *path, const seal *block) {
@@ -125,7 +132,8 @@ static df_status check_extents(const char *path, const seal *block) {
 
 static df_status check_block(int descriptor, const char *path, const seal *block) {
     uint64_t structure;
-    if (hash_self(block) != block->self) return broken(path, "the seal at its beginning is damaged");
+    if (hash_self(block) != block->self)
+        return broken(path, "the seal at its beginning is damaged");
     DF_TRY(check_extents(path, block));
     DF_TRY(hash_structure(descriptor, path, block, &structure));
     if (structure == block->structure) return DF_OK;
@@ -135,21 +143,23 @@ static df_status check_block(int descriptor, const char *path, const seal *block
 static df_status check_start(const char *path, uint64_t size, const seal *start) {
     uint64_t bytes = start->block_bytes;
     if (memcmp(start->title, title, sizeof title) != 0)
-        return df_fail(DF_BAD_INPUT, "%s: expected an HDF5 file of darkfield, found a file of another kind",
+        return df_fail(DF_BAD_INPUT,
+                       "%s: expected an HDF5 file of darkfield, found a file of another kind",
                        path);
     if (bytes < SMALLEST || bytes > LARGEST || (bytes & (bytes - 1)) != 0 || bytes > size)
         return broken(path, "the seal at its beginning is damaged");
     if (start->file_bytes == size) return DF_OK;
-    return df_fail(DF_BAD_INPUT, "%s: expected %llu bytes, found %llu: the file is truncated or incomplete",
-                   path, (unsigned long long)start->file_bytes, (unsigned long long)size);
+    return df_fail(DF_BAD_INPUT,
+                   "%s: expected %llu bytes, found %llu: the file is truncated or incomplete", path,
+                   (unsigned long long)start->file_bytes, (unsigned long long)size);
 }
 
 df_status store_seal_check(int descriptor, const char *path, uint64_t size) {
     seal start;
     char *memory;
     if (size < sizeof start)
-        return df_fail(DF_BAD_INPUT, "%s: expected an HDF5 file of darkfield, found %llu bytes", path,
-                       (unsigned long long)size);
+        return df_fail(DF_BAD_INPUT, "%s: expected an HDF5 file of darkfield, found %llu bytes",
+                       path, (unsigned long long)size);
     DF_TRY(store_pread(descriptor, path, &start, sizeof start, 0));
     DF_TRY(check_start(path, size, &start));
     DF_TRY(DF_NEW(memory, start.block_bytes));

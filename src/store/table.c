@@ -30,7 +30,8 @@ bool store_under(const char *path, const char *group) {
     return strncmp(path, group, n) == 0 && (path[n] == '\0' || path[n] == '/');
 }
 
-/* ---- one object -------------------------------------------------------------------------------- */
+/* ---- one object --------------------------------------------------------------------------------
+ */
 
 static df_status read_shape(hid_t dataset, store_object *object) {
     hid_t space = H5Dget_space(dataset);
@@ -57,8 +58,8 @@ static df_status read_type(hid_t dataset, store_object *object) {
 
 static df_status read_place(hid_t dataset, uint64_t size, store_object *object) {
     hid_t plist = H5Dget_create_plist(dataset);
-    bool plain = plist >= 0 && H5Pget_layout(plist) == H5D_CONTIGUOUS &&
-                 H5Pget_external_count(plist) == 0;
+    bool plain =
+        plist >= 0 && H5Pget_layout(plist) == H5D_CONTIGUOUS && H5Pget_external_count(plist) == 0;
     if (plist >= 0) H5Pclose(plist);
     if (!plain) return df_fail(DF_BAD_INPUT, "dataset %s is not contiguous", object->path);
     if (object->bytes == 0) return DF_OK;
@@ -78,7 +79,8 @@ static df_status read_dataset(hid_t dataset, uint64_t size, store_object *object
     return read_place(dataset, size, object);
 }
 
-/* ---- walking the tree -------------------------------------------------------------------------- */
+/* ---- walking the tree --------------------------------------------------------------------------
+ */
 
 typedef struct walk {
     store_table *table;
@@ -90,18 +92,21 @@ static df_status walk_group(const walk *to, hid_t group, const char *path, int d
 static df_status add_object(const walk *to, hid_t id, const char *path, int depth) {
     store_table *table = to->table;
     if (table->n >= MAX_OBJECTS) return df_fail(DF_BAD_INPUT, "too many objects");
-    DF_TRY(df_grow((void **)&table->objects, &table->capacity, table->n + 1, sizeof *table->objects));
+    DF_TRY(
+        df_grow((void **)&table->objects, &table->capacity, table->n + 1, sizeof *table->objects));
     store_object *object = &table->objects[table->n];
     memset(object, 0, sizeof *object);
     table->n++;
     object->path = df_strdup(path);
     if (object->path == NULL) return DF_FAILED;
     H5I_type_t type = H5Iget_type(id);
-    if (type == H5I_DATASET) DF_TRY(read_dataset(id, to->size, object));
+    if (type == H5I_DATASET)
+        DF_TRY(read_dataset(id, to->size, object));
     else if (type != H5I_GROUP)
         return df_fail(DF_BAD_INPUT, "%s is neither a group nor a dataset", path);
     DF_TRY(store_h5_attributes(id, object));
-    if (type == H5I_GROUP) return walk_group(to, id, path, depth); // `object` may move: last use above
+    if (type == H5I_GROUP)
+        return walk_group(to, id, path, depth); // `object` may move: last use above
     return DF_OK;
 }
 
@@ -158,8 +163,10 @@ df_status store_table_read(const char *path, uint64_t size, store_table *table) 
     const char *reason = store_h5_reason();
     if (access >= 0) H5Pclose(access);
     if (file < 0)
-        return df_fail(DF_BAD_INPUT, "%s: not a readable HDF5 file: %s; it is damaged, truncated or "
-                       "of another kind", path, reason);
+        return df_fail(DF_BAD_INPUT,
+                       "%s: not a readable HDF5 file: %s; it is damaged, truncated or "
+                       "of another kind",
+                       path, reason);
     df_status status = read_tree(file, &to);
     if (status != DF_OK) df_context("reading the structure of %s", path);
     H5Fclose(file);

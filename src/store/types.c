@@ -44,7 +44,8 @@ static float float_of(uint32_t bits) {
     return value;
 }
 
-// Round to nearest, ties to even. A NaN stays one: its top payload bit is set, so that it cannot become infinity.
+// Round to nearest, ties to even. A NaN stays one: its top payload bit is set, so that it cannot
+// become infinity.
 static uint16_t to_bf16(float value) {
     uint32_t bits = bits_of(value);
     uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
@@ -72,8 +73,9 @@ static uint16_t to_f16(float value) {
     uint32_t sign = (bits >> 16) & 0x8000u;
     if (magnitude > 0x7f800000u)
         return (uint16_t)(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu)); // NaN, quiet
-    if (magnitude >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); // 65520 and above
-    if (magnitude >= 0x38800000u) // normal: the carry of rounding moves into the exponent as it must
+    if (magnitude >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);      // 65520 and above
+    // Normal: the carry of rounding moves into the exponent, as it must.
+    if (magnitude >= 0x38800000u)
         return (uint16_t)(sign | shift_round(magnitude - 0x38000000u, 13));
     uint32_t shift = 126u - (magnitude >> 23); // subnormal: units of 2^-24
     if (shift > 24) return (uint16_t)sign;
@@ -98,15 +100,20 @@ static void f64_to_f32(const void *in, float *out, size_t n) {
 void df_to_f32(df_type from, const void *in, float *out, size_t n) {
     if (n == 0) return;
     switch (from) {
-    case DF_F32: memcpy(out, in, 4 * n); return;
+    case DF_F32:
+        memcpy(out, in, 4 * n);
+        return;
     case DF_BF16:
         for (size_t i = 0; i < n; i++) out[i] = float_of((uint32_t)load16(in, i) << 16);
         return;
     case DF_F16:
         for (size_t i = 0; i < n; i++) out[i] = from_f16(load16(in, i));
         return;
-    case DF_F64: f64_to_f32(in, out, n); return;
-    default: assert(false && "df_to_f32 takes floating-point types");
+    case DF_F64:
+        f64_to_f32(in, out, n);
+        return;
+    default:
+        assert(false && "df_to_f32 takes floating-point types");
     }
 }
 
@@ -114,7 +121,9 @@ void df_from_f32(df_type to, const float *in, void *out, size_t n) {
     uint16_t *halves = out;
     if (n == 0) return;
     switch (to) {
-    case DF_F32: memcpy(out, in, 4 * n); return;
+    case DF_F32:
+        memcpy(out, in, 4 * n);
+        return;
     case DF_BF16:
         for (size_t i = 0; i < n; i++) halves[i] = to_bf16(in[i]);
         return;
@@ -124,6 +133,7 @@ void df_from_f32(df_type to, const float *in, void *out, size_t n) {
     case DF_F64:
         for (size_t i = 0; i < n; i++) ((double *)out)[i] = (double)in[i];
         return;
-    default: assert(false && "df_from_f32 takes floating-point types");
+    default:
+        assert(false && "df_from_f32 takes floating-point types");
     }
 }

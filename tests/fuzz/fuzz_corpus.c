@@ -1,4 +1,5 @@
-/* JSON Lines with labels, and plain text: whatever the bytes, a status; texts are valid UTF-8, labels lie inside. */
+/* JSON Lines with labels, and plain text: whatever the bytes, a status; texts are valid UTF-8,
+ * labels lie inside. */
 #include "darkfield/store.h"
 #include "fuzz_file.h"
 

@@ -1,5 +1,5 @@
-/* Our HDF5 files: whatever the bytes, df_check gives a status. (The format's own checksums reject most mutations of
- * structure early: this guards against damage, not against a forger.) */
+/* Our HDF5 files: whatever the bytes, df_check gives a status. (The format's own checksums reject
+ * most mutations of structure early: this guards against damage, not against a forger.) */
 #include "darkfield/store.h"
 #include "fuzz_file.h"
 

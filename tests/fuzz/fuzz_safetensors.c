@@ -1,4 +1,5 @@
-/* safetensors headers: whatever the bytes, a status; every tensor handed out lies inside the file. */
+/* safetensors headers: whatever the bytes, a status; every tensor handed out lies inside the file.
+ */
 #include "darkfield/store.h"
 #include "fuzz_file.h"
 
@@ -9,7 +10,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         uint64_t sum = 0;
         for (size_t i = 0; i < df_tensors_count(tensors); i++) {
             const df_tensor *tensor = df_tensors_at(tensors, i);
-            sum += df_hash(tensor->data, tensor->elements * df_type_bytes(tensor->type)); // reads every byte
+            sum += df_hash(tensor->data,
+                           tensor->elements * df_type_bytes(tensor->type)); // reads every byte
         }
         if (sum == 1) fprintf(stderr, "so that the reads are not optimised away\n");
     }

@@ -1,4 +1,5 @@
-/* Activations files: declared, written by several ranks, opened, read as fp32, compared, and refused when wrong. */
+/* Activations files: declared, written by several ranks, opened, read as fp32, compared, and
+ * refused when wrong. */
 #define DF_TEST_MPI
 #include "df_test.h"
 
@@ -20,7 +21,8 @@ typedef struct content {
 
 static int set_up(void **state) {
     (void)state;
-    if (df_comm_rank(world) == 0) snprintf(folder, sizeof folder, "%s", df_test_folder("store-acts"));
+    if (df_comm_rank(world) == 0)
+        snprintf(folder, sizeof folder, "%s", df_test_folder("store-acts"));
     df_broadcast(world, 0, folder, sizeof folder);
     snprintf(path, sizeof path, "%s/a.acts.h5", folder);
     return 0;
@@ -28,8 +30,11 @@ static int set_up(void **state) {
 
 // Token 0 is BOS and starts each document; windows of 16 rows; documents 1 and 3 are held out.
 static content good(void) {
-    content c = {.window = {0, 16, 32, N}, .document = {0, 10, 10, 30, N}, .source = {0, 1, 5, 6},
-                 .heldout = {0, 1, 0, 1}, .mean_square = 2.5};
+    content c = {.window = {0, 16, 32, N},
+                 .document = {0, 10, 10, 30, N},
+                 .source = {0, 1, 5, 6},
+                 .heldout = {0, 1, 0, 1},
+                 .mean_square = 2.5};
     for (uint32_t i = 0; i < N; i++) {
         c.tokens[i] = i == 0 || i == 10 || i == 30 ? 0 : 100 + i;
         c.token_end[i] = i;
@@ -57,12 +62,28 @@ static df_status write_index(df_file *file, const content *c) {
 
 static df_status write_acts(const char *where, df_type type, const content *c) {
     const df_acts_spec spec = {
-        .rows = N, .windows = WINDOWS, .documents = DOCUMENTS, .type = type, .sites = 2,
+        .rows = N,
+        .windows = WINDOWS,
+        .documents = DOCUMENTS,
+        .type = type,
+        .sites = 2,
         .site = (const char *[]){"blocks.2.hook_resid_post", "blocks.0.hook_mlp_out"},
-        .width = (uint64_t[]){WIDTH, WIDTH}, .layer = (int64_t[]){2, 0},
-        .model = "toy", .model_path = "/models/toy", .dtype = "f32", .architecture = "llama",
-        .hidden = WIDTH, .layers = 3, .corpus = "text.jsonl", .field = "text", .packing = "stream",
-        .context = 16, .bos = 0, .model_hash = 1, .corpus_hash = 0xabc, .tokenizer_hash = 3};
+        .width = (uint64_t[]){WIDTH, WIDTH},
+        .layer = (int64_t[]){2, 0},
+        .model = "toy",
+        .model_path = "/models/toy",
+        .dtype = "f32",
+        .architecture = "llama",
+        .hidden = WIDTH,
+        .layers = 3,
+        .corpus = "text.jsonl",
+        .field = "text",
+        .packing = "stream",
+        .context = 16,
+        .bos = 0,
+        .model_hash = 1,
+        .corpus_hash = 0xabc,
+        .tokenizer_hash = 3};
     df_file *file;
     DF_TRY(df_file_create(world, where, "darkfield-activations", &file));
     DF_TRY(df_acts_declare(file, &spec));
@@ -72,14 +93,15 @@ static df_status write_acts(const char *where, df_type type, const content *c) {
     if (status == DF_OK) status = write_site(file, DF_ACTS_SITE + 1, type, c);
     DF_TRY(df_file_agree(file, status));
     DF_TRY(df_file_set_real(file, "/model", "loss", 1.5));
-    DF_TRY(df_file_set_real(file, "/sites/blocks.2.hook_resid_post", "mean_square", c->mean_square));
+    DF_TRY(
+        df_file_set_real(file, "/sites/blocks.2.hook_resid_post", "mean_square", c->mean_square));
     DF_TRY(df_file_set_real(file, "/sites/blocks.0.hook_mlp_out", "mean_square", c->mean_square));
     return df_file_finish(&file);
 }
 
 static bool index_is_right(const df_acts *acts, const content *c) {
-    return acts->rows == N && acts->windows == WINDOWS && acts->documents == DOCUMENTS && acts->sites == 2 &&
-           memcmp(acts->tokens, c->tokens, sizeof c->tokens) == 0 &&
+    return acts->rows == N && acts->windows == WINDOWS && acts->documents == DOCUMENTS &&
+           acts->sites == 2 && memcmp(acts->tokens, c->tokens, sizeof c->tokens) == 0 &&
            memcmp(acts->window, c->window, sizeof c->window) == 0 &&
            memcmp(acts->document, c->document, sizeof c->document) == 0 &&
            memcmp(acts->heldout, c->heldout, sizeof c->heldout) == 0 && acts->bos == 0 &&
@@ -124,13 +146,16 @@ static void rows_to_use_are_chosen(void **state) {
     uint64_t *rows;
     size_t n;
     df_test_all(world, write_acts(path, DF_F32, &c) == DF_OK && df_acts_open(path, &acts) == DF_OK);
-    df_test_all(world, df_acts_rows(acts, 2, false, &rows, &n) == DF_OK && n == N && rows[N - 1] == N - 1);
+    df_test_all(world,
+                df_acts_rows(acts, 2, false, &rows, &n) == DF_OK && n == N && rows[N - 1] == N - 1);
     df_free(rows);
     // Training: documents 0 and 2, rows 0..29, without BOS rows 0 and 10 and the window start 16.
-    df_test_all(world, df_acts_rows(acts, 0, true, &rows, &n) == DF_OK && n == 27 && rows[0] == 1 && rows[9] == 11);
+    df_test_all(world, df_acts_rows(acts, 0, true, &rows, &n) == DF_OK && n == 27 && rows[0] == 1 &&
+                           rows[9] == 11);
     df_free(rows);
     // Held out: rows 30..39 without BOS row 30 and the window start 32.
-    df_test_all(world, df_acts_rows(acts, 1, true, &rows, &n) == DF_OK && n == 8 && rows[0] == 31 && rows[1] == 33);
+    df_test_all(world, df_acts_rows(acts, 1, true, &rows, &n) == DF_OK && n == 8 && rows[0] == 31 &&
+                           rows[1] == 33);
     df_free(rows);
     df_acts_close(&acts);
 }
@@ -148,11 +173,13 @@ static void alignment_is_compared_by_content(void **state) {
     df_acts_close(&b);
     d.heldout[2] = 1;
     df_test_all(world, write_acts(other, DF_F32, &d) == DF_OK && df_acts_open(other, &b) == DF_OK);
-    df_test_all(world, df_acts_aligned(a, b) == DF_BAD_INPUT && strstr(df_error_text(), "/documents differ") != NULL);
+    df_test_all(world, df_acts_aligned(a, b) == DF_BAD_INPUT &&
+                           strstr(df_error_text(), "/documents differ") != NULL);
     df_acts_close(&b);
     d.tokens[3] = 1;
     df_test_all(world, write_acts(other, DF_F32, &d) == DF_OK && df_acts_open(other, &b) == DF_OK);
-    df_test_all(world, df_acts_aligned(a, b) == DF_BAD_INPUT && strstr(df_error_text(), "/tokens differ") != NULL);
+    df_test_all(world, df_acts_aligned(a, b) == DF_BAD_INPUT &&
+                           strstr(df_error_text(), "/tokens differ") != NULL);
     df_acts_close(&b);
     df_acts_close(&a);
     df_error_clear();
@@ -197,7 +224,8 @@ static void a_nan_is_named_by_row(void **state) {
     float out[N * WIDTH];
     size_t site = 0;
     c.x[17 * WIDTH + 2] = -INFINITY;
-    df_test_all(world, write_acts(path, DF_BF16, &c) == DF_OK && df_acts_open(path, &acts) == DF_OK);
+    df_test_all(world,
+                write_acts(path, DF_BF16, &c) == DF_OK && df_acts_open(path, &acts) == DF_OK);
     df_test_all(world, df_acts_read(acts, 0, 0, 17, out, WIDTH) == DF_OK);
     df_test_all(world, df_acts_read(acts, 0, 0, N, out, WIDTH) == DF_BAD_INPUT);
     df_test_all(world, strstr(df_error_text(), "site blocks.0.hook_mlp_out, row 17") != NULL);
@@ -217,7 +245,9 @@ static void threads_may_read_together(void **state) {
     for (int i = 0; i < 400; i++) {
         float row[WIDTH];
         size_t r = (size_t)i % N;
-        if (df_acts_read(acts, 1, r, 1, row, WIDTH) != DF_OK || memcmp(row, c.x + r * WIDTH, sizeof row) != 0) wrong++;
+        if (df_acts_read(acts, 1, r, 1, row, WIDTH) != DF_OK ||
+            memcmp(row, c.x + r * WIDTH, sizeof row) != 0)
+            wrong++;
     }
     df_test_all(world, wrong == 0);
     df_acts_close(&acts);
@@ -241,9 +271,11 @@ static void many_attributes_and_long_texts_fit(void **state) {
         done = done && df_file_real(file, "/concepts", name + 2, (double)NAN) == DF_OK;
     }
     df_test_all(world, done && df_file_ready(file) == DF_OK);
-    df_test_all(world, df_file_set_real(file, "/concepts", "me59", 59) == DF_OK && df_file_finish(&file) == DF_OK);
+    df_test_all(world, df_file_set_real(file, "/concepts", "me59", 59) == DF_OK &&
+                           df_file_finish(&file) == DF_OK);
     df_test_all(world, df_reader_open(path, "darkfield-test", &reader) == DF_OK);
-    df_test_all(world, df_reader_text(reader, "/", "job", &found) == DF_OK && strcmp(found, text) == 0);
+    df_test_all(world,
+                df_reader_text(reader, "/", "job", &found) == DF_OK && strcmp(found, text) == 0);
     df_test_all(world, df_reader_real(reader, "/concepts", "me59", &value) == DF_OK && value == 59);
     df_reader_close(&reader);
     df_free(found);

@@ -36,7 +36,8 @@ static void lines_become_documents(void **state) {
     (void)state;
     df_corpus *corpus = open_text("a.jsonl",
                                   "\xef\xbb\xbf{\"text\": \"One\\n\\u00e9\", \"x\": [1]}\r\n\n  \n"
-                                  "{\"text\": \"\"}\n{\"x\": 1, \"text\": \"last, no newline\"}", NULL);
+                                  "{\"text\": \"\"}\n{\"x\": 1, \"text\": \"last, no newline\"}",
+                                  NULL);
     assert_int_equal(df_corpus_documents(corpus), 3);
     assert_text(corpus, 0, "One\n\xc3\xa9");
     assert_text(corpus, 1, "");
@@ -70,16 +71,19 @@ static void plain_text_is_one_document(void **state) {
     assert_int_equal(df_corpus_documents(corpus), 1);
     assert_text(corpus, 0, "Two\nlines {\n");
     df_corpus_close(&corpus);
-    assert_fails(df_corpus_open(path, NULL, "concepts", 0, &corpus), DF_BAD_INPUT, "need JSON Lines");
+    assert_fails(df_corpus_open(path, NULL, "concepts", 0, &corpus), DF_BAD_INPUT,
+                 "need JSON Lines");
 }
 
 static void labels_are_sorted_by_name(void **state) {
     (void)state;
     size_t n;
-    df_corpus *corpus = open_text("l.jsonl",
-                                  "{\"text\": \"abcdef\", \"labels\": [[\"town\", 0, 2], [\"capital\", 5, 6]]}\n"
-                                  "{\"text\": \"none\"}\n"
-                                  "{\"text\": \"xyz\", \"labels\": [[\"town\", 1, 3]]}\n", "labels");
+    df_corpus *corpus =
+        open_text("l.jsonl",
+                  "{\"text\": \"abcdef\", \"labels\": [[\"town\", 0, 2], [\"capital\", 5, 6]]}\n"
+                  "{\"text\": \"none\"}\n"
+                  "{\"text\": \"xyz\", \"labels\": [[\"town\", 1, 3]]}\n",
+                  "labels");
     assert_int_equal(df_corpus_concepts(corpus), 2);
     assert_string_equal(df_corpus_concept(corpus, 0), "capital");
     assert_string_equal(df_corpus_concept(corpus, 1), "town");
@@ -99,7 +103,10 @@ static void invalid_utf8_is_replaced(void **state) {
     static const struct {
         const char *in, *out;
     } cases[] = {
-        {"a\xff" "b", "a\xef\xbf\xbd" "b"},
+        {"a\xff"
+         "b",
+         "a\xef\xbf\xbd"
+         "b"},
         {"\xc3", "\xef\xbf\xbd"},
         {"\xe2\x82x", "\xef\xbf\xbdx"},
         {"\xf0\x9f\x98", "\xef\xbf\xbd"},
@@ -145,13 +152,15 @@ static void errors_name_the_line(void **state) {
     bad("{\"text\": \"abc\", \"l\": [[\"a\", 2, 2]]}", "l", "empty");
     bad("{\"text\": \"abc\", \"l\": [[\"a\", -1, 2]]}", "l", "empty or");
     bad("{\"text\": \"abc\", \"l\": [[\"a\", 1]]}", "l", "not of that form");
-    assert_fails(df_corpus_open("/no/such.jsonl", NULL, NULL, 0, &corpus), DF_BAD_INPUT, "/no/such.jsonl");
+    assert_fails(df_corpus_open("/no/such.jsonl", NULL, NULL, 0, &corpus), DF_BAD_INPUT,
+                 "/no/such.jsonl");
     assert_fails(df_corpus_open(folder, NULL, NULL, 0, &corpus), DF_BAD_INPUT, "folder");
 }
 
 static void mutations_never_crash(void **state) {
     (void)state;
-    const char seed[] = "{\"text\": \"ab\\u00e9 c\xc3\xa9\", \"l\": [[\"x\", 0, 2], [\"y\", 1, 3]]}\n{\"text\": \"b\"}\n";
+    const char seed[] = "{\"text\": \"ab\\u00e9 c\xc3\xa9\", \"l\": [[\"x\", 0, 2], [\"y\", 1, "
+                        "3]]}\n{\"text\": \"b\"}\n";
     size_t opened = 0;
     for (uint64_t i = 0; i < 3000; i++) {
         char bytes[sizeof seed];
@@ -194,7 +203,8 @@ static void the_quickstart_text_is_read(void **state) {
     (void)state;
     df_corpus *corpus;
     size_t spans = 0, n;
-    assert_ok(df_corpus_open(DF_SOURCE_DIR "/jobs/quickstart/text.jsonl", NULL, "concepts", 0, &corpus));
+    assert_ok(
+        df_corpus_open(DF_SOURCE_DIR "/jobs/quickstart/text.jsonl", NULL, "concepts", 0, &corpus));
     assert_int_equal(df_corpus_documents(corpus), 6000);
     for (uint64_t d = 0; d < 6000; d++) {
         df_corpus_spans(corpus, d, &n);

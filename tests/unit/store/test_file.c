@@ -1,4 +1,5 @@
-/* Files of ours, written by 1 to 4 ranks: content and digest, resume, damage, a failure on one rank, a full disk. */
+/* Files of ours, written by 1 to 4 ranks: content and digest, resume, damage, a failure on one
+ * rank, a full disk. */
 #define DF_TEST_MPI
 #include "df_test.h"
 
@@ -20,7 +21,8 @@ static char folder[256], path[400], part[420];
 
 static int set_up(void **state) {
     (void)state;
-    if (df_comm_rank(world) == 0) snprintf(folder, sizeof folder, "%s", df_test_folder("store-file"));
+    if (df_comm_rank(world) == 0)
+        snprintf(folder, sizeof folder, "%s", df_test_folder("store-file"));
     df_broadcast(world, 0, folder, sizeof folder);
     snprintf(path, sizeof path, "%s/x.h5", folder);
     snprintf(part, sizeof part, "%s.part", path);
@@ -35,10 +37,12 @@ static bool exists(const char *what) {
     return there;
 }
 
-/* ---- a file ------------------------------------------------------------------------------------ */
+/* ---- a file ------------------------------------------------------------------------------------
+ */
 
 static df_status declare(df_file *file) {
-    const df_dataset numbers = {"/sites/numbers", DF_F32, 2, {ROWS, 4}, "1", "random numbers", "row, width"};
+    const df_dataset numbers = {"/sites/numbers", DF_F32,      2, {ROWS, 4}, "1",
+                                "random numbers", "row, width"};
     const df_dataset halves = {"/sites/halves", DF_BF16, 2, {100, 3}, NULL, NULL, NULL};
     const df_dataset none = {"/none", DF_U64, 1, {0}, NULL, NULL, NULL};
     const df_dataset flat = {"/flat", DF_U8, 2, {5, 0}, NULL, NULL, NULL};
@@ -54,7 +58,8 @@ static df_status declare(df_file *file) {
 
 static df_status start(const char *where, df_file **file) {
     char hosts[64];
-    df_provenance facts = {.command = "test", .hosts = hosts, .ranks = df_comm_size(world), .threads = 1};
+    df_provenance facts = {
+        .command = "test", .hosts = hosts, .ranks = df_comm_size(world), .threads = 1};
     facts.start = df_now() - 100;
     snprintf(hosts, sizeof hosts, "%d ranks", df_comm_size(world));
     DF_TRY(df_file_create(world, where, FORMAT, file));
@@ -103,7 +108,8 @@ static df_status write_whole(const char *where) {
 
 static bool numbers_are_right(const df_reader *reader) {
     float *found;
-    if (df_reader_all(reader, "/sites/numbers", DF_F32, ROWS * 4, (void **)&found) != DF_OK) return false;
+    if (df_reader_all(reader, "/sites/numbers", DF_F32, ROWS * 4, (void **)&found) != DF_OK)
+        return false;
     bool right = true;
     for (size_t i = 0; i < ROWS * 4; i++) right = right && found[i] == number(i);
     df_free(found);
@@ -114,10 +120,12 @@ static bool attributes_are_right(const df_reader *reader) {
     char *job = NULL, *empty = NULL, *end = NULL, *hosts = NULL;
     int64_t answer = 0;
     double mean = 0;
-    bool right = df_reader_text(reader, "", "job", &job) == DF_OK && strcmp(job, "a: 1\nb: 2\n") == 0;
+    bool right =
+        df_reader_text(reader, "", "job", &job) == DF_OK && strcmp(job, "a: 1\nb: 2\n") == 0;
     right = right && df_reader_text(reader, "/", "empty", &empty) == DF_OK && empty[0] == '\0';
     right = right && df_reader_int(reader, "/about", "answer", &answer) == DF_OK && answer == -42;
-    right = right && df_reader_real(reader, "/sites/numbers", "mean", &mean) == DF_OK && mean == 0.5;
+    right =
+        right && df_reader_real(reader, "/sites/numbers", "mean", &mean) == DF_OK && mean == 0.5;
     right = right && df_reader_text(reader, "/provenance", "end", &end) == DF_OK && end[0] == '2';
     right = right && df_reader_text(reader, "/provenance", "hosts", &hosts) == DF_OK;
     df_free(job);
@@ -139,9 +147,12 @@ static void a_written_file_reads_back(void **state) {
     df_test_all(world, !exists(part) && exists(path));
     df_test_all(world, df_reader_open(path, FORMAT, &reader) == DF_OK);
     df_test_all(world, numbers_are_right(reader) && attributes_are_right(reader));
-    df_test_all(world, df_reader_find(reader, "/flat", 2, &type, shape) == DF_OK && shape[0] == 5 && shape[1] == 0);
-    df_test_all(world, df_reader_rows(reader, "/sites/halves", 33, 1, true, (uint16_t[3]){0}) == DF_OK);
-    df_test_all(world, df_reader_find(reader, "/sites/halves", 2, &type, NULL) == DF_OK && type == DF_BF16);
+    df_test_all(world, df_reader_find(reader, "/flat", 2, &type, shape) == DF_OK && shape[0] == 5 &&
+                           shape[1] == 0);
+    df_test_all(world,
+                df_reader_rows(reader, "/sites/halves", 33, 1, true, (uint16_t[3]){0}) == DF_OK);
+    df_test_all(world, df_reader_find(reader, "/sites/halves", 2, &type, NULL) == DF_OK &&
+                           type == DF_BF16);
     df_test_all(world, df_reader_list(reader, "/sites", &names, &n) == DF_OK && n == 2);
     df_test_all(world, strcmp(names[0], "halves") == 0 && strcmp(names[1], "numbers") == 0);
     for (size_t i = 0; i < n; i++) df_free(names[i]);
@@ -176,7 +187,8 @@ static void any_rank_count_writes_the_same_bytes(void **state) {
     snprintf(own, sizeof own, "%s.%d", path, df_comm_rank(world));
     df_test_all(world, df_comm_self(&self) == DF_OK);
     df_test_all(world, write_by(world, path) == DF_OK && write_by(self, own) == DF_OK);
-    df_test_all(world, df_hash_file(path, &together) == DF_OK && df_hash_file(own, &alone) == DF_OK);
+    df_test_all(world,
+                df_hash_file(path, &together) == DF_OK && df_hash_file(own, &alone) == DF_OK);
     df_test_all(world, together == alone);
     df_comm_free(&self);
 }
@@ -194,7 +206,8 @@ static void late_and_wrong_calls_are_refused(void **state) {
     df_test_all(world, df_file_dataset(file, &shadow, NULL) == DF_FAILED);
     df_test_all(world, df_file_dataset(file, &good, &id) == DF_OK && id == 0);
     df_test_all(world, df_file_dataset(file, &good, NULL) == DF_FAILED);
-    df_test_all(world, df_file_text(file, "/x", "a", "") == DF_OK && df_file_text(file, "/x", "a", "") == DF_FAILED);
+    df_test_all(world, df_file_text(file, "/x", "a", "") == DF_OK &&
+                           df_file_text(file, "/x", "a", "") == DF_FAILED);
     df_test_all(world, df_file_set_real(file, "/x", "mean", 1) == DF_FAILED);
     df_test_all(world, df_file_write(file, 0, 0, 1, "x") == DF_FAILED);
     df_test_all(world, df_file_dataset(file, &huge, NULL) == DF_FAILED);
@@ -203,7 +216,8 @@ static void late_and_wrong_calls_are_refused(void **state) {
     df_error_clear();
 }
 
-/* ---- kills and resumes ------------------------------------------------------------------------- */
+/* ---- kills and resumes -------------------------------------------------------------------------
+ */
 
 static void an_abandoned_file_is_resumed(void **state) {
     (void)state;
@@ -220,7 +234,8 @@ static void an_abandoned_file_is_resumed(void **state) {
     df_test_all(world, df_reader_open(part, FORMAT, &reader) == DF_BAD_INPUT);
     df_test_all(world, strstr(df_error_text(), "incomplete") != NULL);
     df_test_all(world, df_file_resume(world, path, FORMAT, &file) == DF_OK && file != NULL);
-    df_test_all(world, df_file_get_text(file, "/", "job", &job) == DF_OK && strcmp(job, "a: 1\nb: 2\n") == 0);
+    df_test_all(world, df_file_get_text(file, "/", "job", &job) == DF_OK &&
+                           strcmp(job, "a: 1\nb: 2\n") == 0);
     df_free(job);
     df_test_all(world, df_file_id(file, "/sites/halves", &id) == DF_OK && id == 1);
     df_test_all(world, write_numbers(file, 70001, ROWS) == DF_OK && write_rest(file) == DF_OK);
@@ -235,7 +250,8 @@ static void resume_starts_anew_when_nothing_is_usable(void **state) {
     df_test_all(world, df_file_resume(world, path, FORMAT, &file) == DF_OK && file == NULL);
     df_test_all(world, start(path, &file) == DF_OK);
     df_file_abandon(&file, true);
-    df_test_all(world, df_file_resume(world, path, "darkfield-other", &file) == DF_OK && file == NULL);
+    df_test_all(world,
+                df_file_resume(world, path, "darkfield-other", &file) == DF_OK && file == NULL);
     if (df_comm_rank(world) == 0 && truncate(part, 900) != 0) perror("truncate");
     df_barrier(world);
     df_test_all(world, df_file_resume(world, path, FORMAT, &file) == DF_OK && file == NULL);
@@ -257,7 +273,8 @@ static void a_complete_part_is_opened_again(void **state) {
     df_test_all(world, df_digest(path, &digest) == DF_OK && digest == DIGEST);
 }
 
-/* ---- failures ---------------------------------------------------------------------------------- */
+/* ---- failures ----------------------------------------------------------------------------------
+ */
 
 // A limit on the size of files, on the last rank alone, stands for a disk that fails one node only.
 static void a_write_that_fails_on_one_rank_ends_all(void **state) {
@@ -280,7 +297,8 @@ static void a_write_that_fails_on_one_rank_ends_all(void **state) {
     df_error_clear();
 }
 
-// Memory that fails on the last rank alone, anywhere from create to finish: all ranks leave together.
+// Memory that fails on the last rank alone, anywhere from create to finish: all ranks leave
+// together.
 static void short_memory_on_one_rank_ends_all(void **state) {
     (void)state;
     size_t before = df_memory_now();
@@ -290,8 +308,10 @@ static void short_memory_on_one_rank_ends_all(void **state) {
         df_memory_fail_after(last ? call : -1);
         df_status status = start(path, &file);
         if (status == DF_OK) status = df_file_agree(file, write_rest(file));
-        if (status == DF_OK) status = df_file_finish(&file);
-        else df_file_abandon(&file, false);
+        if (status == DF_OK)
+            status = df_file_finish(&file);
+        else
+            df_file_abandon(&file, false);
         df_memory_fail_after(-1);
         df_test_all(world, file == NULL && df_memory_now() == before);
         if (status == DF_OK) break;
@@ -305,15 +325,16 @@ static void a_folder_that_is_missing_is_named(void **state) {
     (void)state;
     df_file *file = NULL;
     df_test_all(world, df_file_create(world, "/no-such-folder/x.h5", FORMAT, &file) == DF_FAILED);
-    df_test_all(world, file == NULL && strstr(df_error_text(), "/no-such-folder/x.h5.part") != NULL);
+    df_test_all(world,
+                file == NULL && strstr(df_error_text(), "/no-such-folder/x.h5.part") != NULL);
     df_error_clear();
 }
 
 static bool mount_small(char *where, size_t bytes) {
     char command[900];
     snprintf(where, bytes, "%s/small", folder);
-    snprintf(command, sizeof command, "mkdir -p '%s' && mount -t tmpfs -o size=2m tmpfs '%s' 2>/dev/null",
-             where, where);
+    snprintf(command, sizeof command,
+             "mkdir -p '%s' && mount -t tmpfs -o size=2m tmpfs '%s' 2>/dev/null", where, where);
     uint64_t failed = df_comm_rank(world) == 0 && (geteuid() != 0 || system(command) != 0);
     df_max_u64(world, &failed, 1);
     return failed == 0;

@@ -1,4 +1,5 @@
-/* Reading what may be damaged: every flipped byte, every length, the wrong kind of file, dictionaries that disagree. */
+/* Reading what may be damaged: every flipped byte, every length, the wrong kind of file,
+ * dictionaries that disagree. */
 #define DF_TEST_MPI
 #include "df_test.h"
 
@@ -123,9 +124,11 @@ static void other_files_are_refused(void **state) {
     assert_fails(df_reader_open(path, "darkfield-dictionary", &reader), DF_BAD_INPUT,
                  "expected format darkfield-dictionary, found darkfield-test");
     spill(broken, "{\"text\": \"no HDF5\"}", 19);
-    assert_fails(df_reader_open(broken, NULL, &reader), DF_BAD_INPUT, "expected an HDF5 file of darkfield");
+    assert_fails(df_reader_open(broken, NULL, &reader), DF_BAD_INPUT,
+                 "expected an HDF5 file of darkfield");
     assert_fails(df_reader_open(folder, NULL, &reader), DF_BAD_INPUT, "folder");
-    assert_fails(df_reader_open("/no/such/file.h5", NULL, &reader), DF_BAD_INPUT, "/no/such/file.h5");
+    assert_fails(df_reader_open("/no/such/file.h5", NULL, &reader), DF_BAD_INPUT,
+                 "/no/such/file.h5");
 }
 
 static void what_is_asked_must_be_there(void **state) {
@@ -139,12 +142,16 @@ static void what_is_asked_must_be_there(void **state) {
     assert_ok(df_reader_open(path, NULL, &reader));
     assert_string_equal(df_reader_path(reader), path);
     assert_true(df_reader_has(reader, "/small") && !df_reader_has(reader, "/sites"));
-    assert_fails(df_reader_find(reader, "/smal", 1, NULL, shape), DF_BAD_INPUT, "nearest is /small");
-    assert_fails(df_reader_find(reader, "/small", 2, NULL, shape), DF_BAD_INPUT, "expected 2 dimensions");
+    assert_fails(df_reader_find(reader, "/smal", 1, NULL, shape), DF_BAD_INPUT,
+                 "nearest is /small");
+    assert_fails(df_reader_find(reader, "/small", 2, NULL, shape), DF_BAD_INPUT,
+                 "expected 2 dimensions");
     assert_fails(df_reader_rows(reader, "/small", 4, 2, true, shape), DF_BAD_INPUT, "rows 4 to 6");
     assert_fails(df_reader_rows(reader, "/small", 6, 0, true, shape), DF_BAD_INPUT, "which has 5");
-    assert_fails(df_reader_rows(reader, "/small", 1, UINT64_MAX, true, shape), DF_BAD_INPUT, "rows 1");
-    assert_fails(df_reader_all(reader, "/small", DF_F32, -1, &data), DF_BAD_INPUT, "expected /small");
+    assert_fails(df_reader_rows(reader, "/small", 1, UINT64_MAX, true, shape), DF_BAD_INPUT,
+                 "rows 1");
+    assert_fails(df_reader_all(reader, "/small", DF_F32, -1, &data), DF_BAD_INPUT,
+                 "expected /small");
     assert_fails(df_reader_all(reader, "/small", DF_U32, 4, &data), DF_BAD_INPUT, "found 5");
     assert_fails(df_reader_text(reader, "/", "jop", &text), DF_BAD_INPUT, "no attribute jop");
     assert_fails(df_reader_int(reader, "/", "job", &number), DF_BAD_INPUT, "expected an integer");
@@ -164,7 +171,8 @@ static void a_job_is_current_or_says_why_not(void **state) {
     assert_string_equal(df_error_text(), "");
 }
 
-/* ---- dictionaries ------------------------------------------------------------------------------ */
+/* ---- dictionaries ------------------------------------------------------------------------------
+ */
 
 static void write_dictionary(uint64_t decoder_rows, uint64_t bias) {
     const df_dataset specs[] = {
@@ -190,7 +198,8 @@ static void dictionaries_are_checked(void **state) {
     assert_non_null(strstr(summary, "/group/0: 8 latents, reads 6 columns, writes 6"));
     df_free(summary);
     write_dictionary(7, 6);
-    assert_fails(df_check(broken, &summary), DF_BAD_INPUT, "extent 0 of /group/0/W_dec is 7, expected 8");
+    assert_fails(df_check(broken, &summary), DF_BAD_INPUT,
+                 "extent 0 of /group/0/W_dec is 7, expected 8");
     write_dictionary(8, 5);
     assert_fails(df_check(broken, &summary), DF_BAD_INPUT, "wider");
 }

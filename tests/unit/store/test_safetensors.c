@@ -18,7 +18,8 @@ static void spill(const char *name, const char *bytes, size_t n) {
     assert_true(fwrite(bytes, 1, n, file) == n && fclose(file) == 0);
 }
 
-// A file of this header, whose length field says `length`, with `data` bytes 0, 1, 2, ... behind it.
+// A file of this header, whose length field says `length`, with `data` bytes 0, 1, 2, ... behind
+// it.
 static void put_raw(const char *name, const char *header, uint64_t length, size_t data) {
     char bytes[4096];
     size_t n = strlen(header);
@@ -48,7 +49,8 @@ static void a_file_is_read(void **state) {
     assert_int_equal(df_tensors_at(tensors, 0)->dims, 0);
     assert_int_equal(df_tensors_at(tensors, 0)->elements, 1);
     const df_tensor *b = df_tensors_find(tensors, "b");
-    assert_true(b->type == DF_F32 && b->dims == 2 && b->shape[0] == 2 && b->shape[1] == 1 && b->elements == 2);
+    assert_true(b->type == DF_F32 && b->dims == 2 && b->shape[0] == 2 && b->shape[1] == 1 &&
+                b->elements == 2);
     assert_memory_equal(b->data, "\x02\x03\x04\x05\x06\x07\x08\x09", 8);
     assert_int_equal(df_tensors_find(tensors, "none")->elements, 0);
     assert_null(df_tensors_find(tensors, "c"));
@@ -105,9 +107,11 @@ static void lying_headers_are_refused(void **state) {
         {"{\"t\": ", 0, "not valid JSON"},
         {"{\"t\": {}, \"t\": {}}", 0, "not valid JSON"},
         {"{\"a\": {\"dtype\": \"U8\", \"shape\": [4], \"data_offsets\": [0, 4]},"
-         " \"b\": {\"dtype\": \"U8\", \"shape\": [4], \"data_offsets\": [2, 6]}}", 6, "overlap"},
+         " \"b\": {\"dtype\": \"U8\", \"shape\": [4], \"data_offsets\": [2, 6]}}",
+         6, "overlap"},
         {"{\"a\": {\"dtype\": \"U8\", \"shape\": [2], \"data_offsets\": [0, 2]},"
-         " \"b\": {\"dtype\": \"U8\", \"shape\": [2], \"data_offsets\": [4, 6]}}", 6, "hole"},
+         " \"b\": {\"dtype\": \"U8\", \"shape\": [2], \"data_offsets\": [4, 6]}}",
+         6, "hole"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         refused(cases[i].header, cases[i].data, cases[i].because);
@@ -136,14 +140,16 @@ static void unread_types_are_left_out_with_a_warning(void **state) {
     put("x.safetensors",
         "{\"mask\": {\"dtype\": \"BOOL\", \"shape\": [2], \"data_offsets\": [0, 2]},"
         " \"five\": {\"dtype\": \"U8\", \"shape\": [1, 1, 1, 1, 2], \"data_offsets\": [2, 4]},"
-        " \"w\": {\"dtype\": \"F16\", \"shape\": [1], \"data_offsets\": [4, 6]}}", 6);
+        " \"w\": {\"dtype\": \"F16\", \"shape\": [1], \"data_offsets\": [4, 6]}}",
+        6);
     assert_ok(df_tensors_open(path, &tensors));
     assert_int_equal(df_tensors_count(tensors), 1);
     assert_int_equal(df_warnings(), before + 1);
     df_tensors_close(&tensors);
 }
 
-/* ---- shards ------------------------------------------------------------------------------------ */
+/* ---- shards ------------------------------------------------------------------------------------
+ */
 
 static void put_index(const char *map) {
     char text[512];
@@ -156,7 +162,8 @@ static void shards_are_joined(void **state) {
     df_tensors *tensors;
     put("one.safetensors", ONE("\"U8\"", "[4]", "[0, 4]"), 4);
     put("two.safetensors", TWO, 10);
-    put_index("{\"t\": \"one.safetensors\", \"a\": \"two.safetensors\", \"b\": \"two.safetensors\"}");
+    put_index(
+        "{\"t\": \"one.safetensors\", \"a\": \"two.safetensors\", \"b\": \"two.safetensors\"}");
     assert_ok(df_tensors_open(folder, &tensors));
     assert_int_equal(df_tensors_count(tensors), 4);
     df_tensors_close(&tensors);

@@ -1,4 +1,5 @@
-/* Element types: names, and conversions checked on every 16-bit pattern and against exact arithmetic. */
+/* Element types: names, and conversions checked on every 16-bit pattern and against exact
+ * arithmetic. */
 #include "df_test.h"
 
 #include "darkfield/store.h"
@@ -64,7 +65,8 @@ static void every_pattern_survives(void **state) {
 // Between neighbours a < b the result is the nearer one, in the middle the even one.
 static void check_rounding(df_type type, uint16_t last) {
     for (uint32_t bits = 0; bits < last; bits++) {
-        double a = (double)widen(type, (uint16_t)bits), b = (double)widen(type, (uint16_t)(bits + 1));
+        double a = (double)widen(type, (uint16_t)bits),
+               b = (double)widen(type, (uint16_t)(bits + 1));
         float middle = (float)(a + (b - a) / 2); // exact: fp32 has more bits
         uint16_t even = (uint16_t)(bits + (bits & 1));
         assert_int_equal(narrow(type, middle), even);
