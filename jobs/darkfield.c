@@ -242,6 +242,13 @@ static df_status run_job(df_run *run, const command_line *line, const char *comm
     return status;
 }
 
+/* What every stage reads and nothing can stand in for. */
+static df_status require_shared(const df_job *job) {
+    static const char *const sections[] = {"out", "models", "text", "site"};
+    for (size_t i = 0; i < sizeof sections / sizeof *sections; i++) DF_TRY(df_job_require(job, sections[i]));
+    return DF_OK;
+}
+
 static df_status run_with_job(df_comm *world, const command_line *line, const char *command) {
     static df_option options[MAX_OPTIONS];
     static char hosts[1024];
@@ -252,7 +259,7 @@ static df_status run_with_job(df_comm *world, const command_line *line, const ch
     df_job *job = NULL;
     DF_TRY(load_job(world, line, options, n, &job));
     df_run run = {.world = world, .job = job, .dry_run = line->dry_run, .force = line->force};
-    df_status status = df_agree(world, df_job_require(job, ""));
+    df_status status = df_agree(world, require_shared(job));
     if (status == DF_OK && line->print_config) {
         char *fixed = df_job_resolved(job, NULL, false);
         df_info("%s", fixed != NULL ? fixed : "");
