@@ -14,7 +14,7 @@ static df_status check_one(const char *path, bool digest) {
     }
     char *summary = NULL;
     df_status status = df_check(path, &summary);
-    if (summary != NULL) printf("%s: %s\n%s", path, status == DF_OK ? "sound" : "NOT SOUND", summary);
+    if (summary != NULL) printf("%s: %s", status == DF_OK ? "sound" : "NOT SOUND", summary);
     df_free(summary);
     return status;
 }
