@@ -36,6 +36,7 @@ static df_status measure(json_t *vocab, const json_t *added, size_t *size) {
 
 static df_status load_vocabulary(df_vocabulary *vocabulary, const json_t *model,
                                  const json_t *added) {
+    DF_TRY(df_bytes_reserve(&vocabulary->text, 1)); // never null, even when the only entry is empty
     json_t *vocab = json_object_get(model, "vocab"), *value;
     const char *content;
     if (!json_is_object(vocab) || json_object_size(vocab) == 0)
