@@ -94,7 +94,7 @@ suite() {
     awk '/^ *[0-9]+\/[0-9]+ Test +#[0-9]+: .*\*\*\*(Failed|Timeout|Exception|Not Run)/ {
             match($0, /#[0-9]+/); failed[substr($0, RSTART + 1, RLENGTH - 1)] = 1 }
          { lines[NR] = $0 }
-         END { for (i = 1; i <= NR; i++) { split(lines[i], part, ":"); if (part[1] in failed && shown[part[1]]++ < 60) print lines[i] } }' "$log"
+         END { for (i = 1; i <= NR; i++) { split(lines[i], part, ":"); if (part[1] in failed && lines[i] !~ /Environment variables|^[0-9]+:  [A-Z_]+=|Working Directory/ && shown[part[1]]++ < 60) print lines[i] } }' "$log"
 }
 
 # script NAME COMMAND...: an end-to-end script; its own lines are the results.

@@ -3,13 +3,22 @@
 # an uninterrupted run. requeue.sh [REQUEUES]: how often at least (1).
 source "$(dirname "$0")/support.sh"
 wanted=${1:-1}
-# Slurm's shortest limit is a minute; USR1 comes within about 25 s of the start.
-job=("$pocket" --set text.max_documents=300 --set train.steps=$((${DARKFIELD_REQUEUE_STEPS:-2500} * wanted)))
+job=("$pocket" --set text.max_documents=300)
 
-if ! darkfield 2 run "${job[@]}" --set out="$work/whole" --set stages="harvest, train"; then
-    bad slurm.requeue "uninterrupted run: exit $?: $(tail -n 3 "$work/log")"
-    finish
-fi
+darkfield 2 harvest "${job[@]}" --set out="$work/whole" || { bad slurm.requeue "harvest: exit $?: $(tail -n 3 "$work/log")"; finish; }
+# Slurm's shortest limit is a minute, and USR1 comes within about 25 s of the start: the training must last longer.
+steps=1000 seconds=0
+while :; do
+    begin=$(date +%s)
+    if ! darkfield 2 train "${job[@]}" --set out="$work/whole" --set train.steps=$steps; then
+        bad slurm.requeue "uninterrupted run: exit $?: $(tail -n 3 "$work/log")"
+        finish
+    fi
+    seconds=$(($(date +%s) - begin))
+    [ "$seconds" -lt $((28 * wanted)) ] || break
+    steps=$((steps * 30 * wanted / (seconds > 0 ? seconds : 1) + 100))
+done
+job+=(--set train.steps=$steps)
 mkdir -p "$work/stopped"
 cp "$work/whole"/*.acts.h5 "$work/stopped"
 id=$(sbatch --parsable --ntasks=3 --time=1 --signal=USR1@40 --output="$work/batch.log" slurm/job.sbatch train "${job[@]}" \

@@ -5,7 +5,7 @@ if ! PATH=$PATH:/usr/sbin command -v slurmctld >/dev/null || ! PATH=$PATH:/usr/s
     exit 0
 fi
 export DARKFIELD_CLUSTER=/tmp/darkfield-slurm-$$
-undo="slurm/local-cluster.sh stop"
+undo="'$root/slurm/local-cluster.sh' stop"
 if ! cluster=$(slurm/local-cluster.sh start); then bad slurm.start "the private cluster did not start"; exit 1; fi
 eval "$cluster"
 
