@@ -15,7 +15,7 @@ static void move(df_candidates *s, size_t to, size_t from) {
 static float lower_bound(const df_coder *c, const df_candidates *s, size_t i) {
     if (i < s->exact) return s->upper[i];
     size_t j = s->latent[i];
-    return s->upper[i] - 2.0f * (c->x_norm[s->row[i]] * c->slack[j] + c->extra[j]);
+    return s->upper[i] - 2.0f * (c->x_norm[s->row[i]] * c->slack[j] + c->x_lost[s->row[i]] * c->length[j] + c->extra[j]);
 }
 
 static void drop_below_floor(df_candidates *s) {

@@ -216,7 +216,7 @@ static df_status auxiliary(df_coder *c, const df_step_settings *set, double spre
 /* The threads' mean times; what encoding took besides them is selection. */
 static void report_screen(df_coder *c, double seconds, df_step_report *report) {
     for (int t = 0; t < c->threads; t++) {
-        report->gemm_seconds += c->worker[t].gemm_seconds / c->threads;
+        report->gemm_seconds += c->worker[t].screen_seconds / c->threads;
         report->settle_seconds += c->worker[t].settle_seconds / c->threads;
         report->dense_rows += c->worker[t].settled_rows;
     }

@@ -1,34 +1,5 @@
-/* Screening scans and selection inside one array. */
+/* Selection inside one array. */
 #include "darkfield/kernels.h"
-
-#include "lanes.h"
-
-/* The caller leaves room for 16 entries more than n, because a whole register is stored at a time. */
-size_t df_scan_row(const df_scan *s, float *upper, uint32_t *label) {
-    lanes norm = lanes_all(s->norm), floor_ = lanes_all(s->floor);
-    size_t i = 0, kept = 0;
-    for (; i + LANES <= s->n; i += LANES) {
-        lanes u = lanes_fma(lanes_load(s->product + i), lanes_load(s->scale + i), lanes_load(s->lift + i));
-        u = lanes_fma(norm, lanes_load(s->slack + i), u);
-        kept += lanes_keep(u, floor_, s->first + (uint32_t)i, upper + kept, label + kept);
-    }
-    df_scan rest = *s;
-    rest.product += i, rest.scale += i, rest.lift += i, rest.slack += i;
-    rest.n -= i;
-    rest.first += (uint32_t)i;
-    return kept + df_scan_row_plain(&rest, upper + kept, label + kept);
-}
-
-size_t df_scan_row_plain(const df_scan *s, float *upper, uint32_t *label) {
-    size_t kept = 0;
-    for (size_t i = 0; i < s->n; i++) {
-        float u = fmaf(s->norm, s->slack[i], fmaf(s->product[i], s->scale[i], s->lift[i]));
-        if (!(u >= s->floor)) continue;
-        upper[kept] = u;
-        label[kept++] = s->first + (uint32_t)i;
-    }
-    return kept;
-}
 
 /* Hoare's quickselect, largest first. */
 float df_nth_largest(float *v, size_t n, size_t k) {
