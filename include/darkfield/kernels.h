@@ -152,6 +152,15 @@ size_t df_screen_tile(const df_tile *tile, float *upper, uint32_t *label, uint32
 size_t df_screen_tile_plain(const df_tile *tile, float *upper, uint32_t *label, uint32_t counts[static DF_TILE_ROWS]); /* u up to rounding */
 float df_bf16_pair(uint32_t a, uint32_t b); /* the sum of the products of two pairs */
 
+/* A level that at least k of n finite values reach, no lower than `level` (which is returned when fewer than k reach it), and not
+ * much below the k-th largest. Branch-free, hence much quicker than finding that one. */
+float df_level_of(const float *values, size_t n, size_t k, float level);
+
+/* Asks for a row of n floats to be brought near, for use soon. */
+static inline void df_prefetch(const float *row, size_t n) {
+    for (size_t i = 0; i < n; i += 16) __builtin_prefetch(row + i, 0, 2);
+}
+
 /* The k-th largest of n values (1 <= k <= n); reorders them. The k-th smallest of n keys likewise. */
 float df_nth_largest(float *values, size_t n, size_t k);
 uint64_t df_nth_smallest(uint64_t *keys, size_t n, size_t k);

@@ -101,6 +101,7 @@ static df_status encode_above(df_coder *c, float threshold) {
 
 df_status df_coder_encode(df_coder *c, const float *x, size_t rows, bool training, const df_codes **codes) {
     *codes = &c->main.codes;
+    c->comm_seconds = 0.0;
     for (int t = 0; t < c->threads; t++) {
         df_worker *w = &c->worker[t];
         w->settled_rows = 0;

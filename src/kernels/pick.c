@@ -1,6 +1,40 @@
 /* Selection inside one array. */
 #include "darkfield/kernels.h"
 
+#include "lanes.h"
+
+#define HALVINGS 12
+
+static size_t count_reaching(const float *values, size_t n, float level) {
+    lanes all = lanes_all(level);
+    size_t count = 0, i = 0;
+    for (; i + LANES <= n; i += LANES) count += lanes_count(lanes_load(values + i), all);
+    for (; i < n; i++) count += values[i] >= level;
+    return count;
+}
+
+static float largest_of(const float *values, size_t n) {
+    lanes most = lanes_all(values[0]);
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) most = lanes_max(most, lanes_load(values + i));
+    float lane[LANES], largest = values[0];
+    lanes_store(lane, most);
+    for (size_t l = 0; l < LANES; l++) largest = lane[l] > largest ? lane[l] : largest;
+    for (; i < n; i++) largest = values[i] > largest ? values[i] : largest;
+    return largest;
+}
+
+float df_level_of(const float *values, size_t n, size_t k, float level) {
+    if (k > n || count_reaching(values, n, level) < k) return level;
+    float high = largest_of(values, n);
+    for (size_t i = 0; i < HALVINGS; i++) {
+        float middle = level + (high - level) * 0.5f;
+        if (count_reaching(values, n, middle) >= k) level = middle;
+        else high = middle;
+    }
+    return level;
+}
+
 /* Hoare's quickselect, largest first. */
 float df_nth_largest(float *v, size_t n, size_t k) {
     ptrdiff_t low = 0, high = (ptrdiff_t)n - 1, want = (ptrdiff_t)k - 1;
