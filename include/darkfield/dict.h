@@ -99,10 +99,8 @@ typedef struct df_step_report {
     double l0;                                        /* mean active per row */
     uint64_t dead;                                    /* before this step's update */
     double fvu[8];                                    /* per site, of this batch: sum e^2 / sum (x - batch mean)^2 */
-    /* Screen tiles; the rest of encoding; settling; decode, error, code gradients and statistics; sorting by latent and AuxK; gradients
-     * and Adam. Communication is also part of those. The first and third are means over threads. */
     double gemm_seconds, select_seconds, settle_seconds, decode_seconds, gradient_seconds, adam_seconds, comm_seconds;
-    uint64_t dense_rows;                              /* rows whose candidates were too many for the bounds and were made exact early */
+    uint64_t dense_rows;                              /* rows settled densely */
 } df_step_report;
 
 /* Optimiser state of this rank's latents, and the replicated b_dec's. */

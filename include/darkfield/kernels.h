@@ -114,52 +114,17 @@ void df_add_row(float *y, const float *x, size_t n);             /* y += x */
 double df_sum_squares(const float *x, size_t n);
 double df_sum_squares_plain(const float *x, size_t n);
 
-/* The screen (design section 3): products of x and W_enc in tiles of 14 rows by 32 latents, from packed panels, in bf16 where the
- * CPU has it or in fp32. Nothing but candidates leaves a tile, so the precision changes no result, only how many there are. */
-#define DF_TILE_ROWS 14
-#define DF_TILE_LATENTS 32
-#define DF_TILE_ROOM (DF_TILE_ROWS * DF_TILE_LATENTS + 16)
-
-typedef enum df_precision { DF_SCREEN_FP32, DF_SCREEN_BF16 } df_precision;
-df_precision df_screen_best(void); /* of this build */
-df_precision df_kernels_screen(const df_kernels *kernels);
-void df_kernels_set_screen(df_kernels *kernels, df_precision precision); /* for tests and benches; before df_coder_open */
-
-/* A panel of `lanes` (14 or 32) rows: packed [width, lanes] floats, or [ceil(width / 2), lanes] pairs of bf16. */
-typedef struct df_panel {
-    df_precision precision;
-    size_t lanes, width;
-    void *packed;
-} df_panel;
-size_t df_panel_bytes(df_precision precision, size_t lanes, size_t width);
-/* Packs rows [count, width], count <= lanes, the rest zero; lost[i] is at least |row i - what was packed of it|. */
-void df_pack(const df_panel *to, const float *rows, size_t count, float *lost);
-/* Copies one lane between panels of 32 (for lists of latents). */
-void df_panel_copy(const df_panel *to, size_t lane, const df_panel *from, size_t from_lane);
-
-/* Entry (r, l) has the upper bound u = product * scale[l] + lift[l] + norm[r] * slack[l] + lost[r] * length[l]. Those with
- * u >= floor[r] are written to (upper, label = first + l), by row, ascending in each; counts[r] of row r; their sum is returned.
- * Both arrays have DF_TILE_ROOM places. */
-typedef struct df_tile {
-    df_precision precision;
-    size_t width;
-    const void *rows, *latents;                          /* panels */
-    const float *scale, *lift, *slack, *length;          /* [32] */
-    const float *norm, *lost, *floor;                    /* [14] */
+/* One row of a screen block: entry i has the upper bound u = product[i] * scale[i] + lift[i] + norm * slack[i]. Entries with
+ * u >= floor are written to (upper, label), label = first + i, ascending. Returns how many; there is room for n + 16, because whole
+ * registers are stored. */
+typedef struct df_scan {
+    const float *product, *scale, *lift, *slack; /* [n] */
+    size_t n;
+    float norm, floor;
     uint32_t first;
-} df_tile;
-size_t df_screen_tile(const df_tile *tile, float *upper, uint32_t *label, uint32_t counts[static DF_TILE_ROWS]);
-size_t df_screen_tile_plain(const df_tile *tile, float *upper, uint32_t *label, uint32_t counts[static DF_TILE_ROWS]); /* u up to rounding */
-float df_bf16_pair(uint32_t a, uint32_t b); /* the sum of the products of two pairs */
-
-/* A level that at least k of n finite values reach, no lower than `level` (which is returned when fewer than k reach it), and not
- * much below the k-th largest. Branch-free, hence much quicker than finding that one. */
-float df_level_of(const float *values, size_t n, size_t k, float level);
-
-/* Asks for a row of n floats to be brought near, for use soon. */
-static inline void df_prefetch(const float *row, size_t n) {
-    for (size_t i = 0; i < n; i += 16) __builtin_prefetch(row + i, 0, 2);
-}
+} df_scan;
+size_t df_scan_row(const df_scan *scan, float *upper, uint32_t *label);
+size_t df_scan_row_plain(const df_scan *scan, float *upper, uint32_t *label); /* same labels up to rounding of u */
 
 /* The k-th largest of n values (1 <= k <= n); reorders them. The k-th smallest of n keys likewise. */
 float df_nth_largest(float *values, size_t n, size_t k);

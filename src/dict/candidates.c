@@ -15,17 +15,16 @@ static void move(df_candidates *s, size_t to, size_t from) {
 static float lower_bound(const df_coder *c, const df_candidates *s, size_t i) {
     if (i < s->exact) return s->upper[i];
     size_t j = s->latent[i];
-    return s->upper[i] - 2.0f * (c->x_norm[s->row[i]] * c->slack[j] + c->x_lost[s->row[i]] * c->length[j] + c->extra[j]);
+    return s->upper[i] - 2.0f * (c->x_norm[s->row[i]] * c->slack[j] + c->extra[j]);
 }
 
-/* Without branches: what to keep cannot be predicted. */
 static void drop_below_floor(df_candidates *s) {
     size_t kept = 0, exact = 0;
     for (size_t i = 0; i < s->count; i++) {
-        bool keep = s->upper[i] >= s->floor;
-        exact += keep && i < s->exact;
-        move(s, kept, i);
-        kept += keep;
+        if (s->upper[i] < s->floor) continue;
+        exact += i < s->exact;
+        if (kept != i) move(s, kept, i);
+        kept++;
     }
     s->count = kept;
     s->exact = exact;
@@ -34,7 +33,8 @@ static void drop_below_floor(df_candidates *s) {
 void df_candidates_narrow(df_coder *c, df_worker *w, df_candidates *s, size_t keep) {
     if (s->count > keep) {
         for (size_t i = 0; i < s->count; i++) w->order[i] = lower_bound(c, s, i);
-        s->floor = df_level_of(w->order, s->count, keep, s->floor);
+        float reached = df_nth_largest(w->order, s->count, keep);
+        if (reached > s->floor) s->floor = reached;
     }
     drop_below_floor(s);
 }
@@ -55,7 +55,6 @@ void df_candidates_settle(const df_coder *c, df_candidates *s) {
         const float *w[4];
         float product[4];
         for (size_t n = 0; n < (four ? 4 : 1); n++) w[n] = c->dict->w_enc + (size_t)s->latent[i + n] * width;
-        for (size_t n = i + 4; n < i + 8 && n < s->count; n++) df_prefetch(c->dict->w_enc + (size_t)s->latent[n] * width, width);
         if (four) df_dot4(x, w, width, product);
         else product[0] = df_dot(x, w[0], width);
         for (size_t n = 0; n < (four ? 4 : 1); n++) set_exact(c, s, i + n, product[n]);

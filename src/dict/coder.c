@@ -50,7 +50,6 @@ df_status df_coder_open(df_comm *comm, df_kernels *kernels, df_dict *dict, size_
     if (status == DF_OK) {
         c->comm = comm;
         c->kernels = kernels;
-        c->precision = df_kernels_screen(kernels);
         c->rank = df_comm_rank(comm);
         c->size = df_comm_size(comm);
         df_coder_shape(c, dict, max_rows, dict->mine);
@@ -101,11 +100,10 @@ static df_status encode_above(df_coder *c, float threshold) {
 
 df_status df_coder_encode(df_coder *c, const float *x, size_t rows, bool training, const df_codes **codes) {
     *codes = &c->main.codes;
-    c->comm_seconds = 0.0;
     for (int t = 0; t < c->threads; t++) {
         df_worker *w = &c->worker[t];
         w->settled_rows = 0;
-        w->screen_seconds = w->settle_seconds = 0.0;
+        w->gemm_seconds = w->scan_seconds = w->settle_seconds = 0.0;
     }
     DF_TRY(df_agree(c->comm, df_coder_prepare(c, x, rows)));
     switch (c->dict->activation) {

@@ -4,7 +4,8 @@
 
 #include "darkfield/dict.h"
 
-#define SCREEN_ROWS (36 * DF_TILE_ROWS) /* at most, in one unit of screening: they stay in the second-level cache */
+#define SCREEN_ROWS 512    /* at most, in one screen block */
+#define SCREEN_LATENTS 512
 #define STAT_ROWS 64       /* rows in one leaf of the batch statistics */
 #define STACK_DEPTH 16     /* of the tree over at most 64 blocks */
 
@@ -13,8 +14,7 @@ typedef struct df_candidates {
     float *upper, *value;   /* [capacity] */
     uint32_t *row, *latent; /* [capacity] */
     size_t count, exact, capacity;
-    size_t limit;           /* entries to hold at most; up to capacity */
-    size_t next;            /* a row is narrowed when it holds that many */
+    size_t limit;           /* entries to hold before room is made; at most capacity */
     float floor;            /* nothing below it can be selected */
 } df_candidates;
 
@@ -37,12 +37,9 @@ typedef struct df_code_store {
 
 /* Scratch of one thread. */
 typedef struct df_worker {
-    float *hit_upper;     /* [DF_TILE_ROOM] of one tile */
-    uint32_t *hit_latent; /* [DF_TILE_ROOM] */
-    uint32_t hit_counts[DF_TILE_ROWS];
-    float *floor;         /* [SCREEN_ROWS] of the rows, for tiles */
-    char *panel;          /* latents gathered from a list, and their bounds [DF_TILE_LATENTS] */
-    float *scale, *lift, *slack, *length;
+    float *block;         /* [SCREEN_ROWS, SCREEN_LATENTS] screened products */
+    float *panel;         /* [SCREEN_LATENTS, width] gathered encoder rows (lists only) */
+    float *scale, *lift, *slack; /* [SCREEN_LATENTS] gathered bounds (lists only) */
     df_candidates *rows;  /* [SCREEN_ROWS] views into pool */
     float *pool_upper, *pool_value;
     uint32_t *pool_row, *pool_latent;
@@ -52,7 +49,7 @@ typedef struct df_worker {
     size_t order_capacity;
     float *stack;         /* [STACK_DEPTH, width] of the tree */
     float *g_enc, *g_dec; /* [width] */
-    double screen_seconds, settle_seconds;
+    double gemm_seconds, scan_seconds, settle_seconds;
     uint64_t settled_rows; /* rows whose candidates did not fit */
     df_status status;
 } df_worker;
@@ -73,13 +70,10 @@ struct df_coder {
     size_t rows;
     float *centered;   /* [max_rows, width] x - b_dec */
     const float *input; /* centered or x: what the encoder reads */
-    df_precision precision; /* of the screen */
-    size_t row_panel, latent_panel; /* bytes of a panel */
-    char *packed_rows, *packed_latents; /* panels */
-    float *x_norm, *x_lost; /* [max_rows, padded to whole panels] sizes of input and of what packing lost, rounded up */
-    float *norm;       /* [local, padded to whole panels, like the next five] code norm */
+    float *x_norm;     /* [max_rows] of input, rounded up */
+    float *norm;       /* [local] code norm */
     float *scale;      /* [local] what a code is multiplied by before it is ranked: the norm, or 1 */
-    float *slack, *length, *extra; /* [local] the screened score is off by at most x_norm * slack + x_lost * length + extra */
+    float *slack, *extra; /* [local] the screened score is off by at most x_norm * slack + extra */
     float *lift;       /* [local] b_enc * scale + extra */
     float shared_floor; /* of all threads' lists */
     float cut_score;   /* BatchTopK: the smallest selected score; 0 when nothing was selected */
@@ -112,7 +106,6 @@ struct df_coder {
     size_t dead;
     float error_factor, l1_factor, aux_factor; /* -2/rows, l1/rows, 2 aux/(rows spread) */
     bool training;
-    double comm_seconds; /* of the current step */
 };
 
 /* AuxK entries per row that training has room for: half the width of a site (the default of aux_k), at least 512. */

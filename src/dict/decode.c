@@ -6,8 +6,6 @@
 
 #include <string.h>
 
-#define AHEAD 3 // decoder rows asked for before they are needed
-
 typedef struct tree {
     float *sums;  /* [STACK_DEPTH, width] */
     size_t leaf[STACK_DEPTH];
@@ -45,7 +43,6 @@ static void sum_entries(const df_coder *c, df_worker *w, const df_codes *codes, 
     for (size_t i = entries.first; i < entries.first + entries.count; i++) {
         size_t latent = codes->latent[i], leaf = (c->dict->mine.first + latent) / c->block;
         const float *row = c->dict->w_dec + latent * c->width;
-        if (i + AHEAD < entries.first + entries.count) df_prefetch(c->dict->w_dec + codes->latent[i + AHEAD] * c->width, c->width);
         if (leaf == open) {
             df_add_scaled(t.sums + (t.depth - 1) * t.width, codes->value[i], row, c->width);
             continue;
@@ -97,9 +94,7 @@ void df_decode_exchange(df_coder *c, size_t rows) {
         c->send_bytes[p] = df_share(rows, c->size, p).count * my_nodes * row;
         c->receive_bytes[p] = mine.count * (c->node_start[p + 1] - c->node_start[p]) * row;
     }
-    double start = df_now();
     df_exchange(c->comm, c->partials, c->send_bytes, c->arrived, c->receive_bytes);
-    c->comm_seconds += df_now() - start;
 }
 
 /* Finishes the tree for one of this rank's rows: arrived is [ranks][rows, nodes of that rank, width]. */

@@ -27,11 +27,11 @@ size_t df_coder_aux_room(const df_dict *d) {
 }
 
 static size_t row_capacity(size_t k) {
-    return 4 * k + 8 * DF_TILE_LATENTS;
+    return 2 * k + SCREEN_LATENTS + 16;
 }
 
 size_t df_list_capacity(const df_coder *c) {
-    size_t room = DF_TILE_ROOM;
+    size_t room = SCREEN_LATENTS + 16;
     if (c->dict->activation == DF_TOPK) return 0;
     if (c->dict->activation == DF_BATCHTOPK) return 2 * c->dict->k * c->max_rows + room;
     size_t rows = c->max_rows / (size_t)c->threads + SCREEN_ROWS; // a static share of whole screen blocks
@@ -66,9 +66,7 @@ static void lay_out_exchange(df_coder *c, df_layout *l) {
 }
 
 static void lay_out_worker(df_coder *c, df_layout *l, df_worker *w) {
-    TAKE(w->hit_upper, DF_TILE_ROOM);
-    TAKE(w->hit_latent, DF_TILE_ROOM);
-    TAKE(w->floor, SCREEN_ROWS);
+    TAKE(w->block, SCREEN_ROWS * SCREEN_LATENTS);
     TAKE(w->stack, STACK_DEPTH * c->width);
     if (c->dict->activation != DF_BATCHTOPK) return;
     w->order_capacity = df_list_capacity(c);
@@ -76,26 +74,14 @@ static void lay_out_worker(df_coder *c, df_layout *l, df_worker *w) {
     TAKE(w->keys, w->order_capacity);
 }
 
-static void lay_out_screen(df_coder *c, df_layout *l) {
-    size_t row_panels = (c->max_rows + DF_TILE_ROWS - 1) / DF_TILE_ROWS;
-    size_t latent_panels = (c->local + DF_TILE_LATENTS - 1) / DF_TILE_LATENTS, latents = latent_panels * DF_TILE_LATENTS;
-    c->row_panel = df_panel_bytes(c->precision, DF_TILE_ROWS, c->width);
-    c->latent_panel = df_panel_bytes(c->precision, DF_TILE_LATENTS, c->width);
-    TAKE(c->packed_rows, row_panels * c->row_panel);
-    TAKE(c->packed_latents, latent_panels * c->latent_panel);
-    TAKE(c->x_norm, row_panels * DF_TILE_ROWS);
-    TAKE(c->x_lost, row_panels * DF_TILE_ROWS);
-    TAKE(c->norm, latents);
-    TAKE(c->scale, latents);
-    TAKE(c->slack, latents);
-    TAKE(c->length, latents);
-    TAKE(c->extra, latents);
-    TAKE(c->lift, latents);
-}
-
 void df_layout_base(df_coder *c, df_layout *l) {
     TAKE(c->centered, c->max_rows * c->width);
-    lay_out_screen(c, l);
+    TAKE(c->x_norm, c->max_rows);
+    TAKE(c->norm, c->local);
+    TAKE(c->scale, c->local);
+    TAKE(c->slack, c->local);
+    TAKE(c->extra, c->local);
+    TAKE(c->lift, c->local);
     TAKE(c->counters, 2048);
     TAKE(c->main.codes.start, c->max_rows + 1);
     lay_out_exchange(c, l);
@@ -167,11 +153,10 @@ void df_layout_train(df_coder *c, df_layout *l) {
     TAKE(c->aux.codes.start, c->max_rows + 1);
     for (int t = 0; t < c->threads; t++) {
         df_worker *w = &c->worker[t];
-        TAKE(w->panel, c->latent_panel);
-        TAKE(w->scale, DF_TILE_LATENTS);
-        TAKE(w->lift, DF_TILE_LATENTS);
-        TAKE(w->slack, DF_TILE_LATENTS);
-        TAKE(w->length, DF_TILE_LATENTS);
+        TAKE(w->panel, SCREEN_LATENTS * c->width);
+        TAKE(w->scale, SCREEN_LATENTS);
+        TAKE(w->lift, SCREEN_LATENTS);
+        TAKE(w->slack, SCREEN_LATENTS);
         TAKE(w->g_enc, c->width);
         TAKE(w->g_dec, c->width);
     }
@@ -195,7 +180,7 @@ void df_coder_shape(df_coder *c, df_dict *dict, size_t max_rows, df_range mine) 
 size_t df_coder_plan_bytes(const df_dict *dict, size_t max_rows, int size, bool training) {
     df_worker workers[64] = {{0}}; // more threads than that repeat the last one's needs
     df_dict copy = *dict;
-    df_coder c = {.size = size, .worker = workers, .precision = df_screen_best()};
+    df_coder c = {.size = size, .worker = workers};
     df_layout l = {0};
     df_coder_shape(&c, &copy, max_rows, df_dict_share(dict->latents, size, 0));
     int threads = c.threads;

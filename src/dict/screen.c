@@ -1,4 +1,4 @@
-/* Screen, then settle (design section 3): packed tiles bound every pre-activation, only candidates are computed exactly. */
+/* Screen, then settle (design section 3): a GEMM bounds every pre-activation, only candidates are computed exactly. */
 #include "coder.h"
 
 #include <float.h>
@@ -8,11 +8,6 @@
 
 #define UNIT 5.9604644775390625e-8 /* 2^-24 */
 #define LARGEST 1e37               /* products beyond it would not be safe in fp32 */
-
-/* How many parts of `each` cover n. */
-static size_t panels(size_t n, size_t each) {
-    return (n + each - 1) / each;
-}
 
 df_worker *df_coder_worker(df_coder *c) {
     return &c->worker[omp_get_thread_num()];
@@ -28,45 +23,26 @@ static double code_norm(const df_dict *d, const float *row) {
     return sum;
 }
 
-/* |p - p~| <= |dx| |w| + |bf16(x)| |dw| + 2 D u |x| |w|: rounding of the operands, then of two sums in any order. The factors above 1
- * and the absolute part cover the norms' own rounding, bias, scale, and underflow. */
-static double bound_latent(df_coder *c, size_t j, float lost) {
+/* Two fp32 sums of D products in any order differ by at most 2 D u |x| |w|; the rest covers bias, scale and underflow. */
+static double bound_latent(df_coder *c, size_t j) {
     const df_dict *d = c->dict;
-    double size = sqrt(df_sum_squares(d->w_enc + j * c->width, c->width)), width = (double)c->width;
+    double length = sqrt(df_sum_squares(d->w_enc + j * c->width, c->width));
     c->norm[j] = (float)code_norm(d, d->w_dec + j * c->width);
     c->scale[j] = d->activation == DF_RELU ? 1.0f : c->norm[j];
     double scale = (double)c->scale[j], bias = fabs((double)d->b_enc[j]);
-    c->length[j] = (float)(scale * size * 1.01);
-    c->slack[j] = (float)(scale * (size * 2.1 * (width + 16.0) * UNIT + (double)lost * 1.02));
-    c->extra[j] = (float)(scale * bias * 40.0 * UNIT + (1.0 + scale) * width * 1e-36);
+    c->slack[j] = (float)(scale * length * 2.02 * (double)(c->width + 16) * UNIT);
+    c->extra[j] = (float)(scale * bias * 40.0 * UNIT + (1.0 + scale) * 1e-36);
     c->lift[j] = d->b_enc[j] * c->scale[j] + c->extra[j];
-    return (size + bias) * (1.0 + scale);
+    return (length + bias) * (1.0 + scale);
 }
 
-/* Packs 32 latents and bounds them; returns the largest size a score can have per unit of |x|. */
-static double prepare_latents(df_coder *c, size_t panel) {
-    size_t first = panel * DF_TILE_LATENTS, n = c->local - first < DF_TILE_LATENTS ? c->local - first : DF_TILE_LATENTS;
-    float lost[DF_TILE_LATENTS];
+/* The largest size a score can have per unit of |x|; not finite when a weight is not. */
+static double bound_latents(df_coder *c) {
     double largest = 0.0;
-    df_panel to = {c->precision, DF_TILE_LATENTS, c->width, c->packed_latents + panel * c->latent_panel};
-    df_pack(&to, c->dict->w_enc + first * c->width, n, lost);
-    for (size_t i = 0; i < n; i++) {
-        double size = bound_latent(c, first + i, lost[i]);
-        if (!(size <= largest)) largest = size < DBL_MAX ? size : DBL_MAX; // not a number counts as the largest
-    }
-    for (size_t i = first + n; i < first + DF_TILE_LATENTS; i++) {
-        c->scale[i] = c->slack[i] = c->length[i] = 0.0f;
-        c->lift[i] = -FLT_MAX;
-    }
-    return largest;
-}
-
-static double prepare_all_latents(df_coder *c) {
-    double largest = 1.0;
 #pragma omp parallel for schedule(static) reduction(max : largest)
-    for (size_t panel = 0; panel < panels(c->local, DF_TILE_LATENTS); panel++) {
-        double size = prepare_latents(c, panel);
-        if (size > largest) largest = size;
+    for (size_t j = 0; j < c->local; j++) {
+        double size = bound_latent(c, j);
+        if (!(size <= largest)) largest = size < DBL_MAX ? size : DBL_MAX;
     }
     return largest;
 }
@@ -79,22 +55,15 @@ static void center_row(df_coder *c, size_t r) {
     c->x_norm[r] = (float)(sqrt(df_sum_squares(c->input + r * c->width, c->width)) * (1.0 + 1e-6));
 }
 
-static void prepare_rows(df_coder *c, size_t panel) {
-    size_t first = panel * DF_TILE_ROWS, n = c->rows - first < DF_TILE_ROWS ? c->rows - first : DF_TILE_ROWS;
-    df_panel to = {c->precision, DF_TILE_ROWS, c->width, c->packed_rows + panel * c->row_panel};
-    for (size_t i = 0; i < n; i++) center_row(c, first + i);
-    df_pack(&to, c->input + first * c->width, n, c->x_lost + first);
-    for (size_t i = first + n; i < first + DF_TILE_ROWS; i++) c->x_norm[i] = c->x_lost[i] = 0.0f;
-}
-
 df_status df_coder_prepare(df_coder *c, const float *x, size_t rows) {
     if (rows > c->max_rows) return df_fail(DF_FAILED, "%zu rows in a batch; the coder was opened for %zu", rows, c->max_rows);
     c->x = x;
     c->rows = rows;
     c->input = c->dict->subtract_bias ? c->centered : x;
-    double largest = prepare_all_latents(c);
+    double largest = bound_latents(c);
+    if (largest < 1.0) largest = 1.0;
 #pragma omp parallel for schedule(static)
-    for (size_t panel = 0; panel < panels(rows, DF_TILE_ROWS); panel++) prepare_rows(c, panel);
+    for (size_t r = 0; r < rows; r++) center_row(c, r);
     for (size_t r = 0; r < rows; r++) {
         if (!(c->x_norm[r] < FLT_MAX))
             return df_fail(DF_BAD_INPUT, "row %zu of the batch holds a value that is not finite", r);
@@ -105,88 +74,88 @@ df_status df_coder_prepare(df_coder *c, const float *x, size_t rows) {
     return DF_OK;
 }
 
-/* ---- one tile ---------------------------------------------------------------------------------- */
+/* ---- one screen block -------------------------------------------------------------------------- */
 
-/* A panel of latents: the dictionary's own, or gathered from a list. `first` counts along the view. */
-static df_tile latent_panel(df_coder *c, df_worker *w, df_view view, size_t first) {
-    df_tile t = {.precision = c->precision, .width = c->width, .first = (uint32_t)first};
+typedef struct screen_block {
+    size_t row, rows, latent, latents; /* latent counts along the view */
+    const float *w, *scale, *lift, *slack;
+} screen_block;
+
+/* Where the block's encoder rows and bounds stand: in the dictionary, or gathered from a list. */
+static void locate(df_coder *c, df_worker *w, df_view view, screen_block *b) {
     if (view.list == NULL) {
-        t.latents = c->packed_latents + first / DF_TILE_LATENTS * c->latent_panel;
-        t.scale = c->scale + first;
-        t.lift = c->lift + first;
-        t.slack = c->slack + first;
-        t.length = c->length + first;
-        return t;
+        b->w = c->dict->w_enc + b->latent * c->width;
+        b->scale = c->scale + b->latent;
+        b->lift = c->lift + b->latent;
+        b->slack = c->slack + b->latent;
+        return;
     }
-    df_panel to = {c->precision, DF_TILE_LATENTS, c->width, w->panel};
-    for (size_t i = 0; i < DF_TILE_LATENTS; i++) {
-        bool inside = first + i < view.n;
-        size_t j = view.list[inside ? first + i : first];
-        df_panel from = to;
-        from.packed = c->packed_latents + j / DF_TILE_LATENTS * c->latent_panel;
-        df_panel_copy(&to, i, &from, j % DF_TILE_LATENTS);
-        w->scale[i] = inside ? c->scale[j] : 0.0f;
-        w->lift[i] = inside ? c->lift[j] : -FLT_MAX;
-        w->slack[i] = inside ? c->slack[j] : 0.0f;
-        w->length[i] = inside ? c->length[j] : 0.0f;
+    for (size_t i = 0; i < b->latents; i++) {
+        size_t j = view.list[b->latent + i];
+        memcpy(w->panel + i * c->width, c->dict->w_enc + j * c->width, c->width * sizeof *w->panel);
+        w->scale[i] = c->scale[j];
+        w->lift[i] = c->lift[j];
+        w->slack[i] = c->slack[j];
     }
-    t.latents = w->panel;
-    t.scale = w->scale;
-    t.lift = w->lift;
-    t.slack = w->slack;
-    t.length = w->length;
-    return t;
+    b->w = w->panel;
+    b->scale = w->scale;
+    b->lift = w->lift;
+    b->slack = w->slack;
 }
 
-static void set_rows(const df_coder *c, df_tile *t, size_t row, const float *floor) {
-    t->rows = c->packed_rows + row / DF_TILE_ROWS * c->row_panel;
-    t->norm = c->x_norm + row;
-    t->lost = c->x_lost + row;
-    t->floor = floor;
+static void multiply(const df_coder *c, df_worker *w, const screen_block *b) {
+    df_gemm g = {.m = b->rows, .n = b->latents, .k = c->width, .alpha = 1.0f, .a = c->input + b->row * c->width, .lda = c->width,
+                 .b = b->w, .ldb = c->width, .c = w->block, .ldc = SCREEN_LATENTS};
+    double start = df_now();
+    df_gemm_nt(&g);
+    w->gemm_seconds += df_now() - start;
 }
 
-static void append(df_candidates *s, size_t row, const float *upper, const uint32_t *latent, size_t n) {
-    memcpy(s->upper + s->count, upper, n * sizeof *upper);
-    memcpy(s->latent + s->count, latent, n * sizeof *latent);
-    for (size_t i = 0; i < n; i++) s->row[s->count + i] = (uint32_t)row;
+/* Appends the candidates of one row of the block. */
+static void scan(df_coder *c, df_worker *w, const screen_block *b, size_t r, df_candidates *s) {
+    df_scan scan_row = {.product = w->block + r * SCREEN_LATENTS, .scale = b->scale, .lift = b->lift, .slack = b->slack,
+                        .n = b->latents, .norm = c->x_norm[b->row + r], .floor = s->floor, .first = (uint32_t)b->latent};
+    size_t n = df_scan_row(&scan_row, s->upper + s->count, s->latent + s->count);
+    for (size_t i = 0; i < n; i++) s->row[s->count + i] = (uint32_t)(b->row + r);
     s->count += n;
 }
 
-/* Narrows by the bounds; where too many are too close, makes them exact and keeps the best. */
-static void make_room(df_coder *c, df_worker *w, df_candidates *s, size_t keep, size_t room) {
+static void relabel(df_view view, df_candidates *s, size_t from) {
+    if (view.list == NULL) return;
+    for (size_t i = from; i < s->count; i++) s->latent[i] = view.list[s->latent[i]];
+}
+
+static bool full(const df_candidates *s) {
+    return s->count + SCREEN_LATENTS + 16 > s->limit;
+}
+
+/* Makes room by the bounds; where too many are too close, settles them. */
+static void make_room(df_coder *c, df_worker *w, df_candidates *s, size_t keep) {
     df_candidates_narrow(c, w, s, keep);
-    if (s->count + room <= s->limit) return;
+    if (!full(s)) return;
     df_candidates_settle(c, s);
     df_candidates_best(w, s, keep);
     w->settled_rows++;
 }
 
-/* Rows of one unit of work: whole panels, at most SCREEN_ROWS, enough units for all threads. */
-static size_t unit_rows(const df_coder *c) {
-    size_t even = panels(c->rows, (size_t)c->threads);
-    size_t rows = panels(even, DF_TILE_ROWS) * DF_TILE_ROWS;
-    return rows < SCREEN_ROWS ? rows : SCREEN_ROWS;
+static size_t block_rows(const df_coder *c) {
+    size_t even = (c->rows + (size_t)c->threads - 1) / (size_t)c->threads;
+    size_t padded = (even + 15) / 16 * 16;
+    return padded < SCREEN_ROWS ? padded : SCREEN_ROWS;
 }
 
 /* ---- TopK: candidates per row ------------------------------------------------------------------ */
 
-/* Gives a tile's hits to their rows; a row that has gathered k more is narrowed, which raises its floor. */
-static void take_row_hits(df_coder *c, df_worker *w, df_view view, size_t row, size_t first, size_t k) {
-    const float *upper = w->hit_upper;
-    uint32_t *latent = w->hit_latent;
-    for (size_t r = 0; r < DF_TILE_ROWS; r++) {
-        size_t n = w->hit_counts[r];
-        if (n == 0) continue;
-        df_candidates *s = &w->rows[row - first + r];
-        for (size_t i = 0; i < n && view.list != NULL; i++) latent[i] = view.list[latent[i]];
-        append(s, row + r, upper, latent, n);
-        upper += n;
-        latent += n;
-        if (s->count < s->next) continue;
-        make_room(c, w, s, k, DF_TILE_LATENTS);
-        s->next = s->count + (k > DF_TILE_LATENTS ? k : DF_TILE_LATENTS);
-        if (s->next + DF_TILE_LATENTS > s->limit) s->next = s->limit - DF_TILE_LATENTS;
-        w->floor[row - first + r] = s->floor;
+static void scan_row_block(df_coder *c, df_worker *w, df_view view, const screen_block *b, size_t k) {
+    for (size_t r = 0; r < b->rows; r++) {
+        df_candidates *s = &w->rows[r];
+        size_t before = s->count;
+        scan(c, w, b, r, s);
+        relabel(view, s, before);
+        if (s->count > 2 * k || full(s)) {
+            if (full(s)) make_room(c, w, s, k);
+            else df_candidates_narrow(c, w, s, k);
+        }
     }
 }
 
@@ -201,41 +170,32 @@ static void finish_row(df_coder *c, df_worker *w, df_candidates *s, size_t row, 
     memcpy(c->picked_latent + row * k, s->latent, s->count * sizeof *s->latent);
 }
 
-static void start_rows(df_worker *w, size_t rows, size_t k) {
-    for (size_t r = 0; r < SCREEN_ROWS; r++) {
-        df_candidates *s = &w->rows[r];
-        s->count = s->exact = 0;
-        s->next = 2 * k;
-        s->floor = FLT_TRUE_MIN;
-        w->floor[r] = r < rows ? FLT_TRUE_MIN : INFINITY;
+static void screen_rows_block(df_coder *c, df_worker *w, df_view view, screen_block b, size_t k) {
+    for (size_t r = 0; r < b.rows; r++) {
+        w->rows[r].count = w->rows[r].exact = 0;
+        w->rows[r].floor = FLT_TRUE_MIN;
     }
-}
-
-static void screen_unit(df_coder *c, df_worker *w, df_view view, df_range rows, size_t k) {
+    for (b.latent = 0; b.latent < view.n; b.latent += SCREEN_LATENTS) {
+        b.latents = view.n - b.latent < SCREEN_LATENTS ? view.n - b.latent : SCREEN_LATENTS;
+        locate(c, w, view, &b);
+        multiply(c, w, &b);
+        double start = df_now();
+        scan_row_block(c, w, view, &b, k);
+        w->scan_seconds += df_now() - start;
+    }
     double start = df_now();
-    start_rows(w, rows.count, k);
-    for (size_t j = 0; j < view.n; j += DF_TILE_LATENTS) {
-        df_tile t = latent_panel(c, w, view, j);
-        for (size_t r = rows.first; r < rows.first + rows.count; r += DF_TILE_ROWS) {
-            set_rows(c, &t, r, w->floor + (r - rows.first));
-            if (df_screen_tile(&t, w->hit_upper, w->hit_latent, w->hit_counts) > 0) take_row_hits(c, w, view, r, rows.first, k);
-        }
-    }
-    double middle = df_now();
-    for (size_t r = 0; r < rows.count; r++) finish_row(c, w, &w->rows[r], rows.first + r, k);
-    w->screen_seconds += middle - start;
-    w->settle_seconds += df_now() - middle;
-}
-
-static df_range unit_range(const df_coder *c, size_t step, size_t i) {
-    return (df_range){i * step, c->rows - i * step < step ? c->rows - i * step : step};
+    for (size_t r = 0; r < b.rows; r++) finish_row(c, w, &w->rows[r], b.row + r, k);
+    w->settle_seconds += df_now() - start;
 }
 
 void df_screen_rows(df_coder *c, df_view view, size_t k) {
-    size_t step = unit_rows(c);
+    size_t step = block_rows(c), blocks = (c->rows + step - 1) / step;
     c->picked_k = k;
 #pragma omp parallel for schedule(dynamic)
-    for (size_t i = 0; i < panels(c->rows, step); i++) screen_unit(c, df_coder_worker(c), view, unit_range(c, step, i), k);
+    for (size_t i = 0; i < blocks; i++) {
+        screen_block b = {.row = i * step, .rows = c->rows - i * step < step ? c->rows - i * step : step};
+        screen_rows_block(c, df_coder_worker(c), view, b, k);
+    }
 }
 
 /* ---- the others: candidates per thread --------------------------------------------------------- */
@@ -273,34 +233,26 @@ static void raise_shared_floor(df_coder *c, df_candidates *s) {
     c->shared_floor = s->floor;
 }
 
-static void take_list_hits(df_worker *w, size_t row) {
-    size_t at = 0;
-    for (size_t r = 0; r < DF_TILE_ROWS; r++) {
-        append(&w->list, row + r, w->hit_upper + at, w->hit_latent + at, w->hit_counts[r]);
-        at += w->hit_counts[r];
-    }
-}
-
-static void list_tile(df_coder *c, df_worker *w, df_tile *t, df_range rows, size_t row, size_t keep) {
+static void scan_list_block(df_coder *c, df_worker *w, const screen_block *b, size_t keep) {
     df_candidates *s = &w->list;
-    if (s->count + DF_TILE_ROOM > s->limit) {
-        if (keep == SIZE_MAX) grow(w, s);
-        else make_room(c, w, s, keep, DF_TILE_ROOM);
+    for (size_t r = 0; r < b->rows; r++) {
+        if (full(s) && keep == SIZE_MAX) grow(w, s);
+        else if (full(s)) make_room(c, w, s, keep);
+        raise_shared_floor(c, s);
+        scan(c, w, b, r, s);
     }
-    raise_shared_floor(c, s);
-    for (size_t r = 0; r < DF_TILE_ROWS; r++) w->floor[r] = row + r < rows.first + rows.count ? s->floor : INFINITY;
-    set_rows(c, t, row, w->floor);
-    if (df_screen_tile(t, w->hit_upper, w->hit_latent, w->hit_counts) > 0) take_list_hits(w, row);
 }
 
-static void list_unit(df_coder *c, df_worker *w, df_range rows, size_t keep) {
+static void screen_list_rows(df_coder *c, df_worker *w, screen_block b, size_t keep) {
     df_view all = {.n = c->local};
-    double start = df_now();
-    for (size_t j = 0; j < c->local; j += DF_TILE_LATENTS) {
-        df_tile t = latent_panel(c, w, all, j);
-        for (size_t r = rows.first; r < rows.first + rows.count; r += DF_TILE_ROWS) list_tile(c, w, &t, rows, r, keep);
+    for (b.latent = 0; b.latent < c->local; b.latent += SCREEN_LATENTS) {
+        b.latents = c->local - b.latent < SCREEN_LATENTS ? c->local - b.latent : SCREEN_LATENTS;
+        locate(c, w, all, &b);
+        multiply(c, w, &b);
+        double start = df_now();
+        scan_list_block(c, w, &b, keep);
+        w->scan_seconds += df_now() - start;
     }
-    w->screen_seconds += df_now() - start;
 }
 
 static df_status first_failure(df_coder *c) {
@@ -310,16 +262,18 @@ static df_status first_failure(df_coder *c) {
 }
 
 df_status df_screen_lists(df_coder *c, float floor, size_t keep) {
-    size_t step = unit_rows(c);
+    size_t step = block_rows(c), blocks = (c->rows + step - 1) / step;
     c->shared_floor = floor;
     for (int t = 0; t < c->threads; t++) {
-        df_worker *w = &c->worker[t];
-        w->list.count = w->list.exact = 0;
-        w->list.floor = floor;
-        w->list.limit = keep == SIZE_MAX ? w->list.capacity : w->order_capacity;
-        w->status = DF_OK;
+        c->worker[t].list.count = c->worker[t].list.exact = 0;
+        c->worker[t].list.floor = floor;
+        c->worker[t].list.limit = keep == SIZE_MAX ? c->worker[t].list.capacity : c->worker[t].order_capacity;
+        c->worker[t].status = DF_OK;
     }
 #pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < panels(c->rows, step); i++) list_unit(c, df_coder_worker(c), unit_range(c, step, i), keep);
+    for (size_t i = 0; i < blocks; i++) {
+        screen_block b = {.row = i * step, .rows = c->rows - i * step < step ? c->rows - i * step : step};
+        screen_list_rows(c, df_coder_worker(c), b, keep);
+    }
     return first_failure(c);
 }

@@ -48,7 +48,6 @@ static void row_bytes(const df_coder *c, size_t each, size_t *bytes) {
 
 static void exchange_cuts(df_coder *c, size_t k) {
     df_range mine = df_share(c->rows, c->size, c->rank);
-    double start = df_now();
     row_bytes(c, k * sizeof(uint64_t), c->send_bytes);
     for (int p = 0; p < c->size; p++) c->receive_bytes[p] = mine.count * k * sizeof(uint64_t);
     df_exchange(c->comm, c->send_keys, c->send_bytes, c->receive_keys, c->receive_bytes);
@@ -56,7 +55,6 @@ static void exchange_cuts(df_coder *c, size_t k) {
     for (size_t r = 0; r < mine.count; r++) c->send_keys[r] = cut_of(c, r, mine.count, k);
     row_bytes(c, sizeof(uint64_t), c->receive_bytes);
     df_allgather(c->comm, c->send_keys, c->receive_bytes, c->cut_keys);
-    c->comm_seconds += df_now() - start;
 }
 
 /* Drops the local winners behind the row's cut. */

@@ -67,10 +67,8 @@ static void error_rows_alone(df_coder *c, df_code_factor factor) {
 }
 
 static void gather_rows(df_coder *c, const float *mine, float *all) {
-    double start = df_now();
     for (int p = 0; p < c->size; p++) c->receive_bytes[p] = df_share(c->rows, c->size, p).count * c->width * sizeof *all;
     df_allgather(c->comm, mine, c->receive_bytes, all);
-    c->comm_seconds += df_now() - start;
 }
 
 static void code_gradients(df_coder *c, df_code_store *s, const float *vectors, df_code_factor factor) {
@@ -218,7 +216,7 @@ static df_status auxiliary(df_coder *c, const df_step_settings *set, double spre
 /* The threads' mean times; what encoding took besides them is selection. */
 static void report_screen(df_coder *c, double seconds, df_step_report *report) {
     for (int t = 0; t < c->threads; t++) {
-        report->gemm_seconds += c->worker[t].screen_seconds / c->threads;
+        report->gemm_seconds += c->worker[t].gemm_seconds / c->threads;
         report->settle_seconds += c->worker[t].settle_seconds / c->threads;
         report->dense_rows += c->worker[t].settled_rows;
     }
@@ -246,7 +244,6 @@ static df_status forward(df_coder *c, const float *x, size_t rows, const df_step
     DF_TRY(report_codes(c, report));
     DF_TRY(auxiliary(c, set, spread, report));
     report->loss = report->reconstruction + set->l1 * report->sparsity + set->aux * report->auxiliary;
-    report->comm_seconds = c->comm_seconds;
     report->decode_seconds = t2 - t1;
     report->gradient_seconds = df_now() - t2;
     report_screen(c, t1 - t0, report);

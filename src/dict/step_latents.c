@@ -24,9 +24,7 @@ void df_sort_by_latent(const df_coder *c, df_code_store *s) {
 static double add_entries(const df_coder *c, df_worker *w, const df_code_store *s, size_t j, const float *vectors, float factor) {
     double bias = 0.0;
     for (uint64_t i = s->latent_start[j]; i < s->latent_start[j + 1]; i++) {
-        size_t row = s->sorted_row[i], next = s->sorted_row[i + 2 < s->latent_start[j + 1] ? i + 2 : i];
-        df_prefetch(c->input + next * c->width, c->width);
-        df_prefetch(vectors + next * c->width, c->width);
+        size_t row = s->sorted_row[i];
         df_add_scaled(w->g_enc, s->sorted_gradient[i], c->input + row * c->width, c->width);
         df_add_scaled(w->g_dec, factor * s->sorted_value[i], vectors + row * c->width, c->width);
         bias += (double)s->sorted_gradient[i];

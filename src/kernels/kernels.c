@@ -8,7 +8,6 @@ char *openblas_get_corename(void) __attribute__((weak)); // absent from other BL
 
 struct df_kernels {
     char *path;
-    df_precision screen;
 };
 
 static const char *instructions(void) {
@@ -22,7 +21,6 @@ static const char *instructions(void) {
 df_status df_kernels_open(const char *path, df_kernels **out) {
     df_kernels *kernels;
     DF_TRY(DF_NEW(kernels, 1));
-    kernels->screen = df_screen_best();
     const char *core = openblas_get_corename != NULL ? openblas_get_corename() : "unknown";
     kernels->path = df_format("OpenBLAS %s + %s", core, instructions());
     df_status status = kernels->path != NULL ? DF_OK : DF_FAILED;
@@ -43,14 +41,6 @@ void df_kernels_close(df_kernels **kernels) {
 
 const char *df_kernels_path(const df_kernels *kernels) {
     return kernels->path;
-}
-
-df_precision df_kernels_screen(const df_kernels *kernels) {
-    return kernels->screen;
-}
-
-void df_kernels_set_screen(df_kernels *kernels, df_precision precision) {
-    kernels->screen = precision;
 }
 
 /* ---- the check at start ------------------------------------------------------------------------ */

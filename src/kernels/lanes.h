@@ -49,12 +49,6 @@ static inline lanes lanes_flush(lanes a) { // subnormals become zero
     __mmask16 normal = _mm512_cmp_ps_mask(_mm512_abs_ps(a), _mm512_set1_ps(FLT_MIN), _CMP_NLT_UQ);
     return _mm512_maskz_mov_ps(normal, a);
 }
-static inline lanes lanes_max(lanes a, lanes b) {
-    return _mm512_max_ps(a, b);
-}
-static inline size_t lanes_count(lanes a, lanes b) { // how many lanes have a >= b
-    return (size_t)__builtin_popcount(_mm512_cmp_ps_mask(a, b, _CMP_GE_OQ));
-}
 /* Packs the lanes with a >= b, and their labels first, first + 1, ..., to the front and stores all 16; returns their number. */
 static inline size_t lanes_keep(lanes a, lanes b, uint32_t first, float *values, uint32_t *labels) {
     __mmask16 keep = _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
@@ -118,15 +112,6 @@ static inline lanes lanes_sqrt(lanes a) {
 static inline lanes lanes_flush(lanes a) {
     EACH_LANE a.lane[i] = fabsf(a.lane[i]) < FLT_MIN ? 0.0f : a.lane[i];
     return a;
-}
-static inline lanes lanes_max(lanes a, lanes b) {
-    EACH_LANE a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
-    return a;
-}
-static inline size_t lanes_count(lanes a, lanes b) {
-    size_t n = 0;
-    EACH_LANE n += a.lane[i] >= b.lane[i];
-    return n;
 }
 static inline size_t lanes_keep(lanes a, lanes b, uint32_t first, float *values, uint32_t *labels) {
     size_t n = 0;

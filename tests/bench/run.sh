@@ -12,7 +12,7 @@ while [ $# -gt 0 ]; do
     *) names="$names $1"; shift ;;
     esac
 done
-[ -n "$names" ] || names="step-topk step-topk-fp32 step-batchtopk"
+[ -n "$names" ] || names="step-topk step-batchtopk"
 
 mpirun="mpirun --oversubscribe --bind-to none"
 [ "$(id -u)" != 0 ] || mpirun="$mpirun --allow-run-as-root"
@@ -27,8 +27,8 @@ one() {
 for name in $names; do
     case $name in
     step-topk) one $name 1 1; one $name 1 2; one $name 2 1 ;;
-    step-topk-fp32 | step-batchtopk) one $name 1 1 ;;
-    *) echo "run.sh: unknown bench '$name'; there are step-topk, step-topk-fp32 and step-batchtopk" >&2; exit 2 ;;
+    step-batchtopk) one $name 1 1 ;;
+    *) echo "run.sh: unknown bench '$name'; there are step-topk and step-batchtopk" >&2; exit 2 ;;
     esac
 done
 

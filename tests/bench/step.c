@@ -1,5 +1,5 @@
 /* Times one training step against the encoder GEMM alone, in alternated pairs. Usage: mpirun -n R bench_step LATENTS WIDTH
- * ROWS K PAIRS NAME. Prints a table and one JSON line on rank 0. */
+ * ROWS K PAIRS. Prints a table and one JSON line on rank 0. */
 #include "darkfield/dict.h"
 
 #include <math.h>
@@ -77,8 +77,7 @@ static double median(double *v, size_t n) {
     return (v[(n - 1) / 2] + v[n / 2]) / 2.0;
 }
 
-/* The name says what is trained and how it is screened: step-topk, step-batchtopk, step-topk-fp32. */
-static df_status open_bench(bench *b, const char *name) {
+static df_status open_bench(bench *b, df_activation activation) {
     df_dict_site site = {.name = (char *)"blocks.0.hook_resid_post", .model = (char *)"bench", .width = b->width, .scale = 1.0};
     float *zero;
     b->batches = 4;
@@ -87,9 +86,8 @@ static df_status open_bench(bench *b, const char *name) {
     DF_TRY(DF_NEW(zero, b->width));
     make_rows(b);
     DF_TRY(df_kernels_open("auto", &b->kernels));
-    if (strstr(name, "fp32") != NULL) df_kernels_set_screen(b->kernels, DF_SCREEN_FP32);
     DF_TRY(df_dict_new(b->comm, b->latents, &site, 1, &b->dict));
-    b->dict->activation = strstr(name, "batchtopk") != NULL ? DF_BATCHTOPK : DF_TOPK;
+    b->dict->activation = activation;
     b->dict->k = b->k;
     df_dict_initialise(b->dict, 7, 1.0, 1.0, zero);
     df_free(zero);
@@ -105,7 +103,7 @@ static void add_parts(const df_step_report *r, double *sum) {
 }
 
 static void print(const bench *b, double gemm, double step, const double *parts, const char *name) {
-    static const char *const part_names[] = {"screen", "selection", "settle", "decode, error", "codes by latent", "gradients, Adam", "(communication)"};
+    static const char *const part_names[] = {"screen GEMM", "selection", "settle", "decode, error", "codes by latent", "gradients, Adam", "communication"};
     int ranks = df_comm_size(b->comm), threads = omp_get_max_threads();
     printf("%s: m %zu, d %zu, B %zu, k %zu, %d ranks x %d threads, %s\n", name, b->latents, b->width, b->rows, b->k, ranks, threads,
            df_kernels_path(b->kernels));
@@ -144,7 +142,7 @@ int main(int argc, char **argv) {
     b.k = argc > 4 ? strtoul(argv[4], NULL, 10) : 32;
     size_t pairs = argc > 5 ? strtoul(argv[5], NULL, 10) : 20;
     const char *name = argc > 6 ? argv[6] : "step-topk";
-    df_status status = open_bench(&b, name);
+    df_status status = open_bench(&b, strstr(name, "batchtopk") != NULL ? DF_BATCHTOPK : DF_TOPK);
     if (status == DF_OK) status = run(&b, pairs, name);
     if (status != DF_OK) df_error_print(status);
     df_coder_close(&b.coder);

@@ -289,25 +289,6 @@ static void test_same_bytes(void **state) {
     df_comm_free(&self);
 }
 
-/* The screen's precision changes nothing but the work. */
-static void test_screens_agree(void **state) {
-    (void)state;
-    for (size_t i = 0; i < SETTINGS; i++) {
-        fixture f, other;
-        double losses[2][4];
-        df_test_all(world, open_fixture(world, &settings[i], &f) == DF_OK && open_fixture(world, &settings[i], &other) == DF_OK);
-        df_coder_close(&other.coder);
-        df_kernels_set_screen(other.kernels, DF_SCREEN_FP32);
-        df_test_all(world, df_coder_open(world, other.kernels, other.dict, ROWS, &other.coder) == DF_OK);
-        df_test_all(world, df_coder_train_open(other.coder) == DF_OK);
-        df_test_all(world, train(&f, &settings[i], 4, losses[0]) == DF_OK && train(&other, &settings[i], 4, losses[1]) == DF_OK);
-        size_t bytes = f.dict->mine.count * WIDTH * sizeof(float);
-        df_test_all(world, memcmp(losses[0], losses[1], sizeof losses[0]) == 0 && memcmp(f.dict->w_enc, other.dict->w_enc, bytes) == 0);
-        close_fixture(&f);
-        close_fixture(&other);
-    }
-}
-
 /* Inference: apply on rows that ranks bring gives what decode gives, whatever the ranks. */
 static void test_apply(void **state) {
     (void)state;
@@ -485,7 +466,7 @@ static void test_out_of_memory(void **state) {
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_twin_differences), cmocka_unit_test(test_gradients_match_twin), cmocka_unit_test(test_same_bytes),
-    cmocka_unit_test(test_screens_agree), cmocka_unit_test(test_apply), cmocka_unit_test(test_adversarial),          cmocka_unit_test(test_refusals),
+    cmocka_unit_test(test_apply),            cmocka_unit_test(test_adversarial),          cmocka_unit_test(test_refusals),
     cmocka_unit_test(test_plan),             cmocka_unit_test(test_out_of_memory),
 };
 

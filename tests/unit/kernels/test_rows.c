@@ -85,91 +85,20 @@ static void test_adam_flushes(void **state) {
     for (size_t i = 0; i < 20; i++) assert_true(m[i] == 0.0f && v[i] == 0.0f && w[i] == 1.0f);
 }
 
-/* ---- the screen -------------------------------------------------------------------------------- */
-
-#define WIDTH 67
-
-typedef struct tile_case {
-    float x[DF_TILE_ROWS][WIDTH], w[DF_TILE_LATENTS][WIDTH];
-    uint32_t rows[DF_TILE_ROWS * WIDTH], latents[DF_TILE_LATENTS * WIDTH];
-    float scale[DF_TILE_LATENTS], lift[DF_TILE_LATENTS], slack[DF_TILE_LATENTS], length[DF_TILE_LATENTS];
-    float norm[DF_TILE_ROWS], lost[DF_TILE_ROWS], floor[DF_TILE_ROWS];
-    df_tile tile;
-} tile_case;
-
-/* The bound of dict's screen.c, for a scale of 1 + l % 3. */
-static void make_case(tile_case *t, df_precision precision, float size) {
-    float lost[DF_TILE_LATENTS];
-    fill(&t->x[0][0], sizeof t->x / sizeof(float), 20);
-    fill(&t->w[0][0], sizeof t->w / sizeof(float), 21);
-    for (size_t i = 0; i < DF_TILE_ROWS * WIDTH; i++) (&t->x[0][0])[i] *= size;
-    df_pack(&(df_panel){precision, DF_TILE_ROWS, WIDTH, t->rows}, &t->x[0][0], DF_TILE_ROWS, t->lost);
-    df_pack(&(df_panel){precision, DF_TILE_LATENTS, WIDTH, t->latents}, &t->w[0][0], DF_TILE_LATENTS, lost);
-    for (size_t r = 0; r < DF_TILE_ROWS; r++) {
-        t->norm[r] = (float)sqrt(df_sum_squares(t->x[r], WIDTH)) * 1.00001f;
-        t->floor[r] = (r == 3 ? 1e30f : -2.0f + 0.5f * (float)r) * size;
-    }
-    for (size_t l = 0; l < DF_TILE_LATENTS; l++) {
-        float length = (float)sqrt(df_sum_squares(t->w[l], WIDTH));
-        t->scale[l] = 1.0f + (float)(l % 3);
-        t->lift[l] = 0.0f;
-        t->length[l] = t->scale[l] * length * 1.01f;
-        t->slack[l] = t->scale[l] * (length * 2.1f * (WIDTH + 16) * 5.96e-8f + lost[l] * 1.02f);
-    }
-    t->tile = (df_tile){.precision = precision, .width = WIDTH, .rows = t->rows, .latents = t->latents, .scale = t->scale,
-                        .lift = t->lift, .slack = t->slack, .length = t->length, .norm = t->norm, .lost = t->lost,
-                        .floor = t->floor, .first = 100};
-}
-
-/* Upper bounds are upper bounds, no more than twice the bound too high, and nothing above the floor is missing. */
-static void check_hits(const tile_case *t, const float *upper, const uint32_t *label, const uint32_t *counts) {
-    size_t at = 0;
-    for (size_t r = 0; r < DF_TILE_ROWS; r++) {
-        size_t end = at + counts[r];
-        for (size_t l = 0; l < DF_TILE_LATENTS; l++) {
-            float exact = df_dot(t->x[r], t->w[l], WIDTH) * t->scale[l];
-            float bound = t->norm[r] * t->slack[l] + t->lost[r] * t->length[l];
-            bool hit = at < end && label[at] == 100 + l;
-            if (!hit) assert_true(exact < t->floor[r]);
-            if (hit) assert_true(upper[at] >= exact && upper[at] <= exact + 2.0f * bound && upper[at] >= t->floor[r]);
-            at += hit;
-        }
-        assert_int_equal(at, end);
-    }
-}
-
-static void test_tile(void **state) {
+static void test_scan(void **state) {
     (void)state;
-    const float sizes[] = {1.0f, 1e-30f, 1e20f};
-    for (int p = 0; p <= (int)df_screen_best(); p++)
-        for (size_t s = 0; s < 3; s++) {
-            static tile_case t;
-            float upper[2][DF_TILE_ROOM];
-            uint32_t label[2][DF_TILE_ROOM], counts[2][DF_TILE_ROWS];
-            make_case(&t, (df_precision)p, sizes[s]);
-            size_t n = df_screen_tile(&t.tile, upper[0], label[0], counts[0]);
-            size_t plain = df_screen_tile_plain(&t.tile, upper[1], label[1], counts[1]);
-            assert_true(n > 50 && plain > 50 && counts[0][3] == 0);
-            check_hits(&t, upper[0], label[0], counts[0]);
-            check_hits(&t, upper[1], label[1], counts[1]);
-        }
-}
-
-/* Subnormal halves are flushed and counted as lost; a lane copied to another panel is the same lane. */
-static void test_packing(void **state) {
-    (void)state;
-    float rows[2][4] = {{1.0f, 1e-39f, -3.5f, 0.0f}, {1.00390625f, 2.0f, 0.0f, 1e-45f}}, lost[32];
-    uint32_t panel[2 * 32], other[2 * 32] = {0};
-    df_panel p = {DF_SCREEN_BF16, 32, 4, panel}, q = {DF_SCREEN_BF16, 32, 4, other};
-    df_pack(&p, &rows[0][0], 2, lost);
-    assert_int_equal(panel[0], 0x3f80);
-    assert_int_equal(panel[32], 0xc060);
-    assert_int_equal(panel[1], 0x3f80 | 0x4000u << 16); // ties to even
-    assert_true(lost[0] >= 1e-39f && lost[0] < 1e-37f);
-    assert_close(lost[1], 0.00390625, 1e-5, 0);
-    assert_int_equal(panel[2], 0);
-    df_panel_copy(&q, 7, &p, 1);
-    assert_true(other[7] == panel[1] && other[32 + 7] == panel[32 + 1] && other[6] == 0);
+    float product[MOST], scale[MOST], lift[MOST], slack[MOST], upper[2][MOST + 16];
+    uint32_t label[2][MOST + 16];
+    fill(product, MOST, 20), fill(lift, MOST, 21);
+    for (size_t i = 0; i < MOST; i++) scale[i] = 1.0f + (float)(i % 3), slack[i] = 1e-6f;
+    for (size_t n = 0; n <= MOST; n++) {
+        df_scan s = {.product = product, .scale = scale, .lift = lift, .slack = slack, .n = n, .norm = 2.0f, .floor = 0.7f, .first = 9};
+        size_t fast = df_scan_row(&s, upper[0], label[0]), plain = df_scan_row_plain(&s, upper[1], label[1]);
+        assert_int_equal(fast, plain);
+        assert_memory_equal(label[0], label[1], plain * sizeof(uint32_t));
+        assert_true(same_bits(upper[0], upper[1], plain));
+        for (size_t i = 0; i < fast; i++) assert_true(upper[0][i] >= 0.7f && (i == 0 || label[0][i] > label[0][i - 1]));
+    }
 }
 
 static int descending(const void *a, const void *b) {
@@ -220,7 +149,7 @@ static void test_handle(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dot),          cmocka_unit_test(test_scaled_sums), cmocka_unit_test(test_adam),
-        cmocka_unit_test(test_adam_first_step), cmocka_unit_test(test_adam_flushes), cmocka_unit_test(test_tile),         cmocka_unit_test(test_packing),
+        cmocka_unit_test(test_adam_first_step), cmocka_unit_test(test_adam_flushes), cmocka_unit_test(test_scan),
         cmocka_unit_test(test_nth),          cmocka_unit_test(test_handle),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
