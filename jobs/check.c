@@ -20,7 +20,10 @@ static df_status check_one(const char *path, bool digest) {
 }
 
 df_status df_check_files(const char *const *paths, size_t n, bool digest) {
-    if (n == 0) return df_fail(DF_USAGE, "darkfield check needs at least one file: darkfield check [--digest] FILE...");
+    if (n == 0)
+        return df_fail(
+            DF_USAGE,
+            "darkfield check needs at least one file: darkfield check [--digest] FILE...");
     df_status worst = DF_OK;
     for (size_t i = 0; i < n; i++) {
         df_status status = check_one(paths[i], digest);

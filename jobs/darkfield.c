@@ -1,4 +1,5 @@
-/* darkfield: the program. Reads the command line and the job file, starts MPI and the kernels, runs stages. */
+/* darkfield: the program. Reads the command line and the job file, starts MPI and the kernels, runs
+ * stages. */
 #include "check.h"
 #include "jobs.h"
 #include "version.h"
@@ -7,12 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const df_stage *const stages[] = {&df_stage_harvest, &df_stage_train, &df_stage_evaluate, &df_stage_stats,
-                                         &df_stage_diff, &df_stage_spectrum, &df_stage_report};
+static const df_stage *const stages[] = {&df_stage_harvest, &df_stage_train, &df_stage_evaluate,
+                                         &df_stage_stats,   &df_stage_diff,  &df_stage_spectrum,
+                                         &df_stage_report};
 enum { N_STAGES = sizeof stages / sizeof *stages, MAX_SETS = 64, MAX_OPTIONS = 256 };
 
 typedef struct command_line {
-    const char *verb;           /* a stage, "run", "check" or "help" */
+    const char *verb; /* a stage, "run", "check" or "help" */
     const char *operands[64];
     size_t n_operands;
     const char *sets[MAX_SETS];
@@ -24,10 +26,13 @@ static const char usage[] =
     "darkfield: batch mechanistic interpretability on MPI\n\n"
     "  darkfield run JOB.yaml         all stages in order, skipping what is complete\n"
     "  darkfield STAGE JOB.yaml       one stage (listed below)\n"
-    "  darkfield check FILE...        validate files that darkfield wrote; --digest prints their content hash\n"
+    "  darkfield check FILE...        validate files that darkfield wrote; --digest prints their "
+    "content hash\n"
     "  darkfield help STAGE           the stage's options and the shared ones\n\n"
-    "  --set KEY=VALUE   override a key of the job file        --dry-run        check inputs, print the plan\n"
-    "  --force           run even when the output is current   --print-config   the resolved job file\n"
+    "  --set KEY=VALUE   override a key of the job file        --dry-run        check inputs, "
+    "print the plan\n"
+    "  --force           run even when the output is current   --print-config   the resolved job "
+    "file\n"
     "  --version         version and libraries                 --help           this text\n\n"
     "Run it alone, under mpirun or under srun: the same job file, the same bytes.\n"
     "Exit codes: 0 done, 1 the run failed, 2 command line or job file, 3 bad input data,\n"
@@ -35,7 +40,8 @@ static const char usage[] =
 
 static void print_usage(FILE *to) {
     fputs(usage, to);
-    for (size_t i = 0; i < N_STAGES; i++) fprintf(to, "  %-10s %s\n", stages[i]->name, stages[i]->help);
+    for (size_t i = 0; i < N_STAGES; i++)
+        fprintf(to, "  %-10s %s\n", stages[i]->name, stages[i]->help);
 }
 
 static const df_stage *find_stage(const char *name) {
@@ -44,11 +50,12 @@ static const df_stage *find_stage(const char *name) {
     return NULL;
 }
 
-/* ---- command line ------------------------------------------------------------------------------ */
+/* ---- command line --------------------------------------------------------------------------- */
 
 static df_status take_set(command_line *line, const char *value) {
     if (value == NULL || strchr(value, '=') == NULL)
-        return df_fail(DF_USAGE, "--set needs KEY=VALUE, found %s", value == NULL ? "nothing" : value);
+        return df_fail(DF_USAGE, "--set needs KEY=VALUE, found %s",
+                       value == NULL ? "nothing" : value);
     if (line->n_sets == MAX_SETS) return df_fail(DF_USAGE, "more than %d --set options", MAX_SETS);
     line->sets[line->n_sets++] = value;
     return DF_OK;
@@ -58,8 +65,12 @@ static df_status take_flag(command_line *line, const char *flag) {
     const struct {
         const char *name;
         bool *value;
-    } flags[] = {{"--dry-run", &line->dry_run}, {"--force", &line->force},     {"--digest", &line->digest},
-                 {"--help", &line->help},       {"--version", &line->version}, {"--print-config", &line->print_config},
+    } flags[] = {{"--dry-run", &line->dry_run},
+                 {"--force", &line->force},
+                 {"--digest", &line->digest},
+                 {"--help", &line->help},
+                 {"--version", &line->version},
+                 {"--print-config", &line->print_config},
                  {"-h", &line->help}};
     const char *known[sizeof flags / sizeof *flags];
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
@@ -69,8 +80,8 @@ static df_status take_flag(command_line *line, const char *flag) {
         return DF_OK;
     }
     const char *near = df_nearest(flag, known, sizeof flags / sizeof *flags);
-    return df_fail(DF_USAGE, "unknown option %s%s%s%s (see darkfield --help)", flag, near ? " (did you mean " : "",
-                   near ? near : "", near ? "?)" : "");
+    return df_fail(DF_USAGE, "unknown option %s%s%s%s (see darkfield --help)", flag,
+                   near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
 }
 
 static df_status take_operand(command_line *line, const char *word) {
@@ -87,29 +98,36 @@ static df_status take_operand(command_line *line, const char *word) {
 static df_status read_command_line(int argc, char **argv, command_line *line) {
     *line = (command_line){0};
     for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--set") == 0) DF_TRY(take_set(line, i + 1 < argc ? argv[++i] : NULL));
-        else if (strncmp(argv[i], "--set=", 6) == 0) DF_TRY(take_set(line, argv[i] + 6));
-        else if (argv[i][0] == '-') DF_TRY(take_flag(line, argv[i]));
-        else DF_TRY(take_operand(line, argv[i]));
+        if (strcmp(argv[i], "--set") == 0)
+            DF_TRY(take_set(line, i + 1 < argc ? argv[++i] : NULL));
+        else if (strncmp(argv[i], "--set=", 6) == 0)
+            DF_TRY(take_set(line, argv[i] + 6));
+        else if (argv[i][0] == '-')
+            DF_TRY(take_flag(line, argv[i]));
+        else
+            DF_TRY(take_operand(line, argv[i]));
     }
     return DF_OK;
 }
 
-/* ---- options ----------------------------------------------------------------------------------- */
+/* ---- options -------------------------------------------------------------------------------- */
 
 /* The shared options, then every stage's: one table for the whole job file. */
 static size_t all_options(df_option out[static MAX_OPTIONS]) {
     size_t n = 0;
-    for (size_t i = 0; i < df_n_shared_options && n < MAX_OPTIONS; i++) out[n++] = df_shared_options[i];
+    for (size_t i = 0; i < df_n_shared_options && n < MAX_OPTIONS; i++)
+        out[n++] = df_shared_options[i];
     for (size_t s = 0; s < N_STAGES; s++)
-        for (size_t i = 0; i < stages[s]->n_options && n < MAX_OPTIONS; i++) out[n++] = stages[s]->options[i];
+        for (size_t i = 0; i < stages[s]->n_options && n < MAX_OPTIONS; i++)
+            out[n++] = stages[s]->options[i];
     return n;
 }
 
 static df_status print_help(const command_line *line) {
-    const char *topic = line->help && line->verb != NULL && strcmp(line->verb, "help") != 0 ? line->verb
-                        : line->n_operands > 0                                                ? line->operands[0]
-                                                                                              : NULL;
+    const char *topic = line->help && line->verb != NULL && strcmp(line->verb, "help") != 0
+                            ? line->verb
+                        : line->n_operands > 0 ? line->operands[0]
+                                               : NULL;
     const df_stage *stage = topic != NULL ? find_stage(topic) : NULL;
     if (topic != NULL && stage == NULL && strcmp(topic, "run") != 0 && strcmp(topic, "check") != 0)
         return df_fail(DF_USAGE, "no stage is called %s (see darkfield --help)", topic);
@@ -128,10 +146,12 @@ static void print_version(void) {
     printf("darkfield %s (%s)\n%s\n", df_version, df_commit, df_build);
 }
 
-/* ---- a run ------------------------------------------------------------------------------------- */
+/* ---- a run ---------------------------------------------------------------------------------- */
 
-/* Rank 0 reads the job file; its text is broadcast and parsed on every rank, identical by construction. */
-static df_status load_job(df_comm *world, const command_line *line, const df_option *options, size_t n, df_job **job) {
+/* Rank 0 reads the job file; its text is broadcast and parsed on every rank, identical by
+ * construction. */
+static df_status load_job(df_comm *world, const command_line *line, const df_option *options,
+                          size_t n, df_job **job) {
     char *text = NULL;
     size_t bytes = 0;
     const char *path = line->operands[0];
@@ -143,7 +163,8 @@ static df_status load_job(df_comm *world, const command_line *line, const df_opt
     status = df_agree(world, status);
     if (status == DF_OK) {
         df_broadcast(world, 0, text, bytes);
-        status = df_agree(world, df_job_parse(path, text, bytes, options, n, line->sets, line->n_sets, job));
+        status = df_agree(
+            world, df_job_parse(path, text, bytes, options, n, line->sets, line->n_sets, job));
     }
     df_free(text);
     return status;
@@ -161,7 +182,8 @@ static df_status agree_kernels(df_comm *world, const df_kernels *kernels) {
     ends[1] = ~ends[0];
     df_max_u64(world, ends, 2);
     if (ends[0] == ~ends[1]) return DF_OK;
-    return df_fail(DF_USAGE, "ranks would compute on different kernels (%s here): pin one with kernel_path",
+    return df_fail(DF_USAGE,
+                   "ranks would compute on different kernels (%s here): pin one with kernel_path",
                    df_kernels_path(kernels));
 }
 
@@ -169,9 +191,10 @@ static void print_banner(df_run *run) {
     char start[32];
     df_iso_time(start);
     df_info("darkfield %s (%s), %s", df_version, df_commit, df_build);
-    df_info("kernels %s; %d rank%s x %d thread%s on %s; started %s\n", df_kernels_path(run->kernels), run->provenance.ranks,
-            run->provenance.ranks == 1 ? "" : "s", run->provenance.threads, run->provenance.threads == 1 ? "" : "s",
-            run->provenance.hosts, start);
+    df_info("kernels %s; %d rank%s x %d thread%s on %s; started %s\n",
+            df_kernels_path(run->kernels), run->provenance.ranks,
+            run->provenance.ranks == 1 ? "" : "s", run->provenance.threads,
+            run->provenance.threads == 1 ? "" : "s", run->provenance.hosts, start);
 }
 
 static bool is_wanted(const df_job *job, const command_line *line, const char *stage) {
@@ -188,7 +211,8 @@ static df_status check_stage_list(const df_job *job) {
     size_t n = df_job_list(job, "stages", &listed);
     for (size_t i = 0; i < n; i++)
         if (find_stage(listed[i]) == NULL)
-            return df_fail(DF_USAGE, "%s: no stage is called \"%s\" (see darkfield --help)", df_job_where(job, "stages"), listed[i]);
+            return df_fail(DF_USAGE, "%s: no stage is called \"%s\" (see darkfield --help)",
+                           df_job_where(job, "stages"), listed[i]);
     return DF_OK;
 }
 
@@ -224,17 +248,25 @@ static df_status run_job(df_run *run, const command_line *line, const char *comm
     df_stop_after(60.0 * df_job_real(run->job, "time_limit"));
     df_stop_halt_file(df_job_text(run->job, "halt_file"));
     int threads = thread_count(run->job);
-    DF_TRY(df_agree(run->world, df_kernels_open(df_job_text(run->job, "kernel_path"), &run->kernels)));
+    DF_TRY(
+        df_agree(run->world, df_kernels_open(df_job_text(run->job, "kernel_path"), &run->kernels)));
     DF_TRY(df_agree(run->world, agree_kernels(run->world, run->kernels)));
     DF_TRY(df_agree(run->world, df_kernels_check(run->kernels)));
     char *volatile_options = df_job_resolved(run->job, NULL, true);
     if (volatile_options == NULL) return DF_FAILED;
-    run->provenance = (df_provenance){.command = command, .hosts = hosts, .kernel_path = df_kernels_path(run->kernels),
-                                      .volatile_options = volatile_options, .commit = df_commit, .build = df_build,
-                                      .ranks = df_comm_size(run->world), .threads = threads, .start = start};
+    run->provenance = (df_provenance){.command = command,
+                                      .hosts = hosts,
+                                      .kernel_path = df_kernels_path(run->kernels),
+                                      .volatile_options = volatile_options,
+                                      .commit = df_commit,
+                                      .build = df_build,
+                                      .ranks = df_comm_size(run->world),
+                                      .threads = threads,
+                                      .start = start};
     print_banner(run);
     df_status status = DF_OK;
-    if (!run->dry_run && df_comm_rank(run->world) == 0) status = df_make_folder(df_job_text(run->job, "out"));
+    if (!run->dry_run && df_comm_rank(run->world) == 0)
+        status = df_make_folder(df_job_text(run->job, "out"));
     status = df_agree(run->world, status);
     if (status == DF_OK) status = run_stages(run, line);
     if (status == DF_OK) summarise(run, df_now() - start);
@@ -245,7 +277,8 @@ static df_status run_job(df_run *run, const command_line *line, const char *comm
 /* What every stage reads and nothing can stand in for. */
 static df_status require_shared(const df_job *job) {
     static const char *const sections[] = {"out", "models", "text", "site"};
-    for (size_t i = 0; i < sizeof sections / sizeof *sections; i++) DF_TRY(df_job_require(job, sections[i]));
+    for (size_t i = 0; i < sizeof sections / sizeof *sections; i++)
+        DF_TRY(df_job_require(job, sections[i]));
     return DF_OK;
 }
 
@@ -254,8 +287,9 @@ static df_status run_with_job(df_comm *world, const command_line *line, const ch
     static char hosts[1024];
     size_t n = all_options(options);
     if (line->n_operands != 1)
-        return df_fail(DF_USAGE, "darkfield %s needs one job file, found %zu (see darkfield --help)", line->verb,
-                       line->n_operands);
+        return df_fail(DF_USAGE,
+                       "darkfield %s needs one job file, found %zu (see darkfield --help)",
+                       line->verb, line->n_operands);
     df_job *job = NULL;
     DF_TRY(load_job(world, line, options, n, &job));
     df_run run = {.world = world, .job = job, .dry_run = line->dry_run, .force = line->force};
@@ -280,17 +314,22 @@ static df_status dispatch(df_comm *world, const command_line *line, const char *
         return DF_OK;
     }
     if (line->help || line->verb == NULL || strcmp(line->verb, "help") == 0) {
-        if (!line->help && line->verb == NULL) return df_fail(DF_USAGE, "nothing to do: give a stage and a job file (see darkfield --help)");
+        if (!line->help && line->verb == NULL)
+            return df_fail(DF_USAGE,
+                           "nothing to do: give a stage and a job file (see darkfield --help)");
         return speaker ? print_help(line) : DF_OK;
     }
     if (strcmp(line->verb, "check") == 0)
-        return df_agree(world, speaker ? df_check_files(line->operands, line->n_operands, line->digest) : DF_OK);
-    if (strcmp(line->verb, "run") == 0 || find_stage(line->verb) != NULL) return run_with_job(world, line, command);
+        return df_agree(world, speaker
+                                   ? df_check_files(line->operands, line->n_operands, line->digest)
+                                   : DF_OK);
+    if (strcmp(line->verb, "run") == 0 || find_stage(line->verb) != NULL)
+        return run_with_job(world, line, command);
     const char *known[N_STAGES + 3] = {"run", "check", "help"};
     for (size_t i = 0; i < N_STAGES; i++) known[i + 3] = stages[i]->name;
     const char *near = df_nearest(line->verb, known, N_STAGES + 3);
-    return df_fail(DF_USAGE, "unknown command %s%s%s%s (see darkfield --help)", line->verb, near ? " (did you mean " : "",
-                   near ? near : "", near ? "?)" : "");
+    return df_fail(DF_USAGE, "unknown command %s%s%s%s (see darkfield --help)", line->verb,
+                   near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
 }
 
 static char *join_command(int argc, char **argv) {
@@ -313,7 +352,8 @@ int main(int argc, char **argv) {
     command_line line;
     char *command = join_command(argc, argv);
     status = df_agree(world, command == NULL ? DF_FAILED : read_command_line(argc, argv, &line));
-    if (status == DF_OK) status = dispatch(world, &line, command); // agreed: what it calls is collective
+    if (status == DF_OK)
+        status = dispatch(world, &line, command); // agreed: what it calls is collective
     if (status != DF_OK && df_comm_rank(world) == 0) df_error_print(status);
     df_free(command);
     df_comm_finish(&world);

@@ -4,7 +4,9 @@
 #include "darkfield/diff.h"
 
 static const df_option options[] = {
-    {.key = "diff.concepts", .type = DF_OPT_LIST, .optional = true,
+    {.key = "diff.concepts",
+     .type = DF_OPT_LIST,
+     .optional = true,
      .help = "labels of the text to find latents for, one row each; all of them when not given"},
 };
 
@@ -13,14 +15,17 @@ static void print_classes(const char *path) {
     uint64_t *count = NULL;
     if (df_reader_open(path, "darkfield-diff", &file) == DF_OK &&
         df_reader_all(file, "/classes/count", DF_U64, DF_CLASSES, (void **)&count) == DF_OK)
-        for (int c = 0; c < DF_CLASSES; c++) df_info("  %-10s %8llu living latents", df_class_name((df_class)c), (unsigned long long)count[c]);
+        for (int c = 0; c < DF_CLASSES; c++)
+            df_info("  %-10s %8llu living latents", df_class_name((df_class)c),
+                    (unsigned long long)count[c]);
     df_free(count);
     df_reader_close(&file);
     df_error_clear();
 }
 
 /* The dictionary and the statistics decide the result: their hashes join the job text. */
-static df_status run_with(df_run *run, const char *dict_path, const char *stats_path, const char *output) {
+static df_status run_with(df_run *run, const char *dict_path, const char *stats_path,
+                          const char *output) {
     df_dict *dict = NULL;
     df_reader *stats = NULL;
     char *resolved = NULL, *job = NULL;
@@ -30,13 +35,16 @@ static df_status run_with(df_run *run, const char *dict_path, const char *stats_
     DF_GO(df_input_digest(run, dict_path, &inputs[0]));
     DF_GO(df_input_digest(run, stats_path, &inputs[1]));
     resolved = df_resolved(run, "diff");
-    job = resolved != NULL ? df_format("%s# dictionary %016llx\n# statistics %016llx\n", resolved, (unsigned long long)inputs[0], (unsigned long long)inputs[1]) : NULL;
+    job = resolved != NULL ? df_format("%s# dictionary %016llx\n# statistics %016llx\n", resolved,
+                                       (unsigned long long)inputs[0], (unsigned long long)inputs[1])
+                           : NULL;
     DF_GO(df_agree(run->world, job != NULL ? DF_OK : DF_FAILED));
     if (df_stage_is_current(run, output, "darkfield-diff", job)) goto done;
     DF_GO(df_dict_load(run->world, dict_path, &dict));
     DF_GO(df_agree(run->world, df_reader_open(stats_path, "darkfield-statistics", &stats)));
     o.resolved_job = job;
-    if (df_job_has(run->job, "diff.concepts")) o.n_concepts = df_job_list(run->job, "diff.concepts", &o.concepts);
+    if (df_job_has(run->job, "diff.concepts"))
+        o.n_concepts = df_job_list(run->job, "diff.concepts", &o.concepts);
     df_timer_start("diff");
     status = df_diff_run(run->world, dict, stats, &o);
     df_timer_stop("diff");
@@ -51,17 +59,22 @@ done:
 }
 
 static df_status run_diff(df_run *run) {
-    char *dict = df_path_dict(run), *stats = df_path_result(run, "stats"), *output = df_path_result(run, "diff");
+    char *dict = df_path_dict(run), *stats = df_path_result(run, "stats"),
+         *output = df_path_result(run, "diff");
     df_status status = dict != NULL && stats != NULL && output != NULL ? DF_OK : DF_FAILED;
     status = df_agree(run->world, status);
-    if (status == DF_OK && df_models(run) < 2) df_info("diff: one model only, nothing to compare");
-    else if (status == DF_OK && run->dry_run) df_info("diff: would write %s from %s and %s", output, dict, stats);
-    else if (status == DF_OK) status = run_with(run, dict, stats, output);
+    if (status == DF_OK && df_models(run) < 2)
+        df_info("diff: one model only, nothing to compare");
+    else if (status == DF_OK && run->dry_run)
+        df_info("diff: would write %s from %s and %s", output, dict, stats);
+    else if (status == DF_OK)
+        status = run_with(run, dict, stats, output);
     df_free(dict);
     df_free(stats);
     df_free(output);
     return status;
 }
 
-const df_stage df_stage_diff = {"diff", "decoder norms, classes and the latents that tell two models apart", options,
-                                sizeof options / sizeof *options, run_diff};
+const df_stage df_stage_diff = {"diff",
+                                "decoder norms, classes and the latents that tell two models apart",
+                                options, sizeof options / sizeof *options, run_diff};

@@ -4,20 +4,31 @@
 #include "darkfield/eval.h"
 
 static const df_option options[] = {
-    {.key = "evaluate.batch", .type = DF_OPT_INT, .fallback = "4096", .unit = "rows", .min = 1, .max = 1048576,
-     .is_volatile = true, .help = "rows encoded at a time over all ranks"},
-    {.key = "evaluate.skip_first", .type = DF_OPT_BOOL, .fallback = "true",
+    {.key = "evaluate.batch",
+     .type = DF_OPT_INT,
+     .fallback = "4096",
+     .unit = "rows",
+     .min = 1,
+     .max = 1048576,
+     .is_volatile = true,
+     .help = "rows encoded at a time over all ranks"},
+    {.key = "evaluate.skip_first",
+     .type = DF_OPT_BOOL,
+     .fallback = "true",
      .help = "leave out BOS rows and the first position of each window"},
 };
 
 static void print_figures(const df_dict *dict, const df_evaluation *e) {
     for (size_t s = 0; s < e->sites; s++)
-        df_info("  FVU of %s at %s: %.5f +- %.5f", dict->site[s].model, dict->site[s].name, e->fvu[s], e->fvu_error[s]);
-    df_info("  L0 %.3f over %llu held-out rows; %llu of %llu latents dead, %llu dense", e->l0, (unsigned long long)e->rows,
-            (unsigned long long)e->dead, (unsigned long long)e->latents, (unsigned long long)e->dense);
+        df_info("  FVU of %s at %s: %.5f +- %.5f", dict->site[s].model, dict->site[s].name,
+                e->fvu[s], e->fvu_error[s]);
+    df_info("  L0 %.3f over %llu held-out rows; %llu of %llu latents dead, %llu dense", e->l0,
+            (unsigned long long)e->rows, (unsigned long long)e->dead,
+            (unsigned long long)e->latents, (unsigned long long)e->dense);
 }
 
-static df_status evaluate(df_run *run, df_inputs *in, const char *dict_path, const df_eval_options *o) {
+static df_status evaluate(df_run *run, df_inputs *in, const char *dict_path,
+                          const df_eval_options *o) {
     df_dict *dict = NULL;
     df_evaluation found = {0};
     df_status status;
@@ -44,8 +55,11 @@ static df_status run_with(df_run *run, const char *dict_path, const char *output
     DF_GO(df_agree(run->world, job != NULL ? DF_OK : DF_FAILED));
     df_eval_options o = {.batch = (size_t)df_job_int(run->job, "evaluate.batch"),
                          .skip_first = df_job_bool(run->job, "evaluate.skip_first"),
-                         .output = output, .resolved_job = job, .facts = run->provenance};
-    if (!df_stage_is_current(run, output, "darkfield-evaluation", job)) status = evaluate(run, &inputs, dict_path, &o);
+                         .output = output,
+                         .resolved_job = job,
+                         .facts = run->provenance};
+    if (!df_stage_is_current(run, output, "darkfield-evaluation", job))
+        status = evaluate(run, &inputs, dict_path, &o);
 done:
     df_inputs_close(&inputs);
     df_free(job);
@@ -64,5 +78,5 @@ static df_status run_evaluate(df_run *run) {
     return status;
 }
 
-const df_stage df_stage_evaluate = {"evaluate", "FVU, L0 and dead latents on held-out documents", options,
-                                    sizeof options / sizeof *options, run_evaluate};
+const df_stage df_stage_evaluate = {"evaluate", "FVU, L0 and dead latents on held-out documents",
+                                    options, sizeof options / sizeof *options, run_evaluate};

@@ -1,5 +1,5 @@
-/* jobs.h: what the stages of a job file share. One stage is one C file of this folder: it parses its section, composes
- * modules and writes one result file. */
+/* jobs.h: what the stages of a job file share. One stage is one C file of this folder: it parses
+ * its section, composes modules and writes one result file. */
 #ifndef DARKFIELD_JOBS_H
 #define DARKFIELD_JOBS_H
 
@@ -23,34 +23,38 @@ typedef struct df_stage {
     const char *name, *help;
     const df_option *options; /* keys "name.*" */
     size_t n_options;
-    /* Collective. Must skip (with a line saying so) when its output is current: df_stage_is_current. */
+    /* Collective. Must skip (with a line saying so) when its output is current:
+     * df_stage_is_current. */
     df_status (*run)(df_run *run);
 } df_stage;
 
-extern const df_stage df_stage_harvest, df_stage_train, df_stage_evaluate, df_stage_stats, df_stage_diff, df_stage_spectrum, df_stage_report;
+extern const df_stage df_stage_harvest, df_stage_train, df_stage_evaluate, df_stage_stats,
+    df_stage_diff, df_stage_spectrum, df_stage_report;
 
 /* Options that several stages read: seed, out, models.{a,b}.{name,path}, text.*, site. */
 extern const df_option df_shared_options[];
 extern const size_t df_n_shared_options;
 
 /* Paths of the files under `out`; new memory each, df_free. model: "base". */
-char *df_path_acts(const df_run *run, const char *model);   /* OUT/base.acts.h5 */
-char *df_path_result(const df_run *run, const char *name);  /* OUT/NAME.h5: "evaluate", "stats", "diff", "spectrum" */
-char *df_path_dict(const df_run *run);                      /* OUT/crosscoder.dict.h5 or OUT/sae.dict.h5 */
+char *df_path_acts(const df_run *run, const char *model); /* OUT/base.acts.h5 */
+char *df_path_result(const df_run *run,
+                     const char *name); /* OUT/NAME.h5: "evaluate", "stats", "diff", "spectrum" */
+char *df_path_dict(const df_run *run);  /* OUT/crosscoder.dict.h5 or OUT/sae.dict.h5 */
 
 /* The number of models named in the job file (1 or 2), and their names and paths (0: a, 1: b). */
 size_t df_models(const df_run *run);
 const char *df_model_name(const df_run *run, size_t i);
 const char *df_model_path(const df_run *run, size_t i);
 
-/* The part of the resolved job file that determines an output: the shared options and the named sections. New memory. */
+/* The part of the resolved job file that determines an output: the shared options and the named
+ * sections. New memory. */
 char *df_resolved(const df_run *run, const char *sections);
 
 /* The content hash of an input, taken on rank 0. Collective. */
 df_status df_input_digest(const df_run *run, const char *path, uint64_t *out) DF_MUST_CHECK;
 
-/* The activation files of all models (the same file twice when both models have one name), aligned and opened, and the
- * index of the job's site in each. Collective; close with df_inputs_close. */
+/* The activation files of all models (the same file twice when both models have one name), aligned
+ * and opened, and the index of the job's site in each. Collective; close with df_inputs_close. */
 typedef struct df_inputs {
     size_t n;
     df_acts *acts[2];
@@ -62,11 +66,15 @@ void df_inputs_close(df_inputs *inputs);
 /* Puts the files in the order of the dictionary's sites, an SAE's model first. Not collective. */
 df_status df_inputs_match(df_inputs *inputs, const df_dict *dict) DF_MUST_CHECK;
 
-/* df_resolved, and the hashes of the dictionary and of the activations that are read: what an output depends on. New memory. */
-char *df_resolved_with(const df_run *run, const char *sections, uint64_t dictionary, const df_inputs *inputs);
+/* df_resolved, and the hashes of the dictionary and of the activations that are read: what an
+ * output depends on. New memory. */
+char *df_resolved_with(const df_run *run, const char *sections, uint64_t dictionary,
+                       const df_inputs *inputs);
 
-/* True on all ranks when the output is complete and was made by the same job and inputs: the stage prints one line and returns
- * DF_OK. Collective. `resolved` is what the stage stores as root attribute "job" (append input hashes to it). */
-bool df_stage_is_current(const df_run *run, const char *path, const char *format, const char *resolved);
+/* True on all ranks when the output is complete and was made by the same job and inputs: the stage
+ * prints one line and returns DF_OK. Collective. `resolved` is what the stage stores as root
+ * attribute "job" (append input hashes to it). */
+bool df_stage_is_current(const df_run *run, const char *path, const char *format,
+                         const char *resolved);
 
 #endif

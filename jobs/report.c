@@ -1,4 +1,5 @@
-/* darkfield report: one self-contained HTML page, made by the Python under analysis/ from the result files. */
+/* darkfield report: one self-contained HTML page, made by the Python under analysis/ from the
+ * result files. */
 #include "jobs.h"
 
 #include <errno.h>
@@ -10,28 +11,41 @@
 extern char **environ;
 
 static const df_option options[] = {
-    {.key = "report.title", .type = DF_OPT_TEXT, .fallback = "Model diffing report", .help = "headline of the page"},
-    {.key = "report.null", .type = DF_OPT_TEXT, .optional = true, .is_volatile = true,
+    {.key = "report.title",
+     .type = DF_OPT_TEXT,
+     .fallback = "Model diffing report",
+     .help = "headline of the page"},
+    {.key = "report.null",
+     .type = DF_OPT_TEXT,
+     .optional = true,
+     .is_volatile = true,
      .help = "folder of a finished null run (a model against itself), shown beside the real one"},
-    {.key = "report.python", .type = DF_OPT_TEXT, .fallback = "auto", .is_volatile = true,
-     .help = "Python with h5py, matplotlib and jinja2; auto: python3 of the path, else the system's"},
+    {.key = "report.python",
+     .type = DF_OPT_TEXT,
+     .fallback = "auto",
+     .is_volatile = true,
+     .help =
+         "Python with h5py, matplotlib and jinja2; auto: python3 of the path, else the system's"},
 };
 
 /* The folder with report.py: beside the sources of a build tree, else where it was installed. */
 static const char *analysis_folder(void) {
     const char *chosen = getenv("DARKFIELD_ANALYSIS");
     if (chosen != NULL) return chosen;
-    return df_file_exists(DF_ANALYSIS_SOURCE "/report.py") ? DF_ANALYSIS_SOURCE : DF_ANALYSIS_INSTALLED;
+    return df_file_exists(DF_ANALYSIS_SOURCE "/report.py") ? DF_ANALYSIS_SOURCE
+                                                           : DF_ANALYSIS_INSTALLED;
 }
 
 /* Runs a program to its end; *code is its exit status, 127 when it cannot be started. */
 static df_status run_program(const char *const *arguments, int *code) {
     pid_t child;
     *code = 127;
-    if (posix_spawnp(&child, arguments[0], NULL, NULL, (char *const *)arguments, environ) != 0) return DF_OK;
+    if (posix_spawnp(&child, arguments[0], NULL, NULL, (char *const *)arguments, environ) != 0)
+        return DF_OK;
     int state = 0;
     while (waitpid(child, &state, 0) < 0) {
-        if (errno != EINTR) return df_fail(DF_FAILED, "waiting for %s: %s", arguments[0], strerror(errno));
+        if (errno != EINTR)
+            return df_fail(DF_FAILED, "waiting for %s: %s", arguments[0], strerror(errno));
     }
     *code = WIFEXITED(state) ? WEXITSTATUS(state) : 1;
     return DF_OK;
@@ -43,21 +57,26 @@ static df_status find_python(const char *asked, const char **out) {
     *out = asked;
     if (strcmp(asked, "auto") != 0) return DF_OK;
     for (size_t i = 0; i < sizeof candidates / sizeof *candidates; i++) {
-        const char *probe[] = {candidates[i], "-c", "import sys\ntry:\n import h5py, matplotlib, jinja2\nexcept ImportError: sys.exit(1)", NULL};
+        const char *probe[] = {
+            candidates[i], "-c",
+            "import sys\ntry:\n import h5py, matplotlib, jinja2\nexcept ImportError: sys.exit(1)",
+            NULL};
         int code;
         DF_TRY(run_program(probe, &code));
         *out = candidates[i];
         if (code == 0) return DF_OK;
     }
-    return df_fail(DF_FAILED, "no Python with h5py, matplotlib and jinja2 was found: install python3-h5py python3-matplotlib "
-                   "python3-jinja2, or set report.python");
+    return df_fail(DF_FAILED, "no Python with h5py, matplotlib and jinja2 was found: install "
+                              "python3-h5py python3-matplotlib "
+                              "python3-jinja2, or set report.python");
 }
 
 static df_status run_report_script(const char *const *arguments) {
     int code;
     DF_TRY(run_program(arguments, &code));
     if (code == 0) return DF_OK;
-    return df_fail(DF_FAILED, "%s %s ended with status %d: its message stands above", arguments[0], arguments[1], code);
+    return df_fail(DF_FAILED, "%s %s ended with status %d: its message stands above", arguments[0],
+                   arguments[1], code);
 }
 
 static df_status make_page(const df_run *run) {
@@ -68,8 +87,16 @@ static df_status make_page(const df_run *run) {
     const char *python = NULL;
     if (status == DF_OK) status = find_python(df_job_text(run->job, "report.python"), &python);
     if (status == DF_OK) {
-        const char *arguments[] = {python, script, out, "--output", page, "--title",
-                                   df_job_text(run->job, "report.title"), null != NULL ? "--null" : NULL, null, NULL};
+        const char *arguments[] = {python,
+                                   script,
+                                   out,
+                                   "--output",
+                                   page,
+                                   "--title",
+                                   df_job_text(run->job, "report.title"),
+                                   null != NULL ? "--null" : NULL,
+                                   null,
+                                   NULL};
         status = run_report_script(arguments);
     }
     if (status == DF_OK) df_info("report: %s", page);
@@ -89,5 +116,5 @@ static df_status run_report(df_run *run) {
     return df_agree(run->world, status);
 }
 
-const df_stage df_stage_report = {"report", "one self-contained HTML page from the results", options,
-                                  sizeof options / sizeof *options, run_report};
+const df_stage df_stage_report = {"report", "one self-contained HTML page from the results",
+                                  options, sizeof options / sizeof *options, run_report};

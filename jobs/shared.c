@@ -4,35 +4,89 @@
 #include <string.h>
 
 const df_option df_shared_options[] = {
-    {.key = "seed", .type = DF_OPT_INT, .fallback = "1", .min = 0, .max = 4294967295.0,
+    {.key = "seed",
+     .type = DF_OPT_INT,
+     .fallback = "1",
+     .min = 0,
+     .max = 4294967295.0,
      .help = "seed of everything drawn: held-out documents, initialisation, row order"},
-    {.key = "stages", .type = DF_OPT_LIST, .fallback = "harvest, train, evaluate, stats, diff, spectrum, report",
-     .is_volatile = true, .help = "what darkfield run runs, in this order whatever the order here"},
+    {.key = "stages",
+     .type = DF_OPT_LIST,
+     .fallback = "harvest, train, evaluate, stats, diff, spectrum, report",
+     .is_volatile = true,
+     .help = "what darkfield run runs, in this order whatever the order here"},
     {.key = "out", .type = DF_OPT_TEXT, .is_volatile = true, .help = "folder of all outputs"},
-    {.key = "threads", .type = DF_OPT_INT, .fallback = "0", .min = 0, .max = 1024, .is_volatile = true,
+    {.key = "threads",
+     .type = DF_OPT_INT,
+     .fallback = "0",
+     .min = 0,
+     .max = 1024,
+     .is_volatile = true,
      .help = "threads per rank; 0: OMP_NUM_THREADS, else the cores of the rank"},
-    {.key = "kernel_path", .type = DF_OPT_TEXT, .fallback = "auto", .is_volatile = true,
+    {.key = "kernel_path",
+     .type = DF_OPT_TEXT,
+     .fallback = "auto",
+     .is_volatile = true,
      .help = "compute kernels to use; auto picks the best of this CPU"},
-    {.key = "time_limit", .type = DF_OPT_REAL, .fallback = "0", .unit = "minutes", .min = 0, .max = 1e6,
-     .is_volatile = true, .help = "stop with a checkpoint and exit code 75 after this long; 0: never"},
-    {.key = "halt_file", .type = DF_OPT_TEXT, .optional = true, .is_volatile = true,
+    {.key = "time_limit",
+     .type = DF_OPT_REAL,
+     .fallback = "0",
+     .unit = "minutes",
+     .min = 0,
+     .max = 1e6,
+     .is_volatile = true,
+     .help = "stop with a checkpoint and exit code 75 after this long; 0: never"},
+    {.key = "halt_file",
+     .type = DF_OPT_TEXT,
+     .optional = true,
+     .is_volatile = true,
      .help = "stop with a checkpoint and exit code 75 when this file exists"},
-    {.key = "models.a.name", .type = DF_OPT_TEXT, .fallback = "base", .help = "name of the first model"},
-    {.key = "models.a.path", .type = DF_OPT_TEXT, .is_volatile = true,
+    {.key = "models.a.name",
+     .type = DF_OPT_TEXT,
+     .fallback = "base",
+     .help = "name of the first model"},
+    {.key = "models.a.path",
+     .type = DF_OPT_TEXT,
+     .is_volatile = true,
      .help = "its Hugging Face folder: config.json, *.safetensors, tokenizer.json"},
-    {.key = "models.b.name", .type = DF_OPT_TEXT, .fallback = "tuned", .help = "name of the second model"},
-    {.key = "models.b.path", .type = DF_OPT_TEXT, .optional = true, .is_volatile = true,
+    {.key = "models.b.name",
+     .type = DF_OPT_TEXT,
+     .fallback = "tuned",
+     .help = "name of the second model"},
+    {.key = "models.b.path",
+     .type = DF_OPT_TEXT,
+     .optional = true,
+     .is_volatile = true,
      .help = "its folder; leave it out to study one model"},
-    {.key = "text.file", .type = DF_OPT_TEXT, .is_volatile = true,
+    {.key = "text.file",
+     .type = DF_OPT_TEXT,
+     .is_volatile = true,
      .help = "the corpus: JSON Lines (*.jsonl) or plain text"},
-    {.key = "text.field", .type = DF_OPT_TEXT, .fallback = "text", .help = "member that holds a document's text"},
-    {.key = "text.labels", .type = DF_OPT_TEXT, .optional = true,
+    {.key = "text.field",
+     .type = DF_OPT_TEXT,
+     .fallback = "text",
+     .help = "member that holds a document's text"},
+    {.key = "text.labels",
+     .type = DF_OPT_TEXT,
+     .optional = true,
      .help = "member that holds labelled stretches, [[name, first byte, end byte], ...]"},
-    {.key = "text.max_documents", .type = DF_OPT_INT, .fallback = "0", .unit = "documents", .min = 0, .max = 1e15,
+    {.key = "text.max_documents",
+     .type = DF_OPT_INT,
+     .fallback = "0",
+     .unit = "documents",
+     .min = 0,
+     .max = 1e15,
      .help = "read only the first of them; 0: all"},
-    {.key = "text.heldout", .type = DF_OPT_REAL, .fallback = "0.1", .unit = "share of documents", .min = 0, .max = 1,
+    {.key = "text.heldout",
+     .type = DF_OPT_REAL,
+     .fallback = "0.1",
+     .unit = "share of documents",
+     .min = 0,
+     .max = 1,
      .help = "documents kept from training, drawn by seed and document number alone"},
-    {.key = "site", .type = DF_OPT_TEXT, .help = "hook site under study, e.g. blocks.3.hook_resid_post"},
+    {.key = "site",
+     .type = DF_OPT_TEXT,
+     .help = "hook site under study, e.g. blocks.3.hook_resid_post"},
 };
 const size_t df_n_shared_options = sizeof df_shared_options / sizeof *df_shared_options;
 
@@ -109,7 +163,9 @@ df_status df_inputs_match(df_inputs *inputs, const df_dict *dict) {
         inputs->site[i] = site;
         return DF_OK;
     }
-    return df_fail(DF_BAD_INPUT, "the dictionary has %zu site%s, the first of model %s; the job's models do not fit it: train again",
+    return df_fail(DF_BAD_INPUT,
+                   "the dictionary has %zu site%s, the first of model %s; the job's models do not "
+                   "fit it: train again",
                    dict->sites, dict->sites == 1 ? "" : "s", dict->site[0].model);
 }
 
@@ -120,25 +176,32 @@ df_status df_input_digest(const df_run *run, const char *path, uint64_t *out) {
     return DF_OK;
 }
 
-char *df_resolved_with(const df_run *run, const char *sections, uint64_t dictionary, const df_inputs *inputs) {
+char *df_resolved_with(const df_run *run, const char *sections, uint64_t dictionary,
+                       const df_inputs *inputs) {
     char *resolved = df_resolved(run, sections);
-    char *text = resolved == NULL ? NULL : df_format("%s# dictionary %016llx\n", resolved, (unsigned long long)dictionary);
+    char *text = resolved == NULL ? NULL
+                                  : df_format("%s# dictionary %016llx\n", resolved,
+                                              (unsigned long long)dictionary);
     df_free(resolved);
     for (size_t i = 0; i < inputs->n && text != NULL; i++) {
-        char *longer = df_format("%s# activations %016llx\n", text, (unsigned long long)inputs->acts[i]->hash);
+        char *longer =
+            df_format("%s# activations %016llx\n", text, (unsigned long long)inputs->acts[i]->hash);
         df_free(text);
         text = longer;
     }
     return text;
 }
 
-bool df_stage_is_current(const df_run *run, const char *path, const char *format, const char *resolved) {
+bool df_stage_is_current(const df_run *run, const char *path, const char *format,
+                         const char *resolved) {
     uint8_t current = 0;
     if (df_comm_rank(run->world) == 0 && !run->force) {
         char *why = NULL;
         current = df_file_is_current(path, format, resolved, &why);
-        if (current) df_info("%s is complete and current: skipped", path);
-        else if (why != NULL && df_file_exists(path)) df_info("%s will be made anew: %s", path, why);
+        if (current)
+            df_info("%s is complete and current: skipped", path);
+        else if (why != NULL && df_file_exists(path))
+            df_info("%s will be made anew: %s", path, why);
         df_free(why);
         df_error_clear();
     }

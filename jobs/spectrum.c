@@ -6,11 +6,24 @@
 #include <string.h>
 
 static const df_option options[] = {
-    {.key = "spectrum.batch", .type = DF_OPT_INT, .fallback = "2048", .unit = "rows", .min = 1, .max = 1048576,
-     .is_volatile = true, .help = "rows that a rank encodes at a time"},
-    {.key = "spectrum.ridge", .type = DF_OPT_REAL, .fallback = "1e-6", .min = 0, .max = 1,
-     .help = "added to the diagonal of the fit of the residual on x, as a share of the mean of the diagonal"},
-    {.key = "spectrum.skip_first", .type = DF_OPT_BOOL, .fallback = "true",
+    {.key = "spectrum.batch",
+     .type = DF_OPT_INT,
+     .fallback = "2048",
+     .unit = "rows",
+     .min = 1,
+     .max = 1048576,
+     .is_volatile = true,
+     .help = "rows that a rank encodes at a time"},
+    {.key = "spectrum.ridge",
+     .type = DF_OPT_REAL,
+     .fallback = "1e-6",
+     .min = 0,
+     .max = 1,
+     .help = "added to the diagonal of the fit of the residual on x, as a share of the mean of the "
+             "diagonal"},
+    {.key = "spectrum.skip_first",
+     .type = DF_OPT_BOOL,
+     .fallback = "true",
      .help = "leave out BOS rows and the first position of each window"},
 };
 
@@ -46,8 +59,12 @@ static df_status name_models(source *s) {
     for (size_t i = 0; i < s->dict->sites; i++) {
         const df_dict_site *site = &s->dict->site[i];
         if (i > 0 && strcmp(site->model, s->dict->site[0].model) == 0)
-            return df_fail(DF_USAGE, "spectrum needs models of different names, both are called %s: leave it out of stages", site->model);
-        s->model[i] = (df_spectrum_model){.name = site->model, .first = site->first, .width = site->width, .scale = site->scale};
+            return df_fail(DF_USAGE,
+                           "spectrum needs models of different names, both are called %s: leave it "
+                           "out of stages",
+                           site->model);
+        s->model[i] = (df_spectrum_model){
+            .name = site->model, .first = site->first, .width = site->width, .scale = site->scale};
     }
     return DF_OK;
 }
@@ -60,15 +77,25 @@ static df_status open_mine(const df_run *run, source *s) {
     return df_acts_rows(s->acts.acts[0], 1, skip, &s->rows[1], &s->n[1]);
 }
 
-static df_status measure(df_run *run, source *s, const char *dict_path, const df_spectrum_options *o) {
+static df_status measure(df_run *run, source *s, const char *dict_path,
+                         const df_spectrum_options *o) {
     size_t batch = (size_t)df_job_int(run->job, "spectrum.batch");
     DF_TRY(df_dict_load(run->world, dict_path, &s->dict));
     DF_TRY(df_agree(run->world, open_mine(run, s)));
-    DF_TRY(df_coder_open(run->world, run->kernels, s->dict, batch * (size_t)df_comm_size(run->world), &s->coder));
+    DF_TRY(df_coder_open(run->world, run->kernels, s->dict,
+                         batch * (size_t)df_comm_size(run->world), &s->coder));
     const df_acts *acts = s->acts.acts[0];
-    df_spectrum_input input = {.model = s->model, .models = s->dict->sites, .width = s->dict->width, .document = acts->document,
-                               .documents = acts->documents, .rows = {s->rows[0], s->rows[1]}, .n_rows = {s->n[0], s->n[1]},
-                               .batch = batch, .read = read_rows, .apply = apply_dictionary, .context = s};
+    df_spectrum_input input = {.model = s->model,
+                               .models = s->dict->sites,
+                               .width = s->dict->width,
+                               .document = acts->document,
+                               .documents = acts->documents,
+                               .rows = {s->rows[0], s->rows[1]},
+                               .n_rows = {s->n[0], s->n[1]},
+                               .batch = batch,
+                               .read = read_rows,
+                               .apply = apply_dictionary,
+                               .context = s};
     return df_spectrum_run(run->world, &input, o);
 }
 
@@ -78,9 +105,11 @@ static void print_model(const df_reader *file, const char *model) {
     char group[256], residual[280];
     snprintf(group, sizeof group, "/%s", model);
     snprintf(residual, sizeof residual, "%s/residual", group);
-    if (df_reader_real(file, group, "r2_pooled", &r2) == DF_OK && df_reader_real(file, group, "r2_error", &error) == DF_OK &&
+    if (df_reader_real(file, group, "r2_pooled", &r2) == DF_OK &&
+        df_reader_real(file, group, "r2_error", &error) == DF_OK &&
         df_reader_real(file, residual, "participation_ratio", &ratio) == DF_OK)
-        df_info("  %s: residual spread over %.1f directions; %.1f +- %.1f %% of it linear in x", model, ratio, 100 * r2, 100 * error);
+        df_info("  %s: residual spread over %.1f directions; %.1f +- %.1f %% of it linear in x",
+                model, ratio, 100 * r2, 100 * error);
 }
 
 static void print_figures(const char *path, const df_dict *dict) {
@@ -101,7 +130,10 @@ static df_status run_with(df_run *run, const char *dict_path, const char *output
     job = df_resolved_with(run, "spectrum", hash, &s.acts);
     DF_GO(df_agree(run->world, job != NULL ? DF_OK : DF_FAILED));
     if (df_stage_is_current(run, output, "darkfield-spectrum", job)) goto done;
-    df_spectrum_options o = {.ridge = df_job_real(run->job, "spectrum.ridge"), .output = output, .resolved_job = job, .facts = run->provenance};
+    df_spectrum_options o = {.ridge = df_job_real(run->job, "spectrum.ridge"),
+                             .output = output,
+                             .resolved_job = job,
+                             .facts = run->provenance};
     df_timer_start("spectrum");
     status = measure(run, &s, dict_path, &o);
     df_timer_stop("spectrum");
@@ -116,12 +148,15 @@ done:
 static df_status run_spectrum(df_run *run) {
     char *dict = df_path_dict(run), *output = df_path_result(run, "spectrum");
     df_status status = df_agree(run->world, dict != NULL && output != NULL ? DF_OK : DF_FAILED);
-    if (status == DF_OK && run->dry_run) df_info("spectrum: would write %s", output);
-    else if (status == DF_OK) status = run_with(run, dict, output);
+    if (status == DF_OK && run->dry_run)
+        df_info("spectrum: would write %s", output);
+    else if (status == DF_OK)
+        status = run_with(run, dict, output);
     df_free(dict);
     df_free(output);
     return status;
 }
 
-const df_stage df_stage_spectrum = {"spectrum", "spectra of activations, reconstruction and residual", options,
+const df_stage df_stage_spectrum = {"spectrum",
+                                    "spectra of activations, reconstruction and residual", options,
                                     sizeof options / sizeof *options, run_spectrum};

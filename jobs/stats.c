@@ -6,15 +6,37 @@
 #include <string.h>
 
 static const df_option options[] = {
-    {.key = "stats.examples", .type = DF_OPT_INT, .fallback = "8", .unit = "windows", .min = 0, .max = 1000,
+    {.key = "stats.examples",
+     .type = DF_OPT_INT,
+     .fallback = "8",
+     .unit = "windows",
+     .min = 0,
+     .max = 1000,
      .help = "top activating windows kept for each latent"},
-    {.key = "stats.window", .type = DF_OPT_INT, .fallback = "32", .unit = "tokens", .min = 1, .max = 4096,
+    {.key = "stats.window",
+     .type = DF_OPT_INT,
+     .fallback = "32",
+     .unit = "tokens",
+     .min = 1,
+     .max = 4096,
      .help = "tokens shown around the peak of an example"},
-    {.key = "stats.promoted", .type = DF_OPT_INT, .fallback = "8", .unit = "tokens", .min = 0, .max = 1000,
+    {.key = "stats.promoted",
+     .type = DF_OPT_INT,
+     .fallback = "8",
+     .unit = "tokens",
+     .min = 0,
+     .max = 1000,
      .help = "tokens that the decoder direction promotes, for each latent and model"},
-    {.key = "stats.batch", .type = DF_OPT_INT, .fallback = "4096", .unit = "rows", .min = 1, .max = 1e6,
+    {.key = "stats.batch",
+     .type = DF_OPT_INT,
+     .fallback = "4096",
+     .unit = "rows",
+     .min = 1,
+     .max = 1e6,
      .help = "rows encoded at a time; at least one context window"},
-    {.key = "stats.skip_first", .type = DF_OPT_BOOL, .fallback = "true",
+    {.key = "stats.skip_first",
+     .type = DF_OPT_BOOL,
+     .fallback = "true",
      .help = "leave out BOS rows and the first position of each window"},
 };
 
@@ -40,7 +62,8 @@ static df_status open_mine(const df_run *run, sources *s) {
     DF_TRY(df_inputs_match(&s->acts, s->dict));
     const char *labels = df_job_text(run->job, "text.labels");
     if (labels != NULL)
-        DF_TRY(df_corpus_open(df_job_text(run->job, "text.file"), df_job_text(run->job, "text.field"), labels,
+        DF_TRY(df_corpus_open(df_job_text(run->job, "text.file"),
+                              df_job_text(run->job, "text.field"), labels,
                               (uint64_t)df_job_int(run->job, "text.max_documents"), &s->corpus));
     for (size_t i = 0; i < s->dict->sites; i++) {
         size_t which = strcmp(s->dict->site[i].model, df_model_name(run, 0)) == 0 ? 0 : 1;
@@ -57,14 +80,20 @@ static df_status open_mine(const df_run *run, sources *s) {
 }
 
 static df_status run_pass(df_run *run, sources *s, const char *output, const char *job) {
-    df_stats_input input = {.acts = s->acts.acts, .site = s->acts.site, .n = s->dict->sites, .corpus = s->corpus,
-                            .tokenizer = s->tokenizer, .models = (const df_model *const *)s->model};
+    df_stats_input input = {.acts = s->acts.acts,
+                            .site = s->acts.site,
+                            .n = s->dict->sites,
+                            .corpus = s->corpus,
+                            .tokenizer = s->tokenizer,
+                            .models = (const df_model *const *)s->model};
     df_stats_options o = {.examples = (size_t)df_job_int(run->job, "stats.examples"),
                           .window = (size_t)df_job_int(run->job, "stats.window"),
                           .promoted = (size_t)df_job_int(run->job, "stats.promoted"),
                           .batch = (size_t)df_job_int(run->job, "stats.batch"),
                           .skip_first = df_job_bool(run->job, "stats.skip_first"),
-                          .output = output, .resolved_job = job, .facts = run->provenance};
+                          .output = output,
+                          .resolved_job = job,
+                          .facts = run->provenance};
     DF_TRY(df_stats_run(run->world, run->kernels, s->dict, &input, &o));
     df_info("stats: wrote %s", output);
     return DF_OK;
@@ -92,13 +121,17 @@ done:
 static df_status run_stats(df_run *run) {
     char *dict = df_path_dict(run), *output = df_path_result(run, "stats");
     df_status status = df_agree(run->world, dict != NULL && output != NULL ? DF_OK : DF_FAILED);
-    if (status == DF_OK && run->dry_run) df_info("stats: would write %s: %lld examples of %lld tokens a latent", output,
-                                                 (long long)df_job_int(run->job, "stats.examples"), (long long)df_job_int(run->job, "stats.window"));
-    else if (status == DF_OK) status = run_with(run, dict, output);
+    if (status == DF_OK && run->dry_run)
+        df_info("stats: would write %s: %lld examples of %lld tokens a latent", output,
+                (long long)df_job_int(run->job, "stats.examples"),
+                (long long)df_job_int(run->job, "stats.window"));
+    else if (status == DF_OK)
+        status = run_with(run, dict, output);
     df_free(dict);
     df_free(output);
     return status;
 }
 
-const df_stage df_stage_stats = {"stats", "frequency, histogram, top examples and promoted tokens of every latent", options,
-                                 sizeof options / sizeof *options, run_stats};
+const df_stage df_stage_stats = {
+    "stats", "frequency, histogram, top examples and promoted tokens of every latent", options,
+    sizeof options / sizeof *options, run_stats};

@@ -1,4 +1,5 @@
-/* darkfield train: learns a crosscoder over both models, or an SAE of one, from their activation files. */
+/* darkfield train: learns a crosscoder over both models, or an SAE of one, from their activation
+ * files. */
 #include "jobs.h"
 
 #include "darkfield/dict.h"
@@ -7,59 +8,180 @@
 #include <sys/statvfs.h>
 
 static const df_option options[] = {
-    {.key = "train.model", .type = DF_OPT_TEXT, .optional = true,
+    {.key = "train.model",
+     .type = DF_OPT_TEXT,
+     .optional = true,
      .help = "train a plain SAE on this model alone; all models together when not given"},
-    {.key = "train.latents", .type = DF_OPT_INT, .fallback = "1024", .unit = "latents", .min = 1, .max = 16777216,
+    {.key = "train.latents",
+     .type = DF_OPT_INT,
+     .fallback = "1024",
+     .unit = "latents",
+     .min = 1,
+     .max = 16777216,
      .help = "size of the dictionary"},
-    {.key = "train.activation", .type = DF_OPT_CHOICE, .fallback = "batchtopk", .choices = "topk batchtopk relu",
-     .help = "which latents are active: k per row, k per row on average over a batch, or all positive ones"},
-    {.key = "train.k", .type = DF_OPT_INT, .fallback = "8", .unit = "latents per row", .min = 1, .max = 65536,
+    {.key = "train.activation",
+     .type = DF_OPT_CHOICE,
+     .fallback = "batchtopk",
+     .choices = "topk batchtopk relu",
+     .help = "which latents are active: k per row, k per row on average over a batch, or all "
+             "positive ones"},
+    {.key = "train.k",
+     .type = DF_OPT_INT,
+     .fallback = "8",
+     .unit = "latents per row",
+     .min = 1,
+     .max = 65536,
      .help = "active latents of topk and batchtopk"},
-    {.key = "train.steps", .type = DF_OPT_INT, .fallback = "2500", .unit = "steps", .min = 1, .max = 1e12,
+    {.key = "train.steps",
+     .type = DF_OPT_INT,
+     .fallback = "2500",
+     .unit = "steps",
+     .min = 1,
+     .max = 1e12,
      .help = "optimiser steps"},
-    {.key = "train.batch", .type = DF_OPT_INT, .fallback = "1024", .unit = "rows", .min = 1, .max = 1048576,
+    {.key = "train.batch",
+     .type = DF_OPT_INT,
+     .fallback = "1024",
+     .unit = "rows",
+     .min = 1,
+     .max = 1048576,
      .help = "rows of one step over all ranks"},
-    {.key = "train.lr", .type = DF_OPT_REAL, .fallback = "0.003", .min = 0, .max = 10,
+    {.key = "train.lr",
+     .type = DF_OPT_REAL,
+     .fallback = "0.003",
+     .min = 0,
+     .max = 10,
      .help = "learning rate of Adam"},
-    {.key = "train.warmup", .type = DF_OPT_INT, .fallback = "100", .unit = "steps", .min = 0, .max = 1e12,
+    {.key = "train.warmup",
+     .type = DF_OPT_INT,
+     .fallback = "100",
+     .unit = "steps",
+     .min = 0,
+     .max = 1e12,
      .help = "the learning rate rises linearly from 0 over these first steps"},
-    {.key = "train.decay", .type = DF_OPT_INT, .fallback = "1000", .unit = "steps", .min = 0, .max = 1e12,
+    {.key = "train.decay",
+     .type = DF_OPT_INT,
+     .fallback = "1000",
+     .unit = "steps",
+     .min = 0,
+     .max = 1e12,
      .help = "and falls linearly to 0 over these last ones"},
-    {.key = "train.l1", .type = DF_OPT_REAL, .fallback = "0", .min = 0, .max = 1e6,
+    {.key = "train.l1",
+     .type = DF_OPT_REAL,
+     .fallback = "0",
+     .min = 0,
+     .max = 1e6,
      .help = "weight of mean over rows of sum f_j norm_j (see train.code_norm); for relu"},
-    {.key = "train.l1_warmup", .type = DF_OPT_INT, .fallback = "125", .unit = "steps", .min = 0, .max = 1e12,
+    {.key = "train.l1_warmup",
+     .type = DF_OPT_INT,
+     .fallback = "125",
+     .unit = "steps",
+     .min = 0,
+     .max = 1e12,
      .help = "train.l1 is reached linearly over these first steps"},
-    {.key = "train.aux", .type = DF_OPT_REAL, .fallback = "0.03125", .min = 0, .max = 1e6,
+    {.key = "train.aux",
+     .type = DF_OPT_REAL,
+     .fallback = "0.03125",
+     .min = 0,
+     .max = 1e6,
      .help = "weight of AuxK, which lets dead latents explain the error; 0: none"},
-    {.key = "train.aux_k", .type = DF_OPT_INT, .fallback = "0", .unit = "latents per row", .min = 0, .max = 65536,
+    {.key = "train.aux_k",
+     .type = DF_OPT_INT,
+     .fallback = "0",
+     .unit = "latents per row",
+     .min = 0,
+     .max = 65536,
      .help = "dead latents that AuxK uses; 0: half the width of a site"},
-    {.key = "train.dead_rows", .type = DF_OPT_INT, .fallback = "100000", .unit = "rows", .min = 1, .max = 1e15,
+    {.key = "train.dead_rows",
+     .type = DF_OPT_INT,
+     .fallback = "100000",
+     .unit = "rows",
+     .min = 1,
+     .max = 1e15,
      .help = "a latent that has not fired for so many rows is dead"},
-    {.key = "train.code_norm", .type = DF_OPT_CHOICE, .fallback = "sum", .choices = "none sum root",
-     .help = "what weighs a code in selection and L1: nothing, the sum of its decoder norms over sites, the norm of its whole decoder row"},
-    {.key = "train.decoder", .type = DF_OPT_CHOICE, .fallback = "free", .choices = "free unit",
+    {.key = "train.code_norm",
+     .type = DF_OPT_CHOICE,
+     .fallback = "sum",
+     .choices = "none sum root",
+     .help = "what weighs a code in selection and L1: nothing, the sum of its decoder norms over "
+             "sites, the norm of its whole decoder row"},
+    {.key = "train.decoder",
+     .type = DF_OPT_CHOICE,
+     .fallback = "free",
+     .choices = "free unit",
      .help = "decoder norms are learned (crosscoders), or kept at 1 over the whole row"},
-    {.key = "train.subtract_bias", .type = DF_OPT_BOOL, .fallback = "true",
+    {.key = "train.subtract_bias",
+     .type = DF_OPT_BOOL,
+     .fallback = "true",
      .help = "subtract the decoder bias from what the encoder reads"},
-    {.key = "train.init_norm", .type = DF_OPT_REAL, .fallback = "0.5", .min = 1e-6, .max = 1000,
+    {.key = "train.init_norm",
+     .type = DF_OPT_REAL,
+     .fallback = "0.5",
+     .min = 1e-6,
+     .max = 1000,
      .help = "norm of each site's part of a decoder row at the start"},
-    {.key = "train.beta1", .type = DF_OPT_REAL, .fallback = "0.9", .min = 0, .max = 0.9999999, .help = "Adam: mean of gradients"},
-    {.key = "train.beta2", .type = DF_OPT_REAL, .fallback = "0.999", .min = 0, .max = 0.9999999, .help = "Adam: mean of squares"},
-    {.key = "train.epsilon", .type = DF_OPT_REAL, .fallback = "1e-8", .min = 1e-30, .max = 1, .help = "Adam: added to the root"},
-    {.key = "train.threshold_rate", .type = DF_OPT_REAL, .fallback = "0.01", .min = 0, .max = 1,
+    {.key = "train.beta1",
+     .type = DF_OPT_REAL,
+     .fallback = "0.9",
+     .min = 0,
+     .max = 0.9999999,
+     .help = "Adam: mean of gradients"},
+    {.key = "train.beta2",
+     .type = DF_OPT_REAL,
+     .fallback = "0.999",
+     .min = 0,
+     .max = 0.9999999,
+     .help = "Adam: mean of squares"},
+    {.key = "train.epsilon",
+     .type = DF_OPT_REAL,
+     .fallback = "1e-8",
+     .min = 1e-30,
+     .max = 1,
+     .help = "Adam: added to the root"},
+    {.key = "train.threshold_rate",
+     .type = DF_OPT_REAL,
+     .fallback = "0.01",
+     .min = 0,
+     .max = 1,
      .help = "batchtopk: rate of the running mean that becomes the threshold at inference"},
-    {.key = "train.threshold_start", .type = DF_OPT_INT, .fallback = "1000", .unit = "steps", .min = 0, .max = 1e12,
+    {.key = "train.threshold_start",
+     .type = DF_OPT_INT,
+     .fallback = "1000",
+     .unit = "steps",
+     .min = 0,
+     .max = 1e12,
      .help = "first step that moves the threshold, at the latest half-way"},
-    {.key = "train.seed", .type = DF_OPT_INT, .optional = true, .min = 0, .max = 4294967295.0,
+    {.key = "train.seed",
+     .type = DF_OPT_INT,
+     .optional = true,
+     .min = 0,
+     .max = 4294967295.0,
      .help = "seed of initialisation and row order; the job's seed when not given"},
-    {.key = "train.skip_first", .type = DF_OPT_BOOL, .fallback = "true",
+    {.key = "train.skip_first",
+     .type = DF_OPT_BOOL,
+     .fallback = "true",
      .help = "leave out BOS rows and the first position of each window"},
-    {.key = "train.log_every", .type = DF_OPT_INT, .fallback = "50", .unit = "steps", .min = 1, .max = 1e9,
+    {.key = "train.log_every",
+     .type = DF_OPT_INT,
+     .fallback = "50",
+     .unit = "steps",
+     .min = 1,
+     .max = 1e9,
      .help = "interval of the training history and of the lines in a log"},
-    {.key = "train.checkpoint_minutes", .type = DF_OPT_REAL, .fallback = "10", .unit = "minutes", .min = 0, .max = 1e6,
-     .is_volatile = true, .help = "time between checkpoints; 0: only when asked to stop"},
-    {.key = "train.accept_kernel_path", .type = DF_OPT_BOOL, .fallback = "false", .is_volatile = true,
-     .help = "go on from a checkpoint made with other kernels; the dictionary's provenance records it"},
+    {.key = "train.checkpoint_minutes",
+     .type = DF_OPT_REAL,
+     .fallback = "10",
+     .unit = "minutes",
+     .min = 0,
+     .max = 1e6,
+     .is_volatile = true,
+     .help = "time between checkpoints; 0: only when asked to stop"},
+    {.key = "train.accept_kernel_path",
+     .type = DF_OPT_BOOL,
+     .fallback = "false",
+     .is_volatile = true,
+     .help =
+         "go on from a checkpoint made with other kernels; the dictionary's provenance records it"},
 };
 
 static size_t count_of(const df_run *run, const char *key) {
@@ -73,44 +195,62 @@ static df_activation chosen_activation(const df_run *run) {
 
 static df_code_norm chosen_norm(const df_run *run) {
     const char *name = df_job_text(run->job, "train.code_norm");
-    return strcmp(name, "none") == 0 ? DF_NORM_NONE : strcmp(name, "sum") == 0 ? DF_NORM_SUM : DF_NORM_ROOT;
+    return strcmp(name, "none") == 0  ? DF_NORM_NONE
+           : strcmp(name, "sum") == 0 ? DF_NORM_SUM
+                                      : DF_NORM_ROOT;
 }
 
 static df_train_options read_options(const df_run *run) {
     const df_job *job = run->job;
     return (df_train_options){
-        .latents = count_of(run, "train.latents"), .k = count_of(run, "train.k"), .batch = count_of(run, "train.batch"),
+        .latents = count_of(run, "train.latents"),
+        .k = count_of(run, "train.k"),
+        .batch = count_of(run, "train.batch"),
         .steps = count_of(run, "train.steps"),
         .seed = (uint64_t)df_job_int(job, df_job_has(job, "train.seed") ? "train.seed" : "seed"),
-        .activation = chosen_activation(run), .code_norm = chosen_norm(run),
+        .activation = chosen_activation(run),
+        .code_norm = chosen_norm(run),
         .unit_decoder = strcmp(df_job_text(job, "train.decoder"), "unit") == 0,
-        .subtract_bias = df_job_bool(job, "train.subtract_bias"), .init_norm = df_job_real(job, "train.init_norm"),
-        .lr = df_job_real(job, "train.lr"), .beta1 = df_job_real(job, "train.beta1"),
-        .beta2 = df_job_real(job, "train.beta2"), .epsilon = df_job_real(job, "train.epsilon"),
-        .warmup = count_of(run, "train.warmup"), .decay = count_of(run, "train.decay"),
-        .l1 = df_job_real(job, "train.l1"), .l1_warmup = count_of(run, "train.l1_warmup"),
-        .aux = df_job_real(job, "train.aux"), .aux_k = count_of(run, "train.aux_k"),
-        .dead_rows = count_of(run, "train.dead_rows"), .threshold_rate = df_job_real(job, "train.threshold_rate"),
-        .threshold_start = count_of(run, "train.threshold_start"), .skip_first = df_job_bool(job, "train.skip_first"),
+        .subtract_bias = df_job_bool(job, "train.subtract_bias"),
+        .init_norm = df_job_real(job, "train.init_norm"),
+        .lr = df_job_real(job, "train.lr"),
+        .beta1 = df_job_real(job, "train.beta1"),
+        .beta2 = df_job_real(job, "train.beta2"),
+        .epsilon = df_job_real(job, "train.epsilon"),
+        .warmup = count_of(run, "train.warmup"),
+        .decay = count_of(run, "train.decay"),
+        .l1 = df_job_real(job, "train.l1"),
+        .l1_warmup = count_of(run, "train.l1_warmup"),
+        .aux = df_job_real(job, "train.aux"),
+        .aux_k = count_of(run, "train.aux_k"),
+        .dead_rows = count_of(run, "train.dead_rows"),
+        .threshold_rate = df_job_real(job, "train.threshold_rate"),
+        .threshold_start = count_of(run, "train.threshold_start"),
+        .skip_first = df_job_bool(job, "train.skip_first"),
         .log_every = count_of(run, "train.log_every"),
         .checkpoint_seconds = 60.0 * df_job_real(job, "train.checkpoint_minutes"),
-        .accept_kernel_path = df_job_bool(job, "train.accept_kernel_path"), .facts = run->provenance};
+        .accept_kernel_path = df_job_bool(job, "train.accept_kernel_path"),
+        .facts = run->provenance};
 }
 
 static df_status check_choices(const df_run *run) {
     const df_job *job = run->job;
     const char *model = df_job_text(job, "train.model");
-    if (chosen_activation(run) != DF_RELU && df_job_int(job, "train.k") > df_job_int(job, "train.latents"))
-        return df_fail(DF_USAGE, "%s: train.k is %lld, more than the %lld latents", df_job_where(job, "train.k"),
-                       (long long)df_job_int(job, "train.k"), (long long)df_job_int(job, "train.latents"));
+    if (chosen_activation(run) != DF_RELU &&
+        df_job_int(job, "train.k") > df_job_int(job, "train.latents"))
+        return df_fail(DF_USAGE, "%s: train.k is %lld, more than the %lld latents",
+                       df_job_where(job, "train.k"), (long long)df_job_int(job, "train.k"),
+                       (long long)df_job_int(job, "train.latents"));
     if (model == NULL || *model == '\0') return DF_OK;
     for (size_t i = 0; i < df_models(run); i++)
         if (strcmp(model, df_model_name(run, i)) == 0) return DF_OK;
-    return df_fail(DF_USAGE, "%s: train.model is %s, but the job's models are %s%s%s", df_job_where(job, "train.model"), model,
-                   df_model_name(run, 0), df_models(run) > 1 ? " and " : "", df_models(run) > 1 ? df_model_name(run, 1) : "");
+    return df_fail(DF_USAGE, "%s: train.model is %s, but the job's models are %s%s%s",
+                   df_job_where(job, "train.model"), model, df_model_name(run, 0),
+                   df_models(run) > 1 ? " and " : "",
+                   df_models(run) > 1 ? df_model_name(run, 1) : "");
 }
 
-/* ---- inputs ------------------------------------------------------------------------------------ */
+/* ---- inputs --------------------------------------------------------------------------------- */
 
 /* The activation files to train on: all, or the one of train.model. */
 typedef struct chosen {
@@ -134,14 +274,15 @@ static chosen choose(const df_run *run, const df_inputs *inputs) {
 static char *describe_job(const df_run *run, const chosen *c) {
     char *text = df_resolved(run, "train");
     for (size_t i = 0; i < c->n && text != NULL; i++) {
-        char *longer = df_format("%s# activations %016llx\n", text, (unsigned long long)c->acts[i]->hash);
+        char *longer =
+            df_format("%s# activations %016llx\n", text, (unsigned long long)c->acts[i]->hash);
         df_free(text);
         text = longer;
     }
     return text;
 }
 
-/* ---- the plan ---------------------------------------------------------------------------------- */
+/* ---- the plan ------------------------------------------------------------------------------- */
 
 static void print_free_space(const char *folder) {
     struct statvfs disk;
@@ -163,21 +304,24 @@ static df_status print_plan(const df_run *run, const chosen *c, const df_train_o
     df_human_bytes((double)df_train_plan_bytes(o, width, c->n, c->acts[0]->rows, size), memory);
     df_human_bytes(weights, dictionary);
     df_human_bytes(3 * 3 * weights, checkpoints);
-    df_info("train: %s of %zu latents over %zu columns (%zu site%s)", c->n == 1 ? "SAE" : "crosscoder", o->latents, width,
-            c->n, c->n == 1 ? "" : "s");
-    df_info("  training rows: %zu; steps: %llu of %zu rows, %.2f epochs", n, (unsigned long long)o->steps, o->batch,
+    df_info("train: %s of %zu latents over %zu columns (%zu site%s)",
+            c->n == 1 ? "SAE" : "crosscoder", o->latents, width, c->n, c->n == 1 ? "" : "s");
+    df_info("  training rows: %zu; steps: %llu of %zu rows, %.2f epochs", n,
+            (unsigned long long)o->steps, o->batch,
             n > 0 ? (double)o->steps * (double)o->batch / (double)n : 0.0);
-    df_info("  memory per rank: %s on %d rank%s, and the row index of the activation files", memory, size, size == 1 ? "" : "s");
+    df_info("  memory per rank: %s on %d rank%s, and the row index of the activation files", memory,
+            size, size == 1 ? "" : "s");
     df_info("  disk: dictionary %s, checkpoints at most %s while it runs", dictionary, checkpoints);
     print_free_space(df_job_text(run->job, "out"));
     return DF_OK;
 }
 
-/* ---- the stage --------------------------------------------------------------------------------- */
+/* ---- the stage ------------------------------------------------------------------------------ */
 
 static df_status train_on(df_run *run, const chosen *c, df_train_options *o) {
     char *job = describe_job(run, c), *output = df_path_dict(run), *prefix = NULL;
-    if (output != NULL) prefix = df_format("%.*s", (int)(strlen(output) - strlen(".dict.h5")), output);
+    if (output != NULL)
+        prefix = df_format("%.*s", (int)(strlen(output) - strlen(".dict.h5")), output);
     df_status status = df_agree(run->world, job != NULL && prefix != NULL ? DF_OK : DF_FAILED);
     if (status == DF_OK && !df_stage_is_current(run, output, "darkfield-dictionary", job)) {
         o->resolved_job = job;
@@ -209,16 +353,19 @@ static df_status run_train(df_run *run) {
     df_inputs inputs;
     DF_TRY(df_agree(run->world, check_choices(run)));
     if (run->dry_run && inputs_are_missing(run)) {
-        df_info("train: %zu latents, %llu steps of %zu rows; rows, memory and disk can be told after harvest", o.latents,
-                (unsigned long long)o.steps, o.batch);
+        df_info("train: %zu latents, %llu steps of %zu rows; rows, memory and disk can be told "
+                "after harvest",
+                o.latents, (unsigned long long)o.steps, o.batch);
         return DF_OK;
     }
     DF_TRY(df_inputs_open(run, &inputs));
     chosen c = choose(run, &inputs);
-    df_status status = run->dry_run ? df_agree(run->world, print_plan(run, &c, &o)) : train_on(run, &c, &o);
+    df_status status =
+        run->dry_run ? df_agree(run->world, print_plan(run, &c, &o)) : train_on(run, &c, &o);
     df_inputs_close(&inputs);
     return status;
 }
 
-const df_stage df_stage_train = {"train", "a crosscoder over the models' activations, or an SAE of one", options,
-                                 sizeof options / sizeof *options, run_train};
+const df_stage df_stage_train = {"train",
+                                 "a crosscoder over the models' activations, or an SAE of one",
+                                 options, sizeof options / sizeof *options, run_train};

@@ -1,8 +1,9 @@
 /* darkfield/base.h: what every other module stands on. No MPI, no HDF5.
  *
- * Status codes with a context stack, counted memory, log and progress, the option table that drives job
- * files, counter-based random numbers, JSON, hashing. Nothing here is collective. Everything here may be
- * called before MPI starts. Only the log and the error record keep process-wide state. */
+ * Status codes with a context stack, counted memory, log and progress, the option table that drives
+ * job files, counter-based random numbers, JSON, hashing. Nothing here is collective. Everything
+ * here may be called before MPI starts. Only the log and the error record keep process-wide state.
+ */
 #ifndef DARKFIELD_BASE_H
 #define DARKFIELD_BASE_H
 
@@ -12,7 +13,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-/* ---- status ------------------------------------------------------------------------------------ */
+/* ---- status --------------------------------------------------------------------------------- */
 
 /* What a function returns, and the process's exit code. */
 typedef enum df_status {
@@ -30,12 +31,13 @@ typedef enum df_status {
  * The message names what was expected, what was found, and the remedy where there is one. */
 df_status df_fail(df_status code, const char *fmt, ...) DF_PRINTF(2, 3);
 
-/* Adds one line of context to the pending failure: what was being done when it happened, innermost first.
- * Does nothing when no failure is pending. */
+/* Adds one line of context to the pending failure: what was being done when it happened, innermost
+ * first. Does nothing when no failure is pending. */
 void df_context(const char *fmt, ...) DF_PRINTF(1, 2);
 
-/* The pending failure: the message, then one indented "while ..." line per context. "" when there is none.
- * The text belongs to base and holds until the next df_fail, df_context or df_error_clear of this thread. */
+/* The pending failure: the message, then one indented "while ..." line per context. "" when there
+ * is none. The text belongs to base and holds until the next df_fail, df_context or df_error_clear
+ * of this thread. */
 const char *df_error_text(void);
 void df_error_clear(void);
 
@@ -46,7 +48,8 @@ void df_error_clear(void);
         if (df_try_ != DF_OK) return df_try_;                                                      \
     } while (0)
 
-/* The same, adding context on the way out: DF_TRY_AS(read_header(f), "reading the header of %s", path). */
+/* The same, adding context on the way out: DF_TRY_AS(read_header(f), "reading the header of %s",
+ * path). */
 #define DF_TRY_AS(call, ...)                                                                       \
     do {                                                                                           \
         df_status df_try_ = (call);                                                                \
@@ -56,72 +59,79 @@ void df_error_clear(void);
         }                                                                                          \
     } while (0)
 
-/* For functions that hold resources: sets the local `status` and jumps to the local label `done`. */
+/* For functions that hold resources: sets the local `status` and jumps to the local label `done`.
+ */
 #define DF_GO(call)                                                                                \
     do {                                                                                           \
         status = (call);                                                                           \
         if (status != DF_OK) goto done;                                                            \
     } while (0)
 
-/* ---- memory ------------------------------------------------------------------------------------ */
+/* ---- memory --------------------------------------------------------------------------------- */
 
-/* Memory is zeroed, aligned to 64 bytes, and counted. df_alloc returns NULL with a failure recorded (size
- * asked for, bytes in use) when there is none; n == 0 gives a valid pointer. Thread-safe. */
+/* Memory is zeroed, aligned to 64 bytes, and counted. df_alloc returns NULL with a failure recorded
+ * (size asked for, bytes in use) when there is none; n == 0 gives a valid pointer. Thread-safe. */
 void *df_alloc(size_t n, size_t size);
 void df_free(void *p); /* NULL is allowed */
 
 /* df_status-valued: DF_TRY(DF_NEW(ptr, n)) allocates n elements of *ptr. */
 #define DF_NEW(ptr, n) (((ptr) = df_alloc((n), sizeof *(ptr))) != NULL ? DF_OK : DF_FAILED)
 
-/* Grows *p (from df_alloc or NULL) to hold at least n elements, at least doubling; *capacity is in elements. */
+/* Grows *p (from df_alloc or NULL) to hold at least n elements, at least doubling; *capacity is in
+ * elements. */
 df_status df_grow(void **p, size_t *capacity, size_t n, size_t size) DF_MUST_CHECK;
 
 size_t df_memory_now(void);  /* bytes allocated by df_alloc and not yet freed */
 size_t df_memory_peak(void); /* their high-water mark since start or df_memory_reset_peak */
 void df_memory_reset_peak(void);
-void df_memory_fail_after(int64_t calls); /* tests: let the n-th following df_alloc fail once; < 0: never */
+void df_memory_fail_after(
+    int64_t calls); /* tests: let the n-th following df_alloc fail once; < 0: never */
 
-char *df_strdup(const char *s);                             /* NULL on failure; df_free it */
-char *df_format(const char *fmt, ...) DF_PRINTF(1, 2);      /* sprintf into new memory; df_free it */
+char *df_strdup(const char *s);                        /* NULL on failure; df_free it */
+char *df_format(const char *fmt, ...) DF_PRINTF(1, 2); /* sprintf into new memory; df_free it */
 
 /* a * b and a + b with overflow as a recorded failure ("size overflow: ..."). */
 df_status df_mul(size_t a, size_t b, size_t *out) DF_MUST_CHECK;
 df_status df_add(size_t a, size_t b, size_t *out) DF_MUST_CHECK;
 
-/* ---- log and progress -------------------------------------------------------------------------- */
+/* ---- log and progress ----------------------------------------------------------------------- */
 
 /* Rank 0 tells the story on stdout; other ranks stay silent until df_log_rank says otherwise.
- * df_info and df_warn print on rank 0 only; warnings are counted and repeated at the end. df_warn goes to
- * stderr. df_error_print writes the pending failure to stderr from whichever rank calls it. */
+ * df_info and df_warn print on rank 0 only; warnings are counted and repeated at the end. df_warn
+ * goes to stderr. df_error_print writes the pending failure to stderr from whichever rank calls it.
+ */
 void df_log_rank(int rank);
 void df_log_quiet(bool quiet); /* silence df_info (tests) */
 void df_info(const char *fmt, ...) DF_PRINTF(1, 2);
 void df_warn(const char *fmt, ...) DF_PRINTF(1, 2);
 void df_error_print(df_status code);
 size_t df_warnings(void);
-void df_warnings_repeat(void); /* for the summary: the count and the first 20 texts; nothing when there were none */
+void df_warnings_repeat(
+    void); /* for the summary: the count and the first 20 texts; nothing when there were none */
 
-double df_now(void);                        /* seconds, monotonic */
-void df_iso_time(char out[static 32]);      /* 2026-11-23T09:40:37+00:00 */
-void df_human_bytes(double bytes, char out[static 16]); /* "1.5 GiB" */
+double df_now(void);                                     /* seconds, monotonic */
+void df_iso_time(char out[static 32]);                   /* 2026-11-23T09:40:37+00:00 */
+void df_human_bytes(double bytes, char out[static 16]);  /* "1.5 GiB" */
 void df_human_time(double seconds, char out[static 16]); /* "2 m 03 s" */
 
-/* One progress display: a bar rewritten in place on a terminal, one line per interval in a log file.
- * Only rank 0 prints. `note` (may be NULL) is appended. Shows done/total, rate and ETA. */
+/* One progress display: a bar rewritten in place on a terminal, one line per interval in a log
+ * file. Only rank 0 prints. `note` (may be NULL) is appended. Shows done/total, rate and ETA. */
 typedef struct df_progress {
     const char *what, *unit;
     uint64_t total, base; /* base: done before this run (resume), not counted in the rate */
     double start, last, interval;
     bool terminal;
 } df_progress;
-void df_progress_start(df_progress *p, const char *what, const char *unit, uint64_t base, uint64_t total);
+void df_progress_start(df_progress *p, const char *what, const char *unit, uint64_t base,
+                       uint64_t total);
 void df_progress_at(df_progress *p, uint64_t done, const char *note);
 void df_progress_end(df_progress *p, uint64_t done);
 
-/* ---- counter-based random numbers -------------------------------------------------------------- */
+/* ---- counter-based random numbers ----------------------------------------------------------- */
 
-/* Philox4x32-10 (Salmon et al., SC11): a draw is a pure function of (seed, stream, index), the same on every
- * rank and thread. Streams keep uses apart; they are named here so that none is used twice. */
+/* Philox4x32-10 (Salmon et al., SC11): a draw is a pure function of (seed, stream, index), the same
+ * on every rank and thread. Streams keep uses apart; they are named here so that none is used
+ * twice. */
 typedef enum df_stream {
     DF_STREAM_SPLIT = 1,   /* held-out documents; index = document number */
     DF_STREAM_SHUFFLE = 2, /* row permutation of epoch e: seed + e */
@@ -133,17 +143,19 @@ uint64_t df_random_bits(uint64_t seed, df_stream stream, uint64_t index);
 double df_random_uniform(uint64_t seed, df_stream stream, uint64_t index); /* [0, 1), 53 bits */
 double df_random_normal(uint64_t seed, df_stream stream, uint64_t index);  /* Box-Muller, N(0, 1) */
 
-/* Where element i goes in a pseudo-random permutation of 0..n-1 (n >= 1): a keyed Feistel network over the
- * next even number of bits with cycle walking. No memory; any rank computes any element. */
+/* Where element i goes in a pseudo-random permutation of 0..n-1 (n >= 1): a keyed Feistel network
+ * over the next even number of bits with cycle walking. No memory; any rank computes any element.
+ */
 uint64_t df_random_permute(uint64_t seed, df_stream stream, uint64_t n, uint64_t i);
 
-/* ---- hashing ----------------------------------------------------------------------------------- */
+/* ---- hashing -------------------------------------------------------------------------------- */
 
-uint64_t df_hash(const void *data, size_t bytes);                /* XXH3-64, seed 0 */
-uint64_t df_hash_more(uint64_t seed, const void *data, size_t bytes); /* chains: seed = earlier hash */
+uint64_t df_hash(const void *data, size_t bytes); /* XXH3-64, seed 0 */
+uint64_t df_hash_more(uint64_t seed, const void *data,
+                      size_t bytes); /* chains: seed = earlier hash */
 df_status df_hash_file(const char *path, uint64_t *out) DF_MUST_CHECK;
 
-/* ---- small files and JSON ---------------------------------------------------------------------- */
+/* ---- small files and JSON ------------------------------------------------------------------- */
 
 /* Reads a whole file into new memory, a zero byte added behind it. DF_BAD_INPUT names the file. */
 df_status df_read_file(const char *path, char **text, size_t *bytes) DF_MUST_CHECK;
@@ -157,43 +169,60 @@ bool df_file_exists(const char *path);
 
 /* Parses text (named `what` in messages: line and column are given). The caller json_decrefs *out.
  * Duplicate keys are refused. */
-df_status df_json_parse(const char *text, size_t bytes, const char *what, json_t **out) DF_MUST_CHECK;
+df_status df_json_parse(const char *text, size_t bytes, const char *what,
+                        json_t **out) DF_MUST_CHECK;
 
-/* Typed members of an object; a missing or mistyped one is DF_BAD_INPUT naming `what` and the key. The
- * _or variants give `fallback` for a missing or null member. Strings belong to the object. */
-df_status df_json_int(const json_t *object, const char *what, const char *key, int64_t *out) DF_MUST_CHECK;
-df_status df_json_int_or(const json_t *object, const char *what, const char *key, int64_t fallback, int64_t *out) DF_MUST_CHECK;
-df_status df_json_real_or(const json_t *object, const char *what, const char *key, double fallback, double *out) DF_MUST_CHECK;
-df_status df_json_bool_or(const json_t *object, const char *what, const char *key, bool fallback, bool *out) DF_MUST_CHECK;
-df_status df_json_text(const json_t *object, const char *what, const char *key, const char **out) DF_MUST_CHECK;
-df_status df_json_text_or(const json_t *object, const char *what, const char *key, const char *fallback, const char **out) DF_MUST_CHECK;
+/* Typed members of an object; a missing or mistyped one is DF_BAD_INPUT naming `what` and the key.
+ * The _or variants give `fallback` for a missing or null member. Strings belong to the object. */
+df_status df_json_int(const json_t *object, const char *what, const char *key,
+                      int64_t *out) DF_MUST_CHECK;
+df_status df_json_int_or(const json_t *object, const char *what, const char *key, int64_t fallback,
+                         int64_t *out) DF_MUST_CHECK;
+df_status df_json_real_or(const json_t *object, const char *what, const char *key, double fallback,
+                          double *out) DF_MUST_CHECK;
+df_status df_json_bool_or(const json_t *object, const char *what, const char *key, bool fallback,
+                          bool *out) DF_MUST_CHECK;
+df_status df_json_text(const json_t *object, const char *what, const char *key,
+                       const char **out) DF_MUST_CHECK;
+df_status df_json_text_or(const json_t *object, const char *what, const char *key,
+                          const char *fallback, const char **out) DF_MUST_CHECK;
 
-/* ---- the option table and job files ------------------------------------------------------------ */
+/* ---- the option table and job files --------------------------------------------------------- */
 
-typedef enum df_option_type { DF_OPT_INT, DF_OPT_REAL, DF_OPT_BOOL, DF_OPT_TEXT, DF_OPT_CHOICE, DF_OPT_LIST } df_option_type;
+typedef enum df_option_type {
+    DF_OPT_INT,
+    DF_OPT_REAL,
+    DF_OPT_BOOL,
+    DF_OPT_TEXT,
+    DF_OPT_CHOICE,
+    DF_OPT_LIST
+} df_option_type;
 
-/* One row: key, type, unit, default, range, help. The table drives the job file, --set, --help, the resolved
- * copy stored in outputs, and the unknown-key check. A NULL default means "must be given" unless `optional`. */
+/* One row: key, type, unit, default, range, help. The table drives the job file, --set, --help, the
+ * resolved copy stored in outputs, and the unknown-key check. A NULL default means "must be given"
+ * unless `optional`. */
 typedef struct df_option {
-    const char *key;         /* "train.latents"; every dot is one level of mapping */
-    df_option_type type;     /* LIST is a sequence of texts */
-    const char *fallback;    /* as it would be written in the file; lists: comma-separated */
-    const char *unit;        /* "rows", "nats per token", NULL */
-    const char *choices;     /* CHOICE: "topk batchtopk relu" */
-    double min, max;         /* INT and REAL: allowed range when min < max */
-    bool is_volatile;        /* stored under /provenance, not compared (paths, limits, intervals) */
-    bool optional;           /* may stay unset: df_job_has is false then */
+    const char *key;      /* "train.latents"; every dot is one level of mapping */
+    df_option_type type;  /* LIST is a sequence of texts */
+    const char *fallback; /* as it would be written in the file; lists: comma-separated */
+    const char *unit;     /* "rows", "nats per token", NULL */
+    const char *choices;  /* CHOICE: "topk batchtopk relu" */
+    double min, max;      /* INT and REAL: allowed range when min < max */
+    bool is_volatile;     /* stored under /provenance, not compared (paths, limits, intervals) */
+    bool optional;        /* may stay unset: df_job_has is false then */
     const char *help;
 } df_option;
 
 typedef struct df_job df_job;
 
-/* Parses YAML text (named `path` in messages) against the table, then applies `sets` ("key=value") in order.
- * Errors are DF_USAGE with file:line (or --set) and the nearest known key. Anchors, aliases, tags, merge keys
- * and duplicate keys are refused; types come from the table, never from the look of a scalar. The option rows
- * are borrowed and must outlive the job. Free with df_job_free. */
-df_status df_job_parse(const char *path, const char *text, size_t bytes, const df_option *options, size_t n_options,
-                       const char *const *sets, size_t n_sets, df_job **out) DF_MUST_CHECK;
+/* Parses YAML text (named `path` in messages) against the table, then applies `sets` ("key=value")
+ * in order. Errors are DF_USAGE with file:line (or --set) and the nearest known key. Anchors,
+ * aliases, tags, merge keys and duplicate keys are refused; types come from the table, never from
+ * the look of a scalar. The option rows are borrowed and must outlive the job. Free with
+ * df_job_free. */
+df_status df_job_parse(const char *path, const char *text, size_t bytes, const df_option *options,
+                       size_t n_options, const char *const *sets, size_t n_sets,
+                       df_job **out) DF_MUST_CHECK;
 void df_job_free(df_job *job);
 
 /* Values by key. A key that is not in the table is a programming error (assert). */
@@ -201,20 +230,25 @@ bool df_job_has(const df_job *job, const char *key);
 int64_t df_job_int(const df_job *job, const char *key);
 double df_job_real(const df_job *job, const char *key);
 bool df_job_bool(const df_job *job, const char *key);
-const char *df_job_text(const df_job *job, const char *key);           /* NULL when unset; belongs to the job */
-size_t df_job_list(const df_job *job, const char *key, const char *const **items); /* belongs to the job */
+const char *df_job_text(const df_job *job,
+                        const char *key); /* NULL when unset; belongs to the job */
+size_t df_job_list(const df_job *job, const char *key,
+                   const char *const **items); /* belongs to the job */
 
-/* Checks that every key without default whose section (text before the first dot) is `section` was given. */
+/* Checks that every key without default whose section (text before the first dot) is `section` was
+ * given. */
 df_status df_job_require(const df_job *job, const char *section) DF_MUST_CHECK;
 
 /* "file:line" of where a key was given, "--set" or "default": for messages of later checks. */
 const char *df_job_where(const df_job *job, const char *key);
 
-/* A job file that reproduces the run: all keys of the named sections (space-separated; NULL: all) with their
- * values, in table order. volatile_part selects the volatile ones or the others. New memory; df_free it. */
+/* A job file that reproduces the run: all keys of the named sections (space-separated; NULL: all)
+ * with their values, in table order. volatile_part selects the volatile ones or the others. New
+ * memory; df_free it. */
 char *df_job_resolved(const df_job *job, const char *sections, bool volatile_part);
 
-/* Prints the options whose key starts with `section.`, grouped, with type, unit, default and help. */
+/* Prints the options whose key starts with `section.`, grouped, with type, unit, default and help.
+ */
 void df_options_help(FILE *to, const df_option *options, size_t n_options, const char *section);
 
 /* The nearest of n known words by edit distance, NULL when none is near. */

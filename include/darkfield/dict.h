@@ -1,9 +1,11 @@
-/* darkfield/dict.h: dictionaries (SAE, crosscoder), the distributed coder that runs and trains them, their files.
+/* darkfield/dict.h: dictionaries (SAE, crosscoder), the distributed coder that runs and trains
+ * them, their files.
  *
- * Owner computes (design section 3): ranks of one comm share the batch and split the latents. A latent's encoder row,
- * decoder row, optimiser state and counters live on one rank, which sees every row of the batch. Selection is exact
- * over all latents, ties broken by the smaller row, then the smaller latent. Every result is a function of the
- * dictionary, the settings and the rows, never of the number of ranks or threads. */
+ * Owner computes (design section 3): ranks of one comm share the batch and split the latents. A
+ * latent's encoder row, decoder row, optimiser state and counters live on one rank, which sees
+ * every row of the batch. Selection is exact over all latents, ties broken by the smaller row, then
+ * the smaller latent. Every result is a function of the dictionary, the settings and the rows,
+ * never of the number of ranks or threads. */
 #ifndef DARKFIELD_DICT_H
 #define DARKFIELD_DICT_H
 
@@ -12,53 +14,63 @@
 #include "darkfield/kernels.h"
 #include "darkfield/store.h"
 
-/* ---- the dictionary ---------------------------------------------------------------------------- */
+/* ---- the dictionary ------------------------------------------------------------------------- */
 
 typedef enum df_activation { DF_RELU, DF_TOPK, DF_BATCHTOPK } df_activation;
 
-/* What ranks latents against each other in TopK and BatchTopK, and weighs the L1 term: the code alone, times the sum of the
- * sites' decoder norms (crosscoder), or times the norm of the whole decoder row (SAE). */
+/* What ranks latents against each other in TopK and BatchTopK, and weighs the L1 term: the code
+ * alone, times the sum of the sites' decoder norms (crosscoder), or times the norm of the whole
+ * decoder row (SAE). */
 typedef enum df_code_norm { DF_NORM_NONE, DF_NORM_SUM, DF_NORM_ROOT } df_code_norm;
 
 /* One site of one model: columns [first, first + width) of a row; a row holds x * scale. */
 typedef struct df_dict_site {
     char *name, *model;
     uint64_t first, width;
-    double scale; /* 1 / sqrt(mean |x|^2) over the training rows: every site has unit mean squared norm */
+    double scale; /* 1 / sqrt(mean |x|^2) over the training rows: every site has unit mean squared
+                     norm */
 } df_dict_site;
 
-/* Encoder: p = W_enc (x - subtract_bias * b_dec) + b_enc, f = selected relu(p). Decoder: x^ = sum f W_dec + b_dec.
- * Latents are split into df_dict_blocks() fixed blocks; a rank owns a contiguous run of whole blocks. */
+/* Encoder: p = W_enc (x - subtract_bias * b_dec) + b_enc, f = selected relu(p). Decoder: x^ = sum f
+ * W_dec + b_dec. Latents are split into df_dict_blocks() fixed blocks; a rank owns a contiguous run
+ * of whole blocks. */
 typedef struct df_dict {
-    size_t latents, width;       /* m, D (all sites side by side; input and output columns are the same here) */
-    df_range mine;               /* latents of this rank: empty when there are more ranks than blocks */
-    float *w_enc, *w_dec;        /* [mine.count, width] */
-    float *b_enc;                /* [mine.count] */
-    float *b_dec;                /* [width], replicated */
+    size_t latents,
+        width;     /* m, D (all sites side by side; input and output columns are the same here) */
+    df_range mine; /* latents of this rank: empty when there are more ranks than blocks */
+    float *w_enc, *w_dec; /* [mine.count, width] */
+    float *b_enc;         /* [mine.count] */
+    float *b_dec;         /* [width], replicated */
     df_activation activation;
     df_code_norm code_norm;
-    size_t k;                    /* TopK: per row; BatchTopK: mean per row in training */
-    float threshold;             /* BatchTopK at inference: active where f * norm > threshold; < 0: not yet known */
+    size_t k;        /* TopK: per row; BatchTopK: mean per row in training */
+    float threshold; /* BatchTopK at inference: active where f * norm > threshold; < 0: not yet
+                        known */
     bool subtract_bias;
     size_t sites;
     df_dict_site *site;
-    char *job;                   /* resolved job file, or NULL */
+    char *job; /* resolved job file, or NULL */
 } df_dict;
 
-/* The fixed block size for m latents (a multiple of 16; at most 64 blocks) and the latents of one rank. Not collective. */
+/* The fixed block size for m latents (a multiple of 16; at most 64 blocks) and the latents of one
+ * rank. Not collective. */
 size_t df_dict_block_latents(size_t latents);
 df_range df_dict_share(size_t latents, int size, int rank);
 
 /* Allocates an all-zero dictionary with this rank's share; sites are copied. Not collective. */
-df_status df_dict_new(df_comm *comm, size_t latents, const df_dict_site *sites, size_t n_sites, df_dict **out) DF_MUST_CHECK;
+df_status df_dict_new(df_comm *comm, size_t latents, const df_dict_site *sites, size_t n_sites,
+                      df_dict **out) DF_MUST_CHECK;
 void df_dict_free(df_dict **dict);
-/* Decoder rows drawn N(0,1) by (seed, latent, column), each site's part scaled to `norm`; encoder = decoder transposed
- * times `encoder_scale`; b_enc 0; b_dec as given [width]. Not collective; same numbers on any rank count. */
-void df_dict_initialise(df_dict *dict, uint64_t seed, double norm, double encoder_scale, const float *b_dec);
+/* Decoder rows drawn N(0,1) by (seed, latent, column), each site's part scaled to `norm`; encoder =
+ * decoder transposed times `encoder_scale`; b_enc 0; b_dec as given [width]. Not collective; same
+ * numbers on any rank count. */
+void df_dict_initialise(df_dict *dict, uint64_t seed, double norm, double encoder_scale,
+                        const float *b_dec);
 
-/* ---- the coder --------------------------------------------------------------------------------- */
+/* ---- the coder ------------------------------------------------------------------------------ */
 
-/* Active latents of a batch on this rank: row r has entries start[r] .. start[r+1], ascending by latent. */
+/* Active latents of a batch on this rank: row r has entries start[r] .. start[r+1], ascending by
+ * latent. */
 typedef struct df_codes {
     size_t rows;
     uint64_t *start;  /* [rows + 1] */
@@ -68,39 +80,48 @@ typedef struct df_codes {
 
 typedef struct df_coder df_coder; /* a dictionary with its comm, kernels and scratch */
 /* Borrows all three. max_rows bounds the rows of one call. Collective. */
-df_status df_coder_open(df_comm *comm, df_kernels *kernels, df_dict *dict, size_t max_rows, df_coder **out) DF_MUST_CHECK;
+df_status df_coder_open(df_comm *comm, df_kernels *kernels, df_dict *dict, size_t max_rows,
+                        df_coder **out) DF_MUST_CHECK;
 void df_coder_close(df_coder **coder);
-size_t df_coder_plan_bytes(const df_dict *dict, size_t max_rows, int size, bool training); /* what open (and train_open) will allocate */
+size_t df_coder_plan_bytes(const df_dict *dict, size_t max_rows, int size,
+                           bool training); /* what open (and train_open) will allocate */
 
-/* x [rows, width], the same on every rank, in dictionary units (scaled). training selects BatchTopK by batch instead of
- * by threshold. *codes points into the coder and holds until its next call. Collective. */
-df_status df_coder_encode(df_coder *coder, const float *x, size_t rows, bool training, const df_codes **codes) DF_MUST_CHECK;
-/* x_hat [share of rows, width] for the rows df_share(rows, size, rank) of this rank, summed over latent blocks in the fixed
- * tree, b_dec added last. Collective. */
+/* x [rows, width], the same on every rank, in dictionary units (scaled). training selects BatchTopK
+ * by batch instead of by threshold. *codes points into the coder and holds until its next call.
+ * Collective. */
+df_status df_coder_encode(df_coder *coder, const float *x, size_t rows, bool training,
+                          const df_codes **codes) DF_MUST_CHECK;
+/* x_hat [share of rows, width] for the rows df_share(rows, size, rank) of this rank, summed over
+ * latent blocks in the fixed tree, b_dec added last. Collective. */
 df_status df_coder_decode(df_coder *coder, const df_codes *codes, float *x_hat) DF_MUST_CHECK;
-/* encode (inference) then decode for rows that each rank brings: x_mine [n, width], n the same on every rank (pad with zero rows).
- * `codes` may be NULL. Collective. */
-df_status df_coder_apply(df_coder *coder, const float *x_mine, size_t n, float *x_hat_mine, const df_codes **codes) DF_MUST_CHECK;
+/* encode (inference) then decode for rows that each rank brings: x_mine [n, width], n the same on
+ * every rank (pad with zero rows). `codes` may be NULL. Collective. */
+df_status df_coder_apply(df_coder *coder, const float *x_mine, size_t n, float *x_hat_mine,
+                         const df_codes **codes) DF_MUST_CHECK;
 
-/* ---- one training step ------------------------------------------------------------------------- */
+/* ---- one training step ---------------------------------------------------------------------- */
 
 typedef struct df_step_settings {
     double lr, beta1, beta2, epsilon;
-    double l1;             /* weight of mean_rows sum_j f_j norm_j (after warm-up) */
-    double aux;            /* AuxK weight (1/32); 0: none */
-    size_t aux_k;          /* min(aux_k, dead) dead latents per row */
-    uint64_t dead_rows;    /* a latent is dead when it has not fired for this many rows */
-    bool unit_decoder;     /* project the gradient off each decoder row, then keep its norm at 1 (whole row) */
-    double threshold_rate; /* BatchTopK: threshold <- (1 - rate) threshold + rate * smallest selected score */
+    double l1;          /* weight of mean_rows sum_j f_j norm_j (after warm-up) */
+    double aux;         /* AuxK weight (1/32); 0: none */
+    size_t aux_k;       /* min(aux_k, dead) dead latents per row */
+    uint64_t dead_rows; /* a latent is dead when it has not fired for this many rows */
+    bool unit_decoder;  /* project the gradient off each decoder row, then keep its norm at 1 (whole
+                           row) */
+    double threshold_rate; /* BatchTopK: threshold <- (1 - rate) threshold + rate * smallest
+                              selected score */
 } df_step_settings;
 
 typedef struct df_step_report {
-    double loss, reconstruction, sparsity, auxiliary; /* reconstruction = mean_rows sum_columns e^2; loss is their weighted sum */
-    double l0;                                        /* mean active per row */
-    uint64_t dead;                                    /* before this step's update */
-    double fvu[8];                                    /* per site, of this batch: sum e^2 / sum (x - batch mean)^2 */
-    double gemm_seconds, select_seconds, settle_seconds, decode_seconds, gradient_seconds, adam_seconds, comm_seconds;
-    uint64_t dense_rows;                              /* rows settled densely */
+    double loss, reconstruction, sparsity,
+        auxiliary; /* reconstruction = mean_rows sum_columns e^2; loss is their weighted sum */
+    double l0;     /* mean active per row */
+    uint64_t dead; /* before this step's update */
+    double fvu[8]; /* per site, of this batch: sum e^2 / sum (x - batch mean)^2 */
+    double gemm_seconds, select_seconds, settle_seconds, decode_seconds, gradient_seconds,
+        adam_seconds, comm_seconds;
+    uint64_t dense_rows; /* rows settled densely */
 } df_step_report;
 
 /* Optimiser state of this rank's latents, and the replicated b_dec's. */
@@ -113,29 +134,38 @@ typedef struct df_trainer_state {
 } df_trainer_state;
 df_status df_coder_train_open(df_coder *coder) DF_MUST_CHECK; /* allocates the state, zero */
 df_trainer_state *df_coder_state(df_coder *coder);
-/* One step of loss = mean_rows |x - x^|^2 + l1 * mean_rows sum_j f_j norm_j + aux * |e - e^_aux|^2 / |e - mean e|^2 (e detached;
- * DL's AuxK; reference dictionaries.md 2.3) and Adam (PyTorch's formula). NaN loss is DF_FAILED. Collective. */
-df_status df_coder_step(df_coder *coder, const float *x, size_t rows, const df_step_settings *settings, df_step_report *report) DF_MUST_CHECK;
-/* The gradients alone, for tests: this rank's rows of each tensor, weights untouched. NULL members are skipped. Collective. */
+/* One step of loss = mean_rows |x - x^|^2 + l1 * mean_rows sum_j f_j norm_j + aux * |e - e^_aux|^2
+ * / |e - mean e|^2 (e detached; DL's AuxK; reference dictionaries.md 2.3) and Adam (PyTorch's
+ * formula). NaN loss is DF_FAILED. Collective. */
+df_status df_coder_step(df_coder *coder, const float *x, size_t rows,
+                        const df_step_settings *settings, df_step_report *report) DF_MUST_CHECK;
+/* The gradients alone, for tests: this rank's rows of each tensor, weights untouched. NULL members
+ * are skipped. Collective. */
 typedef struct df_gradients {
     float *w_enc, *w_dec, *b_enc, *b_dec;
 } df_gradients;
-df_status df_coder_gradients(df_coder *coder, const float *x, size_t rows, const df_step_settings *settings, df_gradients *out, df_step_report *report) DF_MUST_CHECK;
+df_status df_coder_gradients(df_coder *coder, const float *x, size_t rows,
+                             const df_step_settings *settings, df_gradients *out,
+                             df_step_report *report) DF_MUST_CHECK;
 
-/* ---- files ------------------------------------------------------------------------------------- */
+/* ---- files ---------------------------------------------------------------------------------- */
 
-/* *.dict.h5 (design section 5): one group. Reads this rank's share; DF_BAD_INPUT names what is wrong. Collective. */
+/* *.dict.h5 (design section 5): one group. Reads this rank's share; DF_BAD_INPUT names what is
+ * wrong. Collective. */
 df_status df_dict_load(df_comm *comm, const char *path, df_dict **out) DF_MUST_CHECK;
 
-/* The training history, one row per logging interval: written into the dictionary file as /history/<column> f64. */
+/* The training history, one row per logging interval: written into the dictionary file as
+ * /history/<column> f64. */
 typedef struct df_history {
     size_t rows, capacity, sites;
-    double *values; /* [rows, 9 + sites]: step, rows seen, loss, reconstruction, sparsity, auxiliary, l0, dead, lr, fvu per site */
+    double *values; /* [rows, 9 + sites]: step, rows seen, loss, reconstruction, sparsity,
+                       auxiliary, l0, dead, lr, fvu per site */
 } df_history;
-df_status df_dict_save(df_comm *comm, const char *path, const df_dict *dict, const df_history *history, const char *resolved_job,
-                       uint64_t seed, uint64_t rows_seen, const df_provenance *facts) DF_MUST_CHECK;
+df_status df_dict_save(df_comm *comm, const char *path, const df_dict *dict,
+                       const df_history *history, const char *resolved_job, uint64_t seed,
+                       uint64_t rows_seen, const df_provenance *facts) DF_MUST_CHECK;
 
-/* ---- the trainer ------------------------------------------------------------------------------- */
+/* ---- the trainer ---------------------------------------------------------------------------- */
 
 typedef struct df_train_options {
     size_t latents, k, batch;
@@ -145,32 +175,39 @@ typedef struct df_train_options {
     bool unit_decoder, subtract_bias;
     double init_norm;
     double lr, beta1, beta2, epsilon;
-    uint64_t warmup, decay;      /* steps of linear warm-up from 0 and of linear decay to 0 at the end */
-    double l1;                   /* reached linearly over l1_warmup steps */
+    uint64_t warmup, decay; /* steps of linear warm-up from 0 and of linear decay to 0 at the end */
+    double l1;              /* reached linearly over l1_warmup steps */
     uint64_t l1_warmup;
-    double aux;                  /* AuxK weight */
-    size_t aux_k;                /* 0: width of one site / 2 */
+    double aux;   /* AuxK weight */
+    size_t aux_k; /* 0: width of one site / 2 */
     uint64_t dead_rows;
     double threshold_rate;
-    uint64_t threshold_start;    /* first step that moves the threshold */
+    uint64_t threshold_start; /* first step that moves the threshold */
     bool skip_first;
-    uint64_t log_every;          /* steps */
-    double checkpoint_seconds;   /* volatile */
-    const char *checkpoint;      /* path prefix: PREFIX.STEP.ckpt.h5, two are kept */
-    const char *output;          /* PATH.dict.h5 */
-    const char *resolved_job;    /* stored; compared on resume */
-    bool accept_kernel_path;     /* volatile: resume a checkpoint of another kernel path, and record it under /provenance */
+    uint64_t log_every;        /* steps */
+    double checkpoint_seconds; /* volatile */
+    const char *checkpoint;    /* path prefix: PREFIX.STEP.ckpt.h5, two are kept */
+    const char *output;        /* PATH.dict.h5 */
+    const char *resolved_job;  /* stored; compared on resume */
+    bool accept_kernel_path; /* volatile: resume a checkpoint of another kernel path, and record it
+                                under /provenance */
     df_provenance facts;
 } df_train_options;
 
-/* Trains on the aligned activation files (one site index each: site s of the dictionary is acts[s] / site[s]); resumes from the newest
- * valid checkpoint of the same resolved job, on any number of ranks; returns DF_STOPPED after a checkpoint on request. Rows are the
- * training rows of the files, permuted globally anew for each epoch (df_random_permute). Collective. */
-df_status df_train(df_comm *comm, df_kernels *kernels, df_acts *const *acts, const size_t *site, size_t n_sites, const df_train_options *options) DF_MUST_CHECK;
-/* Bytes of our own allocations per rank that df_train will reach; rows: of the activation files. Not collective. */
-size_t df_train_plan_bytes(const df_train_options *options, size_t width, size_t n_sites, uint64_t rows, int size);
+/* Trains on the aligned activation files (one site index each: site s of the dictionary is acts[s]
+ * / site[s]); resumes from the newest valid checkpoint of the same resolved job, on any number of
+ * ranks; returns DF_STOPPED after a checkpoint on request. Rows are the training rows of the files,
+ * permuted globally anew for each epoch (df_random_permute). Collective. */
+df_status df_train(df_comm *comm, df_kernels *kernels, df_acts *const *acts, const size_t *site,
+                   size_t n_sites, const df_train_options *options) DF_MUST_CHECK;
+/* Bytes of our own allocations per rank that df_train will reach; rows: of the activation files.
+ * Not collective. */
+size_t df_train_plan_bytes(const df_train_options *options, size_t width, size_t n_sites,
+                           uint64_t rows, int size);
 
-/* Reads rows (ascending or not) of all sites side by side in dictionary units: out [n, width]. Not collective. */
-df_status df_rows_gather(const df_dict *dict, df_acts *const *acts, const size_t *site, const uint64_t *rows, size_t n, float *out) DF_MUST_CHECK;
+/* Reads rows (ascending or not) of all sites side by side in dictionary units: out [n, width]. Not
+ * collective. */
+df_status df_rows_gather(const df_dict *dict, df_acts *const *acts, const size_t *site,
+                         const uint64_t *rows, size_t n, float *out) DF_MUST_CHECK;
 
 #endif

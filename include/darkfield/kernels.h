@@ -1,28 +1,32 @@
-/* darkfield/kernels.h: process-local compute. No MPI, no files, no allocation in the hot path; nothing is collective.
+/* darkfield/kernels.h: process-local compute. No MPI, no files, no allocation in the hot path;
+ * nothing is collective.
  *
- * A fast kernel has a plain twin of the same name with _plain behind it, which a student can check; both give the same bits
- * unless the comment says otherwise. Matrices are row-major; `ld` is the distance between rows in elements. */
+ * A fast kernel has a plain twin of the same name with _plain behind it, which a student can check;
+ * both give the same bits unless the comment says otherwise. Matrices are row-major; `ld` is the
+ * distance between rows in elements. */
 #ifndef DARKFIELD_KERNELS_H
 #define DARKFIELD_KERNELS_H
 
 #include "darkfield/base.h"
 
-/* ---- the handle -------------------------------------------------------------------------------- */
+/* ---- the handle ----------------------------------------------------------------------------- */
 
 typedef struct df_kernels df_kernels;
 
-/* Chooses the kernel path. path: "auto", or the text df_kernels_path gave elsewhere: a machine that offers another is
- * DF_USAGE naming both. The caller closes. */
+/* Chooses the kernel path. path: "auto", or the text df_kernels_path gave elsewhere: a machine that
+ * offers another is DF_USAGE naming both. The caller closes. */
 df_status df_kernels_open(const char *path, df_kernels **out) DF_MUST_CHECK;
 void df_kernels_close(df_kernels **kernels);
 
-/* "OpenBLAS SkylakeX + avx512": floats that a GEMM made are comparable bit for bit only on the same path. Belongs to the handle. */
+/* "OpenBLAS SkylakeX + avx512": floats that a GEMM made are comparable bit for bit only on the same
+ * path. Belongs to the handle. */
 const char *df_kernels_path(const df_kernels *kernels);
 
-/* One GEMM of each layout and block shape against the plain twin (a wrong BLAS build is known to exist): DF_FAILED names it. */
+/* One GEMM of each layout and block shape against the plain twin (a wrong BLAS build is known to
+ * exist): DF_FAILED names it. */
 df_status df_kernels_check(df_kernels *kernels) DF_MUST_CHECK;
 
-/* ---- fp32 GEMM --------------------------------------------------------------------------------- */
+/* ---- fp32 GEMM ------------------------------------------------------------------------------ */
 
 /* C = alpha * op(A) op(B) + beta * C, with C [m, n] and inner length k. */
 typedef struct df_gemm {
@@ -33,8 +37,9 @@ typedef struct df_gemm {
     size_t lda, ldb, ldc;
 } df_gemm;
 
-/* On the calling thread alone, inside or outside a parallel region. The order of summation, hence the last bits, may depend on
- * the shape and the path: call them on fixed padded shapes where bits matter. m, n or k = 0 is allowed. */
+/* On the calling thread alone, inside or outside a parallel region. The order of summation, hence
+ * the last bits, may depend on the shape and the path: call them on fixed padded shapes where bits
+ * matter. m, n or k = 0 is allowed. */
 void df_gemm_nt(const df_gemm *g); /* A [m, k], B [n, k] */
 void df_gemm_nn(const df_gemm *g); /* A [m, k], B [k, n] */
 void df_gemm_tn(const df_gemm *g); /* A [k, m], B [k, n] */
@@ -44,42 +49,53 @@ void df_gemm_nt_plain(const df_gemm *g);
 void df_gemm_nn_plain(const df_gemm *g);
 void df_gemm_tn_plain(const df_gemm *g);
 
-/* ---- transformer ------------------------------------------------------------------------------- */
+/* ---- transformer ---------------------------------------------------------------------------- */
 
-/* Fast kernels work on packed fp32 rows and agree with their twins to rounding, not to the bit. Twins exist in float
+/* Fast kernels work on packed fp32 rows and agree with their twins to rounding, not to the bit.
+ * Twins exist in float
  * (_plain) and in double (_plain_double), from one source. */
 typedef struct df_extent {
     size_t rows, width;
 } df_extent;
 
-/* y = x / sqrt(mean x^2 + epsilon) * gain (Zhang and Sennrich 2019). x, y [rows, width], gain [width]; y may be x. */
+/* y = x / sqrt(mean x^2 + epsilon) * gain (Zhang and Sennrich 2019). x, y [rows, width], gain
+ * [width]; y may be x. */
 void df_rms_norm(const float *x, const float *gain, float epsilon, df_extent extent, float *y);
-void df_rms_norm_plain(const float *x, const float *gain, float epsilon, df_extent extent, float *y);
-void df_rms_norm_plain_double(const double *x, const double *gain, double epsilon, df_extent extent, double *y);
+void df_rms_norm_plain(const float *x, const float *gain, float epsilon, df_extent extent,
+                       float *y);
+void df_rms_norm_plain_double(const double *x, const double *gain, double epsilon, df_extent extent,
+                              double *y);
 
 /* x [rows, width] += bias [width] on every row. */
 void df_add_rows(const float *bias, df_extent extent, float *x);
 
-/* Rotary positions, half-split pairs (i, i + head_width / 2) (Su et al. 2021). Row t stands at position t; cosine and sine
- * [positions, head_width / 2]; x [rows, heads * head_width], in place. rows_heads: rows, and heads as width. */
-void df_rotate(const float *cosine, const float *sine, size_t head_width, df_extent rows_heads, float *x);
-void df_rotate_plain(const float *cosine, const float *sine, size_t head_width, df_extent rows_heads, float *x);
-void df_rotate_plain_double(const double *cosine, const double *sine, size_t head_width, df_extent rows_heads, double *x);
+/* Rotary positions, half-split pairs (i, i + head_width / 2) (Su et al. 2021). Row t stands at
+ * position t; cosine and sine [positions, head_width / 2]; x [rows, heads * head_width], in place.
+ * rows_heads: rows, and heads as width. */
+void df_rotate(const float *cosine, const float *sine, size_t head_width, df_extent rows_heads,
+               float *x);
+void df_rotate_plain(const float *cosine, const float *sine, size_t head_width,
+                     df_extent rows_heads, float *x);
+void df_rotate_plain_double(const double *cosine, const double *sine, size_t head_width,
+                            df_extent rows_heads, double *x);
 
 /* gate = silu(gate) * up, n elements (Shazeer 2020). */
 void df_silu_gate(const float *up, size_t n, float *gate);
 void df_silu_gate_plain(const float *up, size_t n, float *gate);
 void df_silu_gate_plain_double(const double *up, size_t n, double *gate);
 
-/* scores [rows, columns], in place: row r becomes softmax(scale * scores) over columns 0..first + r, and 0 behind. */
+/* scores [rows, columns], in place: row r becomes softmax(scale * scores) over columns 0..first +
+ * r, and 0 behind. */
 void df_causal_softmax(float *scores, size_t rows, size_t first, size_t columns, float scale);
 void df_causal_softmax_plain(float *scores, size_t rows, size_t first, size_t columns, float scale);
-void df_causal_softmax_plain_double(double *scores, size_t rows, size_t first, size_t columns, double scale);
+void df_causal_softmax_plain_double(double *scores, size_t rows, size_t first, size_t columns,
+                                    double scale);
 
-/* Causal attention of one window: query head h reads key and value head h / (heads / kv_heads). rows is a multiple of
- * DF_ATTENTION_ROWS, so that every GEMM has a shape that `rows` alone decides. q, out [rows, heads * head_width], k, v
- * [rows, kv_heads * head_width], scratch [df_attention_scratch(rows)]. The twins take their own arrays, any number of rows, and
- * weights [rows] as scratch. */
+/* Causal attention of one window: query head h reads key and value head h / (heads / kv_heads).
+ * rows is a multiple of DF_ATTENTION_ROWS, so that every GEMM has a shape that `rows` alone
+ * decides. q, out [rows, heads * head_width], k, v [rows, kv_heads * head_width], scratch
+ * [df_attention_scratch(rows)]. The twins take their own arrays, any number of rows, and weights
+ * [rows] as scratch. */
 #define DF_ATTENTION_ROWS 64
 typedef struct df_attention {
     size_t rows, heads, kv_heads, head_width;
@@ -89,34 +105,40 @@ typedef struct df_attention {
 } df_attention;
 size_t df_attention_scratch(size_t rows); /* in floats */
 void df_attend(const df_attention *a);
-void df_attend_plain(const df_attention *a, const float *q, const float *k, const float *v, float *weights, float *out);
-void df_attend_plain_double(const df_attention *a, const double *q, const double *k, const double *v, double *weights,
-                            double *out);
+void df_attend_plain(const df_attention *a, const float *q, const float *k, const float *v,
+                     float *weights, float *out);
+void df_attend_plain_double(const df_attention *a, const double *q, const double *k,
+                            const double *v, double *weights, double *out);
 
-/* nll[r] = -log softmax(logits[r])[target[r]]; logits [rows, width]. The fast one sums in double. */
+/* nll[r] = -log softmax(logits[r])[target[r]]; logits [rows, width]. The fast one sums in double.
+ */
 void df_nll_rows(const float *logits, const uint32_t *target, df_extent extent, double *nll);
 void df_nll_rows_plain(const float *logits, const uint32_t *target, df_extent extent, double *nll);
-void df_nll_rows_plain_double(const double *logits, const uint32_t *target, df_extent extent, double *nll);
+void df_nll_rows_plain_double(const double *logits, const uint32_t *target, df_extent extent,
+                              double *nll);
 
-/* ---- dictionaries ------------------------------------------------------------------------------ */
+/* ---- dictionaries --------------------------------------------------------------------------- */
 
-/* The settled product: 16 lanes of fused multiply-adds, lane i taking elements i, i + 16, ..., then the lanes summed in a fixed
- * tree (i with i + 8, then 4, 2, 1). Every fast form gives these bits. */
+/* The settled product: 16 lanes of fused multiply-adds, lane i taking elements i, i + 16, ..., then
+ * the lanes summed in a fixed tree (i with i + 8, then 4, 2, 1). Every fast form gives these bits.
+ */
 float df_dot(const float *a, const float *b, size_t n);
 float df_dot_plain(const float *a, const float *b, size_t n);
-void df_dot4(const float *x, const float *const w[4], size_t n, float out[4]); /* four df_dots that share x */
+void df_dot4(const float *x, const float *const w[4], size_t n,
+             float out[4]); /* four df_dots that share x */
 
 /* y += a * x, the product rounded before the sum. */
 void df_add_scaled(float *y, float a, const float *x, size_t n);
-void df_set_scaled(float *y, float a, const float *x, size_t n); /* y = 0 + a * x: never a negative zero */
-void df_add_row(float *y, const float *x, size_t n);             /* y += x */
+void df_set_scaled(float *y, float a, const float *x,
+                   size_t n);                        /* y = 0 + a * x: never a negative zero */
+void df_add_row(float *y, const float *x, size_t n); /* y += x */
 /* Sum of squares in 8 lanes of double, lanes then summed in a fixed tree. */
 double df_sum_squares(const float *x, size_t n);
 double df_sum_squares_plain(const float *x, size_t n);
 
-/* One row of a screen block: entry i has the upper bound u = product[i] * scale[i] + lift[i] + norm * slack[i]. Entries with
- * u >= floor are written to (upper, label), label = first + i, ascending. Returns how many; there is room for n + 16, because whole
- * registers are stored. */
+/* One row of a screen block: entry i has the upper bound u = product[i] * scale[i] + lift[i] + norm
+ * * slack[i]. Entries with u >= floor are written to (upper, label), label = first + i, ascending.
+ * Returns how many; there is room for n + 16, because whole registers are stored. */
 typedef struct df_scan {
     const float *product, *scale, *lift, *slack; /* [n] */
     size_t n;
@@ -124,20 +146,24 @@ typedef struct df_scan {
     uint32_t first;
 } df_scan;
 size_t df_scan_row(const df_scan *scan, float *upper, uint32_t *label);
-size_t df_scan_row_plain(const df_scan *scan, float *upper, uint32_t *label); /* same labels up to rounding of u */
+size_t df_scan_row_plain(const df_scan *scan, float *upper,
+                         uint32_t *label); /* same labels up to rounding of u */
 
-/* The k-th largest of n values (1 <= k <= n); reorders them. The k-th smallest of n keys likewise. */
+/* The k-th largest of n values (1 <= k <= n); reorders them. The k-th smallest of n keys likewise.
+ */
 float df_nth_largest(float *values, size_t n, size_t k);
 uint64_t df_nth_smallest(uint64_t *keys, size_t n, size_t k);
 
-/* Adam (Kingma and Ba 2015) in PyTorch's form, on n weights in place. Subnormal moments are flushed to zero. */
+/* Adam (Kingma and Ba 2015) in PyTorch's form, on n weights in place. Subnormal moments are flushed
+ * to zero. */
 typedef struct df_adam {
-    float rate;            /* lr / (1 - beta1^t) */
+    float rate; /* lr / (1 - beta1^t) */
     float beta1, beta2;
-    float root;            /* sqrt(1 - beta2^t) */
+    float root; /* sqrt(1 - beta2^t) */
     float epsilon;
 } df_adam;
-df_adam df_adam_at(double lr, double beta1, double beta2, double epsilon, uint64_t t); /* t counts from 1 */
+df_adam df_adam_at(double lr, double beta1, double beta2, double epsilon,
+                   uint64_t t); /* t counts from 1 */
 typedef struct df_moments {
     float *weight, *m, *v;
 } df_moments;

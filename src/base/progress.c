@@ -12,7 +12,8 @@
 
 void df_progress_start(df_progress *p, const char *what, const char *unit, uint64_t base,
                        uint64_t total) {
-    // mpirun gives its ranks a terminal on stdout even where its own output goes to a file, but never on stderr
+    // mpirun gives its ranks a terminal on stdout even where its own output goes to a file, but
+    // never on stderr
     bool terminal = isatty(STDOUT_FILENO) == 1 && isatty(STDERR_FILENO) == 1;
     double now = df_now();
     *p = (df_progress){.what = what,

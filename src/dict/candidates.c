@@ -51,12 +51,16 @@ void df_candidates_settle(const df_coder *c, df_candidates *s) {
     size_t i = s->exact, width = c->width;
     while (i < s->count) {
         const float *x = c->input + (size_t)s->row[i] * width;
-        bool four = i + 4 <= s->count && s->row[i + 1] == s->row[i] && s->row[i + 2] == s->row[i] && s->row[i + 3] == s->row[i];
+        bool four = i + 4 <= s->count && s->row[i + 1] == s->row[i] && s->row[i + 2] == s->row[i] &&
+                    s->row[i + 3] == s->row[i];
         const float *w[4];
         float product[4];
-        for (size_t n = 0; n < (four ? 4 : 1); n++) w[n] = c->dict->w_enc + (size_t)s->latent[i + n] * width;
-        if (four) df_dot4(x, w, width, product);
-        else product[0] = df_dot(x, w[0], width);
+        for (size_t n = 0; n < (four ? 4 : 1); n++)
+            w[n] = c->dict->w_enc + (size_t)s->latent[i + n] * width;
+        if (four)
+            df_dot4(x, w, width, product);
+        else
+            product[0] = df_dot(x, w[0], width);
         for (size_t n = 0; n < (four ? 4 : 1); n++) set_exact(c, s, i + n, product[n]);
         i += four ? 4 : 1;
     }

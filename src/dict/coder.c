@@ -4,7 +4,7 @@
 #include <float.h>
 #include <string.h>
 
-/* ---- open and close ---------------------------------------------------------------------------- */
+/* ---- open and close ------------------------------------------------------------------------- */
 
 static df_status open_lists(df_coder *c) {
     size_t n = df_list_capacity(c);
@@ -12,8 +12,12 @@ static df_status open_lists(df_coder *c) {
         df_candidates *s = &c->worker[t].list;
         float *pool = df_alloc(n, 4 * sizeof *pool);
         if (pool == NULL) return DF_FAILED;
-        *s = (df_candidates){.upper = pool, .value = pool + n, .row = (uint32_t *)(pool + 2 * n), .latent = (uint32_t *)(pool + 3 * n),
-                             .capacity = n, .limit = n};
+        *s = (df_candidates){.upper = pool,
+                             .value = pool + n,
+                             .row = (uint32_t *)(pool + 2 * n),
+                             .latent = (uint32_t *)(pool + 3 * n),
+                             .capacity = n,
+                             .limit = n};
     }
     return DF_OK;
 }
@@ -34,15 +38,20 @@ static df_status allocate(df_coder *c) {
 
 static df_status check_shape(const df_dict *d, size_t max_rows) {
     if (d->latents == 0 || d->width == 0 || max_rows == 0)
-        return df_fail(DF_FAILED, "a coder needs latents, columns and rows; there are %zu, %zu and %zu", d->latents, d->width, max_rows);
+        return df_fail(DF_FAILED,
+                       "a coder needs latents, columns and rows; there are %zu, %zu and %zu",
+                       d->latents, d->width, max_rows);
     if (d->latents >= UINT32_MAX || max_rows >= UINT32_MAX)
-        return df_fail(DF_FAILED, "%zu latents or %zu rows do not fit in 32 bits", d->latents, max_rows);
+        return df_fail(DF_FAILED, "%zu latents or %zu rows do not fit in 32 bits", d->latents,
+                       max_rows);
     if (d->activation != DF_RELU && (d->k == 0 || d->k > d->latents))
-        return df_fail(DF_USAGE, "k is %zu; it must be between 1 and the number of latents, %zu", d->k, d->latents);
+        return df_fail(DF_USAGE, "k is %zu; it must be between 1 and the number of latents, %zu",
+                       d->k, d->latents);
     return DF_OK;
 }
 
-df_status df_coder_open(df_comm *comm, df_kernels *kernels, df_dict *dict, size_t max_rows, df_coder **out) {
+df_status df_coder_open(df_comm *comm, df_kernels *kernels, df_dict *dict, size_t max_rows,
+                        df_coder **out) {
     df_coder *c;
     *out = NULL;
     DF_TRY(check_shape(dict, max_rows));
@@ -74,7 +83,7 @@ void df_coder_close(df_coder **coder) {
     *coder = NULL;
 }
 
-/* ---- encode ------------------------------------------------------------------------------------ */
+/* ---- encode --------------------------------------------------------------------------------- */
 
 static df_status encode_rows(df_coder *c) {
     df_screen_rows(c, (df_view){.n = c->local}, c->dict->k);
@@ -90,7 +99,8 @@ static df_status encode_batch(df_coder *c) {
 }
 
 static df_status encode_above(df_coder *c, float threshold) {
-    df_status status = df_screen_lists(c, threshold > FLT_TRUE_MIN ? threshold : FLT_TRUE_MIN, SIZE_MAX);
+    df_status status =
+        df_screen_lists(c, threshold > FLT_TRUE_MIN ? threshold : FLT_TRUE_MIN, SIZE_MAX);
     if (status == DF_OK) {
         df_settle_above(c, threshold);
         status = df_lists_to_codes(c, &c->main);
@@ -98,7 +108,8 @@ static df_status encode_above(df_coder *c, float threshold) {
     return df_agree(c->comm, status);
 }
 
-df_status df_coder_encode(df_coder *c, const float *x, size_t rows, bool training, const df_codes **codes) {
+df_status df_coder_encode(df_coder *c, const float *x, size_t rows, bool training,
+                          const df_codes **codes) {
     *codes = &c->main.codes;
     for (int t = 0; t < c->threads; t++) {
         df_worker *w = &c->worker[t];
@@ -107,18 +118,21 @@ df_status df_coder_encode(df_coder *c, const float *x, size_t rows, bool trainin
     }
     DF_TRY(df_agree(c->comm, df_coder_prepare(c, x, rows)));
     switch (c->dict->activation) {
-    case DF_TOPK: return encode_rows(c);
+    case DF_TOPK:
+        return encode_rows(c);
     case DF_BATCHTOPK:
         if (training) return encode_batch(c);
         if (!(c->dict->threshold >= 0.0f))
-            return df_fail(DF_BAD_INPUT, "this BatchTopK dictionary has no threshold yet: train it past train.threshold_start");
+            return df_fail(DF_BAD_INPUT, "this BatchTopK dictionary has no threshold yet: train it "
+                                         "past train.threshold_start");
         return encode_above(c, c->dict->threshold);
-    case DF_RELU: return encode_above(c, 0.0f);
+    case DF_RELU:
+        return encode_above(c, 0.0f);
     }
     return df_fail(DF_FAILED, "unknown activation %d", (int)c->dict->activation);
 }
 
-/* ---- decode ------------------------------------------------------------------------------------ */
+/* ---- decode --------------------------------------------------------------------------------- */
 
 static void add_bias(const df_coder *c, float *row) {
     df_add_row(row, c->dict->b_dec, c->width);
@@ -133,8 +147,10 @@ void df_decode(df_coder *c, const df_codes *codes, bool bias, float *out) {
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < mine.count; r++) {
         float *row = out + r * c->width;
-        if (c->size > 1) df_decode_finish(c, r, mine.count, row);
-        else df_decode_row(c, df_coder_worker(c), codes, r, row);
+        if (c->size > 1)
+            df_decode_finish(c, r, mine.count, row);
+        else
+            df_decode_row(c, df_coder_worker(c), codes, r, row);
         if (bias) add_bias(c, row);
     }
 }
@@ -144,11 +160,14 @@ df_status df_coder_decode(df_coder *c, const df_codes *codes, float *x_hat) {
     return DF_OK;
 }
 
-df_status df_coder_apply(df_coder *c, const float *x_mine, size_t n, float *x_hat_mine, const df_codes **codes) {
+df_status df_coder_apply(df_coder *c, const float *x_mine, size_t n, float *x_hat_mine,
+                         const df_codes **codes) {
     size_t rows = n * (size_t)c->size;
     const df_codes *found;
     if (rows > c->max_rows)
-        return df_fail(DF_FAILED, "%zu rows on each of %d ranks; the coder was opened for %zu in all", n, c->size, c->max_rows);
+        return df_fail(DF_FAILED,
+                       "%zu rows on each of %d ranks; the coder was opened for %zu in all", n,
+                       c->size, c->max_rows);
     for (int p = 0; p < c->size; p++) c->send_bytes[p] = n * c->width * sizeof *x_mine;
     df_allgather(c->comm, x_mine, c->send_bytes, c->centered); // centred in place
     DF_TRY(df_coder_encode(c, c->centered, rows, false, &found));

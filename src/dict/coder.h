@@ -1,21 +1,23 @@
-/* Inside the coder: its scratch, and the stages of a batch (bounds, screen, pick, codes, decode, gradients). */
+/* Inside the coder: its scratch, and the stages of a batch (bounds, screen, pick, codes, decode,
+ * gradients). */
 #ifndef DF_CODER_H
 #define DF_CODER_H
 
 #include "darkfield/dict.h"
 
-#define SCREEN_ROWS 512    /* at most, in one screen block */
+#define SCREEN_ROWS 512 /* at most, in one screen block */
 #define SCREEN_LATENTS 512
-#define STAT_ROWS 64       /* rows in one leaf of the batch statistics */
-#define STACK_DEPTH 16     /* of the tree over at most 64 blocks */
+#define STAT_ROWS 64   /* rows in one leaf of the batch statistics */
+#define STACK_DEPTH 16 /* of the tree over at most 64 blocks */
 
-/* Candidates of one row (TopK) or of a thread's rows (others). The first `exact` are settled: upper is their score. */
+/* Candidates of one row (TopK) or of a thread's rows (others). The first `exact` are settled: upper
+ * is their score. */
 typedef struct df_candidates {
     float *upper, *value;   /* [capacity] */
     uint32_t *row, *latent; /* [capacity] */
     size_t count, exact, capacity;
-    size_t limit;           /* entries to hold before room is made; at most capacity */
-    float floor;            /* nothing below it can be selected */
+    size_t limit; /* entries to hold before room is made; at most capacity */
+    float floor;  /* nothing below it can be selected */
 } df_candidates;
 
 /* Latents to screen: all of this rank's, or those of a list (AuxK). */
@@ -26,26 +28,26 @@ typedef struct df_view {
 
 /* What a batch of codes needs besides df_codes itself. */
 typedef struct df_code_store {
-    df_codes codes;           /* value is the start of one allocation that holds all [capacity] arrays */
+    df_codes codes; /* value is the start of one allocation that holds all [capacity] arrays */
     size_t capacity;
-    bool training;            /* the arrays below exist */
-    float *gradient;          /* [capacity] dL/df, in the order of codes */
-    uint64_t *latent_start;   /* [local + 1] the same entries by latent, rows ascending */
-    uint32_t *sorted_row;     /* [capacity] */
+    bool training;          /* the arrays below exist */
+    float *gradient;        /* [capacity] dL/df, in the order of codes */
+    uint64_t *latent_start; /* [local + 1] the same entries by latent, rows ascending */
+    uint32_t *sorted_row;   /* [capacity] */
     float *sorted_value, *sorted_gradient; /* [capacity] */
 } df_code_store;
 
 /* Scratch of one thread. */
 typedef struct df_worker {
-    float *block;         /* [SCREEN_ROWS, SCREEN_LATENTS] screened products */
-    float *panel;         /* [SCREEN_LATENTS, width] gathered encoder rows (lists only) */
+    float *block;                /* [SCREEN_ROWS, SCREEN_LATENTS] screened products */
+    float *panel;                /* [SCREEN_LATENTS, width] gathered encoder rows (lists only) */
     float *scale, *lift, *slack; /* [SCREEN_LATENTS] gathered bounds (lists only) */
-    df_candidates *rows;  /* [SCREEN_ROWS] views into pool */
+    df_candidates *rows;         /* [SCREEN_ROWS] views into pool */
     float *pool_upper, *pool_value;
     uint32_t *pool_row, *pool_latent;
     df_candidates list;
-    float *order;         /* [order_capacity] scratch of quickselect */
-    uint64_t *keys;       /* the same */
+    float *order;   /* [order_capacity] scratch of quickselect */
+    uint64_t *keys; /* the same */
     size_t order_capacity;
     float *stack;         /* [STACK_DEPTH, width] of the tree */
     float *g_enc, *g_dec; /* [width] */
@@ -59,39 +61,41 @@ struct df_coder {
     df_kernels *kernels;
     df_dict *dict;
     int rank, size, threads;
-    size_t max_rows, width, local, block, blocks; /* block: latents; blocks: of the whole dictionary */
+    size_t max_rows, width, local, block,
+        blocks; /* block: latents; blocks: of the whole dictionary */
     df_range my_blocks;
     void *arena;
     df_worker *worker; /* [threads] */
 
-    size_t row_k;      /* the rows' candidates have room for TopK with at most this k */
+    size_t row_k; /* the rows' candidates have room for TopK with at most this k */
 
-    const float *x;    /* [rows, width] of the current batch */
+    const float *x; /* [rows, width] of the current batch */
     size_t rows;
-    float *centered;   /* [max_rows, width] x - b_dec */
+    float *centered;    /* [max_rows, width] x - b_dec */
     const float *input; /* centered or x: what the encoder reads */
-    float *x_norm;     /* [max_rows] of input, rounded up */
-    float *norm;       /* [local] code norm */
-    float *scale;      /* [local] what a code is multiplied by before it is ranked: the norm, or 1 */
+    float *x_norm;      /* [max_rows] of input, rounded up */
+    float *norm;        /* [local] code norm */
+    float *scale; /* [local] what a code is multiplied by before it is ranked: the norm, or 1 */
     float *slack, *extra; /* [local] the screened score is off by at most x_norm * slack + extra */
-    float *lift;       /* [local] b_enc * scale + extra */
-    float shared_floor; /* of all threads' lists */
-    float cut_score;   /* BatchTopK: the smallest selected score; 0 when nothing was selected */
+    float *lift;          /* [local] b_enc * scale + extra */
+    float shared_floor;   /* of all threads' lists */
+    float cut_score;      /* BatchTopK: the smallest selected score; 0 when nothing was selected */
 
     df_code_store main, aux;
-    size_t picked_k;      /* entries per row in picked_* */
-    float *picked_value;  /* [max_rows, picked_k] TopK's local winners, ascending by latent */
+    size_t picked_k;     /* entries per row in picked_* */
+    float *picked_value; /* [max_rows, picked_k] TopK's local winners, ascending by latent */
     uint32_t *picked_latent, *picked_count;
-    uint64_t *send_keys, *receive_keys; /* candidate exchange: [rows, k], [ranks, rows of this rank, k] */
-    uint64_t *cut_keys;   /* [max_rows] the last key selected */
-    uint64_t *counters;   /* [2048] */
+    uint64_t *send_keys,
+        *receive_keys;  /* candidate exchange: [rows, k], [ranks, rows of this rank, k] */
+    uint64_t *cut_keys; /* [max_rows] the last key selected */
+    uint64_t *counters; /* [2048] */
 
-    df_node *nodes;       /* all ranks' maximal subtrees, rank by rank */
-    size_t *node_start;   /* [size + 1] */
+    df_node *nodes;                     /* all ranks' maximal subtrees, rank by rank */
+    size_t *node_start;                 /* [size + 1] */
     size_t *send_bytes, *receive_bytes; /* [size] */
-    float *partials;      /* [rows, nodes of this rank, width] to the row owners */
-    float *arrived;       /* [rows of this rank, nodes, width] */
-    float *mine;          /* [rows of this rank, width] decoded (more than one rank) */
+    float *partials;                    /* [rows, nodes of this rank, width] to the row owners */
+    float *arrived;                     /* [rows of this rank, nodes, width] */
+    float *mine; /* [rows of this rank, width] decoded (more than one rank) */
 
     /* training */
     df_trainer_state state;
@@ -101,14 +105,15 @@ struct df_coder {
     double *row_leaves;   /* [leaves of rows on this rank, 2 width + 2 sites + 1] of df_tree_sum */
     double *block_leaves; /* [my_blocks, width] */
     float *center_gradient; /* [width] */
-    double *totals;       /* [2 width + 2 sites + 1] */
+    double *totals;         /* [2 width + 2 sites + 1] */
     uint32_t *dead_list;
     size_t dead;
     float error_factor, l1_factor, aux_factor; /* -2/rows, l1/rows, 2 aux/(rows spread) */
     bool training;
 };
 
-/* AuxK entries per row that training has room for: half the width of a site (the default of aux_k), at least 512. */
+/* AuxK entries per row that training has room for: half the width of a site (the default of aux_k),
+ * at least 512. */
 size_t df_coder_aux_room(const df_dict *dict);
 
 /* Hands out consecutive pieces of one allocation; with base NULL it only counts. */
@@ -119,20 +124,22 @@ typedef struct df_layout {
 void *df_layout_take(df_layout *l, size_t n, size_t size);
 void df_coder_shape(df_coder *c, df_dict *dict, size_t max_rows, df_range mine);
 void df_layout_base(df_coder *c, df_layout *l);
-void df_layout_rows(df_coder *c, df_layout *l, size_t k);  /* TopK's scratch */
+void df_layout_rows(df_coder *c, df_layout *l, size_t k); /* TopK's scratch */
 size_t df_list_capacity(const df_coder *c);
 size_t df_code_capacity(const df_coder *c);
 size_t df_statistics_width(const df_coder *c);
 void df_layout_train(df_coder *c, df_layout *l);
 
-/* ---- stages ------------------------------------------------------------------------------------ */
+/* ---- stages --------------------------------------------------------------------------------- */
 
-/* Norms, bounds and the centred rows of the batch; refuses rows that are not finite. Not collective. */
+/* Norms, bounds and the centred rows of the batch; refuses rows that are not finite. Not
+ * collective. */
 df_status df_coder_prepare(df_coder *c, const float *x, size_t rows);
 
 /* TopK over a view: the k best of this rank per row into picked_*. Not collective. */
 void df_screen_rows(df_coder *c, df_view view, size_t k);
-/* Everything else: candidates into the workers' lists, floor as a start, at most `keep` best. Not collective. */
+/* Everything else: candidates into the workers' lists, floor as a start, at most `keep` best. Not
+ * collective. */
 df_status df_screen_lists(df_coder *c, float floor, size_t keep);
 
 /* Candidates: drop what cannot be among the best `keep`; make room; settle. */
@@ -145,7 +152,8 @@ void df_candidates_above(df_candidates *s, float floor);
 void df_select_rows(df_coder *c, size_t k, df_code_store *out);
 void df_select_batch(df_coder *c, size_t keep);
 df_status df_lists_to_codes(df_coder *c, df_code_store *out);
-void df_settle_above(df_coder *c, float above); /* settles the lists, keeps scores > above; not collective */
+void df_settle_above(df_coder *c,
+                     float above); /* settles the lists, keeps scores > above; not collective */
 df_status df_codes_reserve(df_code_store *s, size_t entries);
 
 /* The decode of rows: sums of blocks in the fixed tree. */

@@ -1,13 +1,15 @@
-/* The sparse decode: sums of latent blocks, added in the fixed binary tree over all blocks (design section 3).
+/* The sparse decode: sums of latent blocks, added in the fixed binary tree over all blocks (design
+ * section 3).
  *
- * A block without active latents, or a subtree without any, is left out. That changes no bit: partial sums start from +0 and
- * so are never a negative zero, and adding +0 to anything else gives it back. */
+ * A block without active latents, or a subtree without any, is left out. That changes no bit:
+ * partial sums start from +0 and so are never a negative zero, and adding +0 to anything else gives
+ * it back. */
 #include "coder.h"
 
 #include <string.h>
 
 typedef struct tree {
-    float *sums;  /* [STACK_DEPTH, width] */
+    float *sums; /* [STACK_DEPTH, width] */
     size_t leaf[STACK_DEPTH];
     size_t depth, width;
 } tree;
@@ -22,9 +24,11 @@ static void merge_top(tree *t) {
     df_add_row(t->sums + (t->depth - 1) * t->width, t->sums + t->depth * t->width, t->width);
 }
 
-/* Opens the place of the next leaf, to the right of all before; finishes the subtrees that end left of it. */
+/* Opens the place of the next leaf, to the right of all before; finishes the subtrees that end left
+ * of it. */
 static float *open_leaf(tree *t, size_t leaf) {
-    while (t->depth >= 2 && join_height(t->leaf[t->depth - 2], t->leaf[t->depth - 1]) < join_height(t->leaf[t->depth - 1], leaf))
+    while (t->depth >= 2 && join_height(t->leaf[t->depth - 2], t->leaf[t->depth - 1]) <
+                                join_height(t->leaf[t->depth - 1], leaf))
         merge_top(t);
     t->leaf[t->depth] = leaf;
     return t->sums + t->depth++ * t->width;
@@ -32,12 +36,15 @@ static float *open_leaf(tree *t, size_t leaf) {
 
 static void close_tree(tree *t, float *out) {
     while (t->depth >= 2) merge_top(t);
-    if (t->depth == 1) memcpy(out, t->sums, t->width * sizeof *out);
-    else memset(out, 0, t->width * sizeof *out);
+    if (t->depth == 1)
+        memcpy(out, t->sums, t->width * sizeof *out);
+    else
+        memset(out, 0, t->width * sizeof *out);
 }
 
 /* The sum over entries [from, to) of one row, which lie inside one subtree. */
-static void sum_entries(const df_coder *c, df_worker *w, const df_codes *codes, df_range entries, float *out) {
+static void sum_entries(const df_coder *c, df_worker *w, const df_codes *codes, df_range entries,
+                        float *out) {
     tree t = {.sums = w->stack, .width = c->width};
     size_t open = SIZE_MAX;
     for (size_t i = entries.first; i < entries.first + entries.count; i++) {
@@ -73,12 +80,16 @@ void df_decode_plan(df_coder *c) {
 
 /* The partials of one row: one per maximal subtree of this rank. */
 static void partial_row(df_coder *c, df_worker *w, const df_codes *codes, size_t row) {
-    size_t first = c->node_start[c->rank], n = c->node_start[c->rank + 1] - first, at = codes->start[row];
+    size_t first = c->node_start[c->rank], n = c->node_start[c->rank + 1] - first,
+           at = codes->start[row];
     for (size_t i = 0; i < n; i++) {
         df_node node = c->nodes[first + i];
         size_t end = (size_t)(node.index + 1) << node.height, from = at;
-        while (at < codes->start[row + 1] && (c->dict->mine.first + codes->latent[at]) / c->block < end) at++;
-        sum_entries(c, w, codes, (df_range){from, at - from}, c->partials + (row * n + i) * c->width);
+        while (at < codes->start[row + 1] &&
+               (c->dict->mine.first + codes->latent[at]) / c->block < end)
+            at++;
+        sum_entries(c, w, codes, (df_range){from, at - from},
+                    c->partials + (row * n + i) * c->width);
     }
 }
 
@@ -89,7 +100,8 @@ void df_decode_local(df_coder *c, const df_codes *codes) {
 
 void df_decode_exchange(df_coder *c, size_t rows) {
     df_range mine = df_share(rows, c->size, c->rank);
-    size_t row = c->width * sizeof(float), my_nodes = c->node_start[c->rank + 1] - c->node_start[c->rank];
+    size_t row = c->width * sizeof(float),
+           my_nodes = c->node_start[c->rank + 1] - c->node_start[c->rank];
     for (int p = 0; p < c->size; p++) {
         c->send_bytes[p] = df_share(rows, c->size, p).count * my_nodes * row;
         c->receive_bytes[p] = mine.count * (c->node_start[p + 1] - c->node_start[p]) * row;
@@ -97,7 +109,8 @@ void df_decode_exchange(df_coder *c, size_t rows) {
     df_exchange(c->comm, c->partials, c->send_bytes, c->arrived, c->receive_bytes);
 }
 
-/* Finishes the tree for one of this rank's rows: arrived is [ranks][rows, nodes of that rank, width]. */
+/* Finishes the tree for one of this rank's rows: arrived is [ranks][rows, nodes of that rank,
+ * width]. */
 void df_decode_finish(df_coder *c, size_t row, size_t rows, float *out) {
     tree t = {.sums = df_coder_worker(c)->stack, .width = c->width};
     const float *from = c->arrived;
@@ -105,7 +118,8 @@ void df_decode_finish(df_coder *c, size_t row, size_t rows, float *out) {
         size_t n = c->node_start[p + 1] - c->node_start[p];
         for (size_t i = 0; i < n; i++) {
             df_node node = c->nodes[c->node_start[p] + i];
-            memcpy(open_leaf(&t, (size_t)node.index << node.height), from + (row * n + i) * c->width, c->width * sizeof *out);
+            memcpy(open_leaf(&t, (size_t)node.index << node.height),
+                   from + (row * n + i) * c->width, c->width * sizeof *out);
         }
         from += rows * n * c->width;
     }

@@ -47,7 +47,8 @@ static df_status fill(df_dict *d, const df_dict_site *sites, size_t n_sites) {
     return DF_NEW(d->b_dec, d->width);
 }
 
-df_status df_dict_new(df_comm *comm, size_t latents, const df_dict_site *sites, size_t n_sites, df_dict **out) {
+df_status df_dict_new(df_comm *comm, size_t latents, const df_dict_site *sites, size_t n_sites,
+                      df_dict **out) {
     df_dict *d;
     *out = NULL;
     DF_TRY(DF_NEW(d, 1));
@@ -87,7 +88,8 @@ static void draw_part(float *row, df_dict_site site, uint64_t seed, uint64_t ind
     for (size_t c = 0; c < site.width; c++) row[site.first + c] *= scale;
 }
 
-void df_dict_initialise(df_dict *d, uint64_t seed, double norm, double encoder_scale, const float *b_dec) {
+void df_dict_initialise(df_dict *d, uint64_t seed, double norm, double encoder_scale,
+                        const float *b_dec) {
     for (size_t j = 0; j < d->mine.count; j++) {
         float *dec = d->w_dec + j * d->width, *enc = d->w_enc + j * d->width;
         uint64_t index = (uint64_t)(d->mine.first + j) * d->width;

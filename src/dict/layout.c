@@ -1,5 +1,5 @@
-/* The coder's memory. One layout function both counts (df_coder_plan_bytes) and hands out (df_coder_open), so that the plan
- * is what is allocated. */
+/* The coder's memory. One layout function both counts (df_coder_plan_bytes) and hands out
+ * (df_coder_open), so that the plan is what is allocated. */
 #include "coder.h"
 
 #include <omp.h>
@@ -34,7 +34,8 @@ size_t df_list_capacity(const df_coder *c) {
     size_t room = SCREEN_LATENTS + 16;
     if (c->dict->activation == DF_TOPK) return 0;
     if (c->dict->activation == DF_BATCHTOPK) return 2 * c->dict->k * c->max_rows + room;
-    size_t rows = c->max_rows / (size_t)c->threads + SCREEN_ROWS; // a static share of whole screen blocks
+    size_t rows =
+        c->max_rows / (size_t)c->threads + SCREEN_ROWS; // a static share of whole screen blocks
     return smaller(rows, c->max_rows) * c->local + room;
 }
 
@@ -43,7 +44,7 @@ size_t df_code_capacity(const df_coder *c) {
     return c->max_rows * per_row;
 }
 
-/* ---- shared by all activations ----------------------------------------------------------------- */
+/* ---- shared by all activations -------------------------------------------------------------- */
 
 static void lay_out_exchange(df_coder *c, df_layout *l) {
     size_t size = (size_t)c->size, mine = c->max_rows / size + 1;
@@ -89,7 +90,7 @@ void df_layout_base(df_coder *c, df_layout *l) {
     if (c->dict->activation == DF_TOPK) df_layout_rows(c, l, c->dict->k);
 }
 
-/* ---- TopK -------------------------------------------------------------------------------------- */
+/* ---- TopK ----------------------------------------------------------------------------------- */
 
 static void lay_out_row_pool(df_coder *c, df_layout *l, df_worker *w, size_t k) {
     size_t capacity = row_capacity(k), order = larger(capacity, (size_t)c->size * k);
@@ -104,9 +105,12 @@ static void lay_out_row_pool(df_coder *c, df_layout *l, df_worker *w, size_t k) 
         TAKE(w->keys, order);
     }
     for (size_t r = 0; r < SCREEN_ROWS && l->base != NULL; r++)
-        w->rows[r] = (df_candidates){.upper = w->pool_upper + r * capacity, .value = w->pool_value + r * capacity,
-                                     .row = w->pool_row + r * capacity, .latent = w->pool_latent + r * capacity,
-                                     .capacity = capacity, .limit = capacity};
+        w->rows[r] = (df_candidates){.upper = w->pool_upper + r * capacity,
+                                     .value = w->pool_value + r * capacity,
+                                     .row = w->pool_row + r * capacity,
+                                     .latent = w->pool_latent + r * capacity,
+                                     .capacity = capacity,
+                                     .limit = capacity};
 }
 
 void df_layout_rows(df_coder *c, df_layout *l, size_t k) {
@@ -123,7 +127,7 @@ void df_layout_rows(df_coder *c, df_layout *l, size_t k) {
     for (int t = 0; t < c->threads; t++) lay_out_row_pool(c, l, &c->worker[t], k);
 }
 
-/* ---- training ---------------------------------------------------------------------------------- */
+/* ---- training ------------------------------------------------------------------------------- */
 
 static void lay_out_state(df_coder *c, df_layout *l) {
     df_trainer_state *s = &c->state;
@@ -163,7 +167,7 @@ void df_layout_train(df_coder *c, df_layout *l) {
     if (df_coder_aux_room(c->dict) > c->row_k) df_layout_rows(c, l, df_coder_aux_room(c->dict));
 }
 
-/* ---- the plan ---------------------------------------------------------------------------------- */
+/* ---- the plan ------------------------------------------------------------------------------- */
 
 void df_coder_shape(df_coder *c, df_dict *dict, size_t max_rows, df_range mine) {
     c->dict = dict;

@@ -1,4 +1,5 @@
-/* Screen, then settle (design section 3): a GEMM bounds every pre-activation, only candidates are computed exactly. */
+/* Screen, then settle (design section 3): a GEMM bounds every pre-activation, only candidates are
+ * computed exactly. */
 #include "coder.h"
 
 #include <float.h>
@@ -13,17 +14,19 @@ df_worker *df_coder_worker(df_coder *c) {
     return &c->worker[omp_get_thread_num()];
 }
 
-/* ---- bounds ------------------------------------------------------------------------------------ */
+/* ---- bounds --------------------------------------------------------------------------------- */
 
 static double code_norm(const df_dict *d, const float *row) {
     if (d->code_norm == DF_NORM_NONE) return 1.0;
     if (d->code_norm == DF_NORM_ROOT) return sqrt(df_sum_squares(row, d->width));
     double sum = 0.0;
-    for (size_t s = 0; s < d->sites; s++) sum += sqrt(df_sum_squares(row + d->site[s].first, d->site[s].width));
+    for (size_t s = 0; s < d->sites; s++)
+        sum += sqrt(df_sum_squares(row + d->site[s].first, d->site[s].width));
     return sum;
 }
 
-/* Two fp32 sums of D products in any order differ by at most 2 D u |x| |w|; the rest covers bias, scale and underflow. */
+/* Two fp32 sums of D products in any order differ by at most 2 D u |x| |w|; the rest covers bias,
+ * scale and underflow. */
 static double bound_latent(df_coder *c, size_t j) {
     const df_dict *d = c->dict;
     double length = sqrt(df_sum_squares(d->w_enc + j * c->width, c->width));
@@ -56,7 +59,9 @@ static void center_row(df_coder *c, size_t r) {
 }
 
 df_status df_coder_prepare(df_coder *c, const float *x, size_t rows) {
-    if (rows > c->max_rows) return df_fail(DF_FAILED, "%zu rows in a batch; the coder was opened for %zu", rows, c->max_rows);
+    if (rows > c->max_rows)
+        return df_fail(DF_FAILED, "%zu rows in a batch; the coder was opened for %zu", rows,
+                       c->max_rows);
     c->x = x;
     c->rows = rows;
     c->input = c->dict->subtract_bias ? c->centered : x;
@@ -66,15 +71,18 @@ df_status df_coder_prepare(df_coder *c, const float *x, size_t rows) {
     for (size_t r = 0; r < rows; r++) center_row(c, r);
     for (size_t r = 0; r < rows; r++) {
         if (!(c->x_norm[r] < FLT_MAX))
-            return df_fail(DF_BAD_INPUT, "row %zu of the batch holds a value that is not finite", r);
+            return df_fail(DF_BAD_INPUT, "row %zu of the batch holds a value that is not finite",
+                           r);
         if (!((double)c->x_norm[r] * largest < LARGEST))
-            return df_fail(DF_FAILED, "row %zu of the batch (norm %g) times the largest encoder row (%g) leaves the range of fp32", r,
-                           (double)c->x_norm[r], largest);
+            return df_fail(DF_FAILED,
+                           "row %zu of the batch (norm %g) times the largest encoder row (%g) "
+                           "leaves the range of fp32",
+                           r, (double)c->x_norm[r], largest);
     }
     return DF_OK;
 }
 
-/* ---- one screen block -------------------------------------------------------------------------- */
+/* ---- one screen block ----------------------------------------------------------------------- */
 
 typedef struct screen_block {
     size_t row, rows, latent, latents; /* latent counts along the view */
@@ -104,8 +112,16 @@ static void locate(df_coder *c, df_worker *w, df_view view, screen_block *b) {
 }
 
 static void multiply(const df_coder *c, df_worker *w, const screen_block *b) {
-    df_gemm g = {.m = b->rows, .n = b->latents, .k = c->width, .alpha = 1.0f, .a = c->input + b->row * c->width, .lda = c->width,
-                 .b = b->w, .ldb = c->width, .c = w->block, .ldc = SCREEN_LATENTS};
+    df_gemm g = {.m = b->rows,
+                 .n = b->latents,
+                 .k = c->width,
+                 .alpha = 1.0f,
+                 .a = c->input + b->row * c->width,
+                 .lda = c->width,
+                 .b = b->w,
+                 .ldb = c->width,
+                 .c = w->block,
+                 .ldc = SCREEN_LATENTS};
     double start = df_now();
     df_gemm_nt(&g);
     w->gemm_seconds += df_now() - start;
@@ -113,8 +129,14 @@ static void multiply(const df_coder *c, df_worker *w, const screen_block *b) {
 
 /* Appends the candidates of one row of the block. */
 static void scan(df_coder *c, df_worker *w, const screen_block *b, size_t r, df_candidates *s) {
-    df_scan scan_row = {.product = w->block + r * SCREEN_LATENTS, .scale = b->scale, .lift = b->lift, .slack = b->slack,
-                        .n = b->latents, .norm = c->x_norm[b->row + r], .floor = s->floor, .first = (uint32_t)b->latent};
+    df_scan scan_row = {.product = w->block + r * SCREEN_LATENTS,
+                        .scale = b->scale,
+                        .lift = b->lift,
+                        .slack = b->slack,
+                        .n = b->latents,
+                        .norm = c->x_norm[b->row + r],
+                        .floor = s->floor,
+                        .first = (uint32_t)b->latent};
     size_t n = df_scan_row(&scan_row, s->upper + s->count, s->latent + s->count);
     for (size_t i = 0; i < n; i++) s->row[s->count + i] = (uint32_t)(b->row + r);
     s->count += n;
@@ -144,17 +166,20 @@ static size_t block_rows(const df_coder *c) {
     return padded < SCREEN_ROWS ? padded : SCREEN_ROWS;
 }
 
-/* ---- TopK: candidates per row ------------------------------------------------------------------ */
+/* ---- TopK: candidates per row --------------------------------------------------------------- */
 
-static void scan_row_block(df_coder *c, df_worker *w, df_view view, const screen_block *b, size_t k) {
+static void scan_row_block(df_coder *c, df_worker *w, df_view view, const screen_block *b,
+                           size_t k) {
     for (size_t r = 0; r < b->rows; r++) {
         df_candidates *s = &w->rows[r];
         size_t before = s->count;
         scan(c, w, b, r, s);
         relabel(view, s, before);
         if (s->count > 2 * k || full(s)) {
-            if (full(s)) make_room(c, w, s, k);
-            else df_candidates_narrow(c, w, s, k);
+            if (full(s))
+                make_room(c, w, s, k);
+            else
+                df_candidates_narrow(c, w, s, k);
         }
     }
 }
@@ -193,12 +218,13 @@ void df_screen_rows(df_coder *c, df_view view, size_t k) {
     c->picked_k = k;
 #pragma omp parallel for schedule(dynamic)
     for (size_t i = 0; i < blocks; i++) {
-        screen_block b = {.row = i * step, .rows = c->rows - i * step < step ? c->rows - i * step : step};
+        screen_block b = {.row = i * step,
+                          .rows = c->rows - i * step < step ? c->rows - i * step : step};
         screen_rows_block(c, df_coder_worker(c), view, b, k);
     }
 }
 
-/* ---- the others: candidates per thread --------------------------------------------------------- */
+/* ---- the others: candidates per thread ------------------------------------------------------ */
 
 /* Grows a list when nothing bounds the number selected. */
 static void grow(df_worker *w, df_candidates *s) {
@@ -236,8 +262,10 @@ static void raise_shared_floor(df_coder *c, df_candidates *s) {
 static void scan_list_block(df_coder *c, df_worker *w, const screen_block *b, size_t keep) {
     df_candidates *s = &w->list;
     for (size_t r = 0; r < b->rows; r++) {
-        if (full(s) && keep == SIZE_MAX) grow(w, s);
-        else if (full(s)) make_room(c, w, s, keep);
+        if (full(s) && keep == SIZE_MAX)
+            grow(w, s);
+        else if (full(s))
+            make_room(c, w, s, keep);
         raise_shared_floor(c, s);
         scan(c, w, b, r, s);
     }
@@ -257,7 +285,9 @@ static void screen_list_rows(df_coder *c, df_worker *w, screen_block b, size_t k
 
 static df_status first_failure(df_coder *c) {
     for (int t = 0; t < c->threads; t++)
-        if (c->worker[t].status != DF_OK) return df_fail(DF_FAILED, "out of memory for the active latents of a batch of %zu rows", c->rows);
+        if (c->worker[t].status != DF_OK)
+            return df_fail(DF_FAILED, "out of memory for the active latents of a batch of %zu rows",
+                           c->rows);
     return DF_OK;
 }
 
@@ -267,12 +297,14 @@ df_status df_screen_lists(df_coder *c, float floor, size_t keep) {
     for (int t = 0; t < c->threads; t++) {
         c->worker[t].list.count = c->worker[t].list.exact = 0;
         c->worker[t].list.floor = floor;
-        c->worker[t].list.limit = keep == SIZE_MAX ? c->worker[t].list.capacity : c->worker[t].order_capacity;
+        c->worker[t].list.limit =
+            keep == SIZE_MAX ? c->worker[t].list.capacity : c->worker[t].order_capacity;
         c->worker[t].status = DF_OK;
     }
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < blocks; i++) {
-        screen_block b = {.row = i * step, .rows = c->rows - i * step < step ? c->rows - i * step : step};
+        screen_block b = {.row = i * step,
+                          .rows = c->rows - i * step < step ? c->rows - i * step : step};
         screen_list_rows(c, df_coder_worker(c), b, keep);
     }
     return first_failure(c);

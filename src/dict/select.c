@@ -1,4 +1,5 @@
-/* Selection over all latents of all ranks, on settled scores; ties go to the smaller row, then the smaller latent. */
+/* Selection over all latents of all ranks, on settled scores; ties go to the smaller row, then the
+ * smaller latent. */
 #include "coder.h"
 
 #include <string.h>
@@ -17,7 +18,7 @@ static uint64_t score_key(float score, size_t latent) {
     return (uint64_t)(uint32_t)~bits_of(score) << 32 | (uint32_t)latent;
 }
 
-/* ---- TopK -------------------------------------------------------------------------------------- */
+/* ---- TopK ----------------------------------------------------------------------------------- */
 
 static float score_of(const df_coder *c, uint32_t latent, float value) {
     return value * c->scale[latent];
@@ -28,10 +29,13 @@ static void fill_keys(df_coder *c, size_t row, size_t k) {
     const uint32_t *latent = c->picked_latent + row * k;
     uint64_t *key = c->send_keys + row * k;
     for (size_t i = 0; i < k; i++)
-        key[i] = i < c->picked_count[row] ? score_key(score_of(c, latent[i], value[i]), c->dict->mine.first + latent[i]) : UINT64_MAX;
+        key[i] = i < c->picked_count[row]
+                     ? score_key(score_of(c, latent[i], value[i]), c->dict->mine.first + latent[i])
+                     : UINT64_MAX;
 }
 
-/* The k-th best key of one of this rank's rows, from the winners of all ranks: receive_keys is [ranks, mine.count, k]. */
+/* The k-th best key of one of this rank's rows, from the winners of all ranks: receive_keys is
+ * [ranks, mine.count, k]. */
 static uint64_t cut_of(df_coder *c, size_t row, size_t rows_mine, size_t k) {
     uint64_t *keys = df_coder_worker(c)->keys;
     size_t n = 0;
@@ -63,7 +67,9 @@ static void apply_cut(df_coder *c, size_t row, size_t k) {
     uint32_t *latent = c->picked_latent + row * k;
     uint32_t kept = 0;
     for (uint32_t i = 0; i < c->picked_count[row]; i++) {
-        if (score_key(score_of(c, latent[i], value[i]), c->dict->mine.first + latent[i]) > c->cut_keys[row]) continue;
+        if (score_key(score_of(c, latent[i], value[i]), c->dict->mine.first + latent[i]) >
+            c->cut_keys[row])
+            continue;
         value[kept] = value[i];
         latent[kept++] = latent[i];
     }
@@ -84,12 +90,14 @@ void df_select_rows(df_coder *c, size_t k, df_code_store *out) {
     out->codes.start[c->rows] = n;
     out->codes.rows = c->rows;
     for (size_t r = 0; r < c->rows; r++) {
-        memcpy(out->codes.value + out->codes.start[r], c->picked_value + r * k, c->picked_count[r] * sizeof(float));
-        memcpy(out->codes.latent + out->codes.start[r], c->picked_latent + r * k, c->picked_count[r] * sizeof(uint32_t));
+        memcpy(out->codes.value + out->codes.start[r], c->picked_value + r * k,
+               c->picked_count[r] * sizeof(float));
+        memcpy(out->codes.latent + out->codes.start[r], c->picked_latent + r * k,
+               c->picked_count[r] * sizeof(uint32_t));
     }
 }
 
-/* ---- BatchTopK --------------------------------------------------------------------------------- */
+/* ---- BatchTopK ------------------------------------------------------------------------------ */
 
 typedef uint64_t (*key_of)(const df_coder *c, const df_candidates *s, size_t i);
 
@@ -115,7 +123,9 @@ static void count_digit(df_coder *c, const radix *x, const df_candidates *s) {
     for (size_t i = 0; i < s->count; i++) {
         if (x->ties_only && s->upper[i] != x->score) continue;
         uint64_t key = x->key(c, s, i);
-        if (x->shift + DIGIT_BITS < 64 && key >> (x->shift + DIGIT_BITS) != x->prefix >> (x->shift + DIGIT_BITS)) continue;
+        if (x->shift + DIGIT_BITS < 64 &&
+            key >> (x->shift + DIGIT_BITS) != x->prefix >> (x->shift + DIGIT_BITS))
+            continue;
         c->counters[key >> x->shift & (DIGITS - 1)]++;
     }
 }
@@ -128,7 +138,8 @@ static uint64_t radix_nth(df_coder *c, radix x, int bits, uint64_t n, uint64_t *
         for (int t = 0; t < c->threads; t++) count_digit(c, &x, &c->worker[t].list);
         df_sum_u64(c->comm, c->counters, DIGITS);
         uint64_t digit = 0;
-        while (digit + 1 < DIGITS && smaller + c->counters[digit] < n) smaller += c->counters[digit++];
+        while (digit + 1 < DIGITS && smaller + c->counters[digit] < n)
+            smaller += c->counters[digit++];
         x.prefix |= digit << x.shift;
     }
     *before = smaller;
@@ -140,7 +151,8 @@ static void cut_lists(df_coder *c, float score, uint64_t last_tie) {
         df_candidates *s = &c->worker[t].list;
         size_t kept = 0;
         for (size_t i = 0; i < s->count; i++) {
-            if (s->upper[i] < score || (s->upper[i] == score && place_key(c, s, i) > last_tie)) continue;
+            if (s->upper[i] < score || (s->upper[i] == score && place_key(c, s, i) > last_tie))
+                continue;
             s->upper[kept] = s->upper[i];
             s->value[kept] = s->value[i];
             s->row[kept] = s->row[i];
@@ -154,7 +166,8 @@ static void cut_lists(df_coder *c, float score, uint64_t last_tie) {
 static uint64_t count_ties(df_coder *c, float score) {
     uint64_t n = 0;
     for (int t = 0; t < c->threads; t++)
-        for (size_t i = 0; i < c->worker[t].list.count; i++) n += c->worker[t].list.upper[i] == score;
+        for (size_t i = 0; i < c->worker[t].list.count; i++)
+            n += c->worker[t].list.upper[i] == score;
     df_sum_u64(c->comm, &n, 1);
     return n;
 }
@@ -181,7 +194,8 @@ static float smallest_score(df_coder *c) {
     double smallest = 1e300;
     for (int t = 0; t < c->threads; t++)
         for (size_t i = 0; i < c->worker[t].list.count; i++)
-            if ((double)c->worker[t].list.upper[i] < smallest) smallest = (double)c->worker[t].list.upper[i];
+            if ((double)c->worker[t].list.upper[i] < smallest)
+                smallest = (double)c->worker[t].list.upper[i];
     df_min_double(c->comm, &smallest, 1);
     return smallest < 1e300 ? (float)smallest : 0.0f;
 }
@@ -199,13 +213,14 @@ void df_select_batch(df_coder *c, size_t keep) {
         memcpy(&score, &bits, sizeof score);
         uint64_t last = UINT64_MAX;
         if (count_ties(c, score) > keep - before)
-            last = radix_nth(c, (radix){.key = place_key, .ties_only = true, .score = score}, 64, keep - before, &ignored);
+            last = radix_nth(c, (radix){.key = place_key, .ties_only = true, .score = score}, 64,
+                             keep - before, &ignored);
         cut_lists(c, score, last);
     }
     c->cut_score = smallest_score(c);
 }
 
-/* ---- from lists to codes ----------------------------------------------------------------------- */
+/* ---- from lists to codes -------------------------------------------------------------------- */
 
 df_status df_codes_reserve(df_code_store *s, size_t entries) {
     if (entries <= s->capacity) return DF_OK;

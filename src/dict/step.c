@@ -1,10 +1,11 @@
-/* One training step: codes, error, losses, AuxK; then the gradients (step_latents.c). The objective is in dict.h. */
+/* One training step: codes, error, losses, AuxK; then the gradients (step_latents.c). The objective
+ * is in dict.h. */
 #include "step.h"
 
 #include <math.h>
 #include <string.h>
 
-/* ---- memory ------------------------------------------------------------------------------------ */
+/* ---- memory --------------------------------------------------------------------------------- */
 
 static df_status open_codes(df_code_store *s, size_t capacity) {
     s->training = true;
@@ -29,7 +30,8 @@ static df_status allocate(df_coder *c) {
 
 df_status df_coder_train_open(df_coder *c) {
     if (c->training) return DF_OK;
-    DF_TRY_AS(df_agree(c->comm, allocate(c)), "allocating the training state of %zu latents", c->dict->latents);
+    DF_TRY_AS(df_agree(c->comm, allocate(c)), "allocating the training state of %zu latents",
+              c->dict->latents);
     c->training = true;
     return DF_OK;
 }
@@ -38,18 +40,24 @@ df_trainer_state *df_coder_state(df_coder *c) {
     return &c->state;
 }
 
-/* ---- the error --------------------------------------------------------------------------------- */
+/* ---- the error ------------------------------------------------------------------------------ */
 
-void df_code_gradient_row(const df_coder *c, df_code_store *s, size_t row, const float *vector, df_code_factor factor) {
+void df_code_gradient_row(const df_coder *c, df_code_store *s, size_t row, const float *vector,
+                          df_code_factor factor) {
     size_t i = s->codes.start[row], end = s->codes.start[row + 1];
     while (i < end) {
         size_t n = end - i < 4 ? 1 : 4;
         const float *w[4];
         float product[4];
-        for (size_t k = 0; k < n; k++) w[k] = c->dict->w_dec + (size_t)s->codes.latent[i + k] * c->width;
-        if (n == 4) df_dot4(vector, w, c->width, product);
-        else product[0] = df_dot(vector, w[0], c->width);
-        for (size_t k = 0; k < n; k++) s->gradient[i + k] = factor.product * product[k] + factor.norm * c->norm[s->codes.latent[i + k]];
+        for (size_t k = 0; k < n; k++)
+            w[k] = c->dict->w_dec + (size_t)s->codes.latent[i + k] * c->width;
+        if (n == 4)
+            df_dot4(vector, w, c->width, product);
+        else
+            product[0] = df_dot(vector, w[0], c->width);
+        for (size_t k = 0; k < n; k++)
+            s->gradient[i + k] =
+                factor.product * product[k] + factor.norm * c->norm[s->codes.latent[i + k]];
         i += n;
     }
 }
@@ -67,13 +75,16 @@ static void error_rows_alone(df_coder *c, df_code_factor factor) {
 }
 
 static void gather_rows(df_coder *c, const float *mine, float *all) {
-    for (int p = 0; p < c->size; p++) c->receive_bytes[p] = df_share(c->rows, c->size, p).count * c->width * sizeof *all;
+    for (int p = 0; p < c->size; p++)
+        c->receive_bytes[p] = df_share(c->rows, c->size, p).count * c->width * sizeof *all;
     df_allgather(c->comm, mine, c->receive_bytes, all);
 }
 
-static void code_gradients(df_coder *c, df_code_store *s, const float *vectors, df_code_factor factor) {
+static void code_gradients(df_coder *c, df_code_store *s, const float *vectors,
+                           df_code_factor factor) {
 #pragma omp parallel for schedule(static)
-    for (size_t r = 0; r < c->rows; r++) df_code_gradient_row(c, s, r, vectors + r * c->width, factor);
+    for (size_t r = 0; r < c->rows; r++)
+        df_code_gradient_row(c, s, r, vectors + r * c->width, factor);
 }
 
 static void error_rows(df_coder *c, df_code_factor factor) {
@@ -89,7 +100,7 @@ static void error_rows(df_coder *c, df_code_factor factor) {
     code_gradients(c, &c->main, c->error, factor);
 }
 
-/* ---- statistics of the batch ------------------------------------------------------------------- */
+/* ---- statistics of the batch ---------------------------------------------------------------- */
 
 size_t df_statistics_width(const df_coder *c) {
     return 2 * c->width + 2 * c->dict->sites;
@@ -116,16 +127,20 @@ static df_status statistics(df_coder *c) {
     size_t leaves = (c->rows + STAT_ROWS - 1) / STAT_ROWS, width = df_statistics_width(c);
     df_range mine = df_share(leaves, c->size, c->rank);
 #pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < mine.count; i++) statistics_leaf(c, mine.first + i, c->row_leaves + i * width);
+    for (size_t i = 0; i < mine.count; i++)
+        statistics_leaf(c, mine.first + i, c->row_leaves + i * width);
     return df_tree_sum(c->comm, leaves, width, c->row_leaves, c->totals);
 }
 
-static double site_spread(const df_coder *c, df_dict_site site, const double *sums, double squares) {
-    for (size_t i = 0; i < site.width; i++) squares -= sums[site.first + i] * sums[site.first + i] / (double)c->rows;
+static double site_spread(const df_coder *c, df_dict_site site, const double *sums,
+                          double squares) {
+    for (size_t i = 0; i < site.width; i++)
+        squares -= sums[site.first + i] * sums[site.first + i] / (double)c->rows;
     return squares;
 }
 
-/* Reconstruction loss and FVU by site; returns the normaliser of AuxK, mean_rows sum (e - mean e)^2. */
+/* Reconstruction loss and FVU by site; returns the normaliser of AuxK, mean_rows sum (e - mean
+ * e)^2. */
 static double report_error(df_coder *c, df_step_report *report) {
     const double *of_sites = c->totals + 2 * c->width;
     double rows = (double)c->rows, spread = 0.0;
@@ -136,7 +151,8 @@ static double report_error(df_coder *c, df_step_report *report) {
         spread += site_spread(c, c->dict->site[s], c->totals + c->width, of_sites[2 * s]);
         if (s < 8) report->fvu[s] = below > 0.0 ? of_sites[2 * s] / below : 0.0;
     }
-    for (size_t i = 0; i < c->width; i++) c->center_gradient[i] = (float)(-2.0 / rows * c->totals[c->width + i]);
+    for (size_t i = 0; i < c->width; i++)
+        c->center_gradient[i] = (float)(-2.0 / rows * c->totals[c->width + i]);
     return spread / rows;
 }
 
@@ -145,7 +161,8 @@ static df_status report_codes(df_coder *c, df_step_report *report) {
     uint64_t active = c->main.codes.start[c->rows];
 #pragma omp parallel for schedule(static)
     for (size_t b = 0; b < c->my_blocks.count; b++) {
-        size_t first = b * c->block, end = first + c->block < c->local ? first + c->block : c->local;
+        size_t first = b * c->block,
+               end = first + c->block < c->local ? first + c->block : c->local;
         double sum = 0.0;
         for (size_t j = first; j < end; j++)
             for (uint64_t i = c->main.latent_start[j]; i < c->main.latent_start[j + 1]; i++)
@@ -160,7 +177,7 @@ static df_status report_codes(df_coder *c, df_step_report *report) {
     return DF_OK;
 }
 
-/* ---- AuxK -------------------------------------------------------------------------------------- */
+/* ---- AuxK ----------------------------------------------------------------------------------- */
 
 static uint64_t list_dead(df_coder *c, uint64_t dead_rows) {
     c->dead = 0;
@@ -185,22 +202,29 @@ static df_status aux_squares(df_coder *c, double *out) {
     size_t leaves = (c->rows + STAT_ROWS - 1) / STAT_ROWS;
     df_range mine = df_share(leaves, c->size, c->rank);
     for (size_t i = 0; i < mine.count; i++) {
-        size_t first = (mine.first + i) * STAT_ROWS, end = first + STAT_ROWS < c->rows ? first + STAT_ROWS : c->rows;
+        size_t first = (mine.first + i) * STAT_ROWS,
+               end = first + STAT_ROWS < c->rows ? first + STAT_ROWS : c->rows;
         c->row_leaves[i] = 0.0;
-        for (size_t r = first; r < end; r++) c->row_leaves[i] += df_sum_squares(c->aux_error + r * c->width, c->width);
+        for (size_t r = first; r < end; r++)
+            c->row_leaves[i] += df_sum_squares(c->aux_error + r * c->width, c->width);
     }
     return df_tree_sum(c->comm, leaves, 1, c->row_leaves, out);
 }
 
-/* AuxK on the dead latents; *factor is what aux_error must be multiplied by, 0 when there is nothing to do. */
-static df_status auxiliary(df_coder *c, const df_step_settings *set, double spread, df_step_report *report) {
+/* AuxK on the dead latents; *factor is what aux_error must be multiplied by, 0 when there is
+ * nothing to do. */
+static df_status auxiliary(df_coder *c, const df_step_settings *set, double spread,
+                           df_step_report *report) {
     report->dead = list_dead(c, set->dead_rows);
     c->aux_factor = 0.0f;
     c->aux.codes.rows = 0;
     size_t k = report->dead < set->aux_k ? report->dead : set->aux_k;
     if (!(set->aux > 0.0) || k == 0 || !(spread > 0.0)) return DF_OK;
     if (k > c->row_k)
-        return df_fail(DF_USAGE, "aux_k is %zu; the coder has room for at most %zu (the larger of 512 and half a site's width)", k, c->row_k);
+        return df_fail(DF_USAGE,
+                       "aux_k is %zu; the coder has room for at most %zu (the larger of 512 and "
+                       "half a site's width)",
+                       k, c->row_k);
     df_screen_rows(c, (df_view){.n = c->dead, .list = c->dead_list}, k);
     df_select_rows(c, k, &c->aux);
     aux_error(c);
@@ -223,10 +247,11 @@ static void report_screen(df_coder *c, double seconds, df_step_report *report) {
     report->select_seconds = seconds - report->gemm_seconds - report->settle_seconds;
 }
 
-/* ---- the step ---------------------------------------------------------------------------------- */
+/* ---- the step ------------------------------------------------------------------------------- */
 
 /* Everything up to the gradients of the codes. Weights are untouched. */
-static df_status forward(df_coder *c, const float *x, size_t rows, const df_step_settings *set, df_step_report *report) {
+static df_status forward(df_coder *c, const float *x, size_t rows, const df_step_settings *set,
+                         df_step_report *report) {
     const df_codes *codes;
     memset(report, 0, sizeof *report);
     if (!c->training) return df_fail(DF_FAILED, "a training step needs df_coder_train_open first");
@@ -243,40 +268,52 @@ static df_status forward(df_coder *c, const float *x, size_t rows, const df_step
     df_sort_by_latent(c, &c->main);
     DF_TRY(report_codes(c, report));
     DF_TRY(auxiliary(c, set, spread, report));
-    report->loss = report->reconstruction + set->l1 * report->sparsity + set->aux * report->auxiliary;
+    report->loss =
+        report->reconstruction + set->l1 * report->sparsity + set->aux * report->auxiliary;
     report->decode_seconds = t2 - t1;
     report->gradient_seconds = df_now() - t2;
     report_screen(c, t1 - t0, report);
-    if (!isfinite(report->loss)) return df_fail(DF_FAILED, "the loss is not finite (%g): the learning rate is too high, or the data are damaged", report->loss);
+    if (!isfinite(report->loss))
+        return df_fail(
+            DF_FAILED,
+            "the loss is not finite (%g): the learning rate is too high, or the data are damaged",
+            report->loss);
     return DF_OK;
 }
 
 static void move_threshold(df_coder *c, double rate) {
     df_dict *d = c->dict;
     if (d->activation != DF_BATCHTOPK || !(rate > 0.0) || !(c->cut_score > 0.0f)) return;
-    if (d->threshold < 0.0f) d->threshold = c->cut_score;
-    else d->threshold = (float)((1.0 - rate) * (double)d->threshold + rate * (double)c->cut_score);
+    if (d->threshold < 0.0f)
+        d->threshold = c->cut_score;
+    else
+        d->threshold = (float)((1.0 - rate) * (double)d->threshold + rate * (double)c->cut_score);
 }
 
 static void count_silent(df_coder *c) {
     for (size_t j = 0; j < c->local; j++)
-        c->state.silent[j] = c->main.latent_start[j + 1] > c->main.latent_start[j] ? 0 : c->state.silent[j] + c->rows;
+        c->state.silent[j] = c->main.latent_start[j + 1] > c->main.latent_start[j]
+                                 ? 0
+                                 : c->state.silent[j] + c->rows;
 }
 
-df_status df_coder_step(df_coder *c, const float *x, size_t rows, const df_step_settings *set, df_step_report *report) {
+df_status df_coder_step(df_coder *c, const float *x, size_t rows, const df_step_settings *set,
+                        df_step_report *report) {
     DF_TRY(forward(c, x, rows, set, report));
     double start = df_now();
     df_adam adam = df_adam_at(set->lr, set->beta1, set->beta2, set->epsilon, ++c->state.step);
     df_sink sink = {.adam = &adam, .unit_decoder = set->unit_decoder};
     DF_TRY(df_latent_gradients(c, &sink));
-    df_adam_row(&adam, (df_moments){c->dict->b_dec, c->state.m_center, c->state.v_center}, c->center_gradient, c->width);
+    df_adam_row(&adam, (df_moments){c->dict->b_dec, c->state.m_center, c->state.v_center},
+                c->center_gradient, c->width);
     move_threshold(c, set->threshold_rate);
     count_silent(c);
     report->adam_seconds = df_now() - start;
     return DF_OK;
 }
 
-df_status df_coder_gradients(df_coder *c, const float *x, size_t rows, const df_step_settings *set, df_gradients *out, df_step_report *report) {
+df_status df_coder_gradients(df_coder *c, const float *x, size_t rows, const df_step_settings *set,
+                             df_gradients *out, df_step_report *report) {
     DF_TRY(forward(c, x, rows, set, report));
     df_sink sink = {.out = out};
     DF_TRY(df_latent_gradients(c, &sink));

@@ -8,7 +8,8 @@
 typedef struct df_code_factor {
     float product, norm;
 } df_code_factor;
-void df_code_gradient_row(const df_coder *c, df_code_store *s, size_t row, const float *vector, df_code_factor factor);
+void df_code_gradient_row(const df_coder *c, df_code_store *s, size_t row, const float *vector,
+                          df_code_factor factor);
 
 /* Where a latent's gradient goes: into Adam, or out. */
 typedef struct df_sink {

@@ -2,7 +2,8 @@
 #include "darkfield/diff.h"
 
 const char *df_class_name(df_class c) {
-    static const char *const names[DF_CLASSES] = {"A-only", "A-leaning", "shared", "B-leaning", "B-only"};
+    static const char *const names[DF_CLASSES] = {"A-only", "A-leaning", "shared", "B-leaning",
+                                                  "B-only"};
     return names[c];
 }
 

@@ -6,7 +6,7 @@
 
 enum { BINS = 50 };
 
-/* ---- norms ------------------------------------------------------------------------------------- */
+/* ---- norms ---------------------------------------------------------------------------------- */
 
 enum { NORM_A, NORM_B, PRODUCT, MEASURES };
 
@@ -16,14 +16,16 @@ static double dot(const float *a, const float *b, size_t n) {
     return sum;
 }
 
-/* measures [mine, MEASURES]: |d_A|, |d_B|, <d_A, d_B> over the common width (0 when widths differ). */
+/* measures [mine, MEASURES]: |d_A|, |d_B|, <d_A, d_B> over the common width (0 when widths differ).
+ */
 static void measure(const df_dict *dict, double *measures) {
     const df_dict_site *a = &dict->site[0], *b = &dict->site[1];
     for (size_t j = 0; j < dict->mine.count; j++) {
         const float *row = dict->w_dec + j * dict->width;
         measures[j * MEASURES + NORM_A] = sqrt(dot(row + a->first, row + a->first, a->width));
         measures[j * MEASURES + NORM_B] = sqrt(dot(row + b->first, row + b->first, b->width));
-        if (a->width == b->width) measures[j * MEASURES + PRODUCT] = dot(row + a->first, row + b->first, a->width);
+        if (a->width == b->width)
+            measures[j * MEASURES + PRODUCT] = dot(row + a->first, row + b->first, a->width);
     }
 }
 
@@ -37,7 +39,8 @@ static df_status gather_measures(df_comm *comm, const df_dict *dict, double *all
     if (status == DF_OK) {
         measure(dict, mine);
         for (int r = 0; r < df_comm_size(comm); r++)
-            counts[r] = df_dict_share(dict->latents, df_comm_size(comm), r).count * MEASURES * sizeof *mine;
+            counts[r] =
+                df_dict_share(dict->latents, df_comm_size(comm), r).count * MEASURES * sizeof *mine;
         df_gather(comm, 0, mine, counts, all);
     }
     df_free(mine);
@@ -45,7 +48,7 @@ static df_status gather_measures(df_comm *comm, const df_dict *dict, double *all
     return status;
 }
 
-/* ---- the comparison ---------------------------------------------------------------------------- */
+/* ---- the comparison ------------------------------------------------------------------------- */
 
 static df_status comparison_room(size_t latents, comparison *c) {
     *c = (comparison){.latents = latents};
@@ -96,7 +99,8 @@ static df_status compare(const df_reader *stats, const double *measures, compari
     uint64_t *fires = NULL;
     DF_TRY(df_reader_all(stats, "/latents/fires", DF_U64, (int64_t)c->latents, (void **)&fires));
     for (size_t j = 0; j < c->latents; j++) {
-        double a = c->norm_a[j] = measures[j * MEASURES + NORM_A], b = c->norm_b[j] = measures[j * MEASURES + NORM_B];
+        double a = c->norm_a[j] = measures[j * MEASURES + NORM_A],
+               b = c->norm_b[j] = measures[j * MEASURES + NORM_B];
         c->relative[j] = a + b > 0.0 ? b / (a + b) : 0.5;
         c->delta[j] = df_delta_norm(a, b);
         c->cosine[j] = a * b > 0.0 ? measures[j * MEASURES + PRODUCT] / (a * b) : 0.0;
@@ -107,32 +111,64 @@ static df_status compare(const df_reader *stats, const double *measures, compari
     return sort_living(c);
 }
 
-/* ---- the file ---------------------------------------------------------------------------------- */
+/* ---- the file ------------------------------------------------------------------------------- */
 
 enum { A, B, RELATIVE, DELTA, COSINE, CLASS, ALIVE, COUNT, SORTED, HISTOGRAM, EDGES, FIXED };
-enum { TABLE_LATENT = FIXED, TABLE_CLASS, TABLE_DELTA, PRECISION, RECALL, TRAIN_PRECISION, TRAIN_RECALL, DATASETS };
+enum {
+    TABLE_LATENT = FIXED,
+    TABLE_CLASS,
+    TABLE_DELTA,
+    PRECISION,
+    RECALL,
+    TRAIN_PRECISION,
+    TRAIN_RECALL,
+    DATASETS
+};
 
-static df_status declare(df_file *file, uint64_t m, uint64_t living, uint64_t concepts, int id[static DATASETS]) {
+static df_status declare(df_file *file, uint64_t m, uint64_t living, uint64_t concepts,
+                         int id[static DATASETS]) {
+    /* One entry, one or two lines. */
+    // clang-format off
     const df_dataset all[DATASETS] = {
-        [A] = {"/latents/norm_a", DF_F64, 1, {m}, "1", "decoder norm in model A, normalised units", "latent"},
-        [B] = {"/latents/norm_b", DF_F64, 1, {m}, "1", "decoder norm in model B, normalised units", "latent"},
-        [RELATIVE] = {"/latents/relative_norm", DF_F64, 1, {m}, "1", "|d_B| / (|d_A| + |d_B|)", "latent"},
-        [DELTA] = {"/latents/delta_norm", DF_F64, 1, {m}, "1", "((|d_B| - |d_A|) / max + 1) / 2", "latent"},
-        [COSINE] = {"/latents/cosine", DF_F64, 1, {m}, "1", "cosine of the two decoder directions", "latent"},
-        [CLASS] = {"/latents/class", DF_U8, 1, {m}, "1", "0 A-only, 1 A-leaning, 2 shared, 3 B-leaning, 4 B-only", "latent"},
-        [ALIVE] = {"/latents/alive", DF_U8, 1, {m}, "1", "1 where it fired in the statistics", "latent"},
-        [COUNT] = {"/classes/count", DF_U64, 1, {DF_CLASSES}, "latents", "living latents of each class", "class"},
-        [SORTED] = {"/sorted/latent", DF_U64, 1, {living}, "1", "living latents, ascending by delta_norm", "place"},
-        [HISTOGRAM] = {"/histogram/count", DF_U64, 1, {BINS}, "latents", "living latents by relative norm", "bin"},
+        [A] = {"/latents/norm_a", DF_F64, 1, {m}, "1", "decoder norm in model A, normalised units",
+            "latent"},
+        [B] = {"/latents/norm_b", DF_F64, 1, {m}, "1", "decoder norm in model B, normalised units",
+            "latent"},
+        [RELATIVE] = {"/latents/relative_norm", DF_F64, 1, {m}, "1", "|d_B| / (|d_A| + |d_B|)",
+            "latent"},
+        [DELTA] = {"/latents/delta_norm", DF_F64, 1, {m}, "1", "((|d_B| - |d_A|) / max + 1) / 2",
+            "latent"},
+        [COSINE] = {"/latents/cosine", DF_F64, 1, {m}, "1", "cosine of the two decoder directions",
+            "latent"},
+        [CLASS] = {"/latents/class", DF_U8, 1, {m}, "1",
+            "0 A-only, 1 A-leaning, 2 shared, 3 B-leaning, 4 B-only", "latent"},
+        [ALIVE] = {"/latents/alive", DF_U8, 1, {m}, "1", "1 where it fired in the statistics",
+            "latent"},
+        [COUNT] = {"/classes/count", DF_U64, 1, {DF_CLASSES}, "latents",
+            "living latents of each class", "class"},
+        [SORTED] = {"/sorted/latent", DF_U64, 1, {living}, "1",
+            "living latents, ascending by delta_norm", "place"},
+        [HISTOGRAM] = {"/histogram/count", DF_U64, 1, {BINS}, "latents",
+            "living latents by relative norm", "bin"},
         [EDGES] = {"/histogram/edges", DF_F64, 1, {BINS + 1}, "1", "edges of the bins", "edge"},
-        [TABLE_LATENT] = {"/table/latent", DF_U64, 2, {concepts, KINDS}, "1", "best latent; 2^64 - 1: none", "concept, kind"},
-        [TABLE_CLASS] = {"/table/class", DF_U8, 2, {concepts, KINDS}, "1", "its class", "concept, kind"},
-        [TABLE_DELTA] = {"/table/delta_norm", DF_F64, 2, {concepts, KINDS}, "1", "its delta_norm", "concept, kind"},
-        [PRECISION] = {"/table/precision", DF_F64, 2, {concepts, KINDS}, "1", "on held-out documents", "concept, kind"},
-        [RECALL] = {"/table/recall", DF_F64, 2, {concepts, KINDS}, "1", "on held-out documents", "concept, kind"},
-        [TRAIN_PRECISION] = {"/table/train_precision", DF_F64, 2, {concepts, KINDS}, "1", "on training documents", "concept, kind"},
-        [TRAIN_RECALL] = {"/table/train_recall", DF_F64, 2, {concepts, KINDS}, "1", "on training documents", "concept, kind"}};
-    for (int i = 0; i < (concepts > 0 ? (int)DATASETS : (int)FIXED); i++) DF_TRY(df_file_dataset(file, &all[i], &id[i]));
+        [TABLE_LATENT] = {"/table/latent", DF_U64, 2, {concepts, KINDS}, "1",
+            "best latent; 2^64 - 1: none", "concept, kind"},
+        [TABLE_CLASS] = {"/table/class", DF_U8, 2, {concepts, KINDS}, "1", "its class",
+            "concept, kind"},
+        [TABLE_DELTA] = {"/table/delta_norm", DF_F64, 2, {concepts, KINDS}, "1", "its delta_norm",
+            "concept, kind"},
+        [PRECISION] = {"/table/precision", DF_F64, 2, {concepts, KINDS}, "1",
+            "on held-out documents", "concept, kind"},
+        [RECALL] = {"/table/recall", DF_F64, 2, {concepts, KINDS}, "1", "on held-out documents",
+            "concept, kind"},
+        [TRAIN_PRECISION] = {"/table/train_precision", DF_F64, 2, {concepts, KINDS}, "1",
+            "on training documents", "concept, kind"},
+        [TRAIN_RECALL] = {"/table/train_recall", DF_F64, 2, {concepts, KINDS}, "1",
+            "on training documents", "concept, kind"},
+    };
+    // clang-format on
+    for (int i = 0; i < (concepts > 0 ? (int)DATASETS : (int)FIXED); i++)
+        DF_TRY(df_file_dataset(file, &all[i], &id[i]));
     return DF_OK;
 }
 
@@ -150,22 +186,35 @@ static df_status write_histogram(df_file *file, const int *id, const comparison 
     return df_file_write(file, id[EDGES], 0, BINS + 1, edges);
 }
 
-static df_status write_all(df_file *file, const int *id, const comparison *c, const concept_table *t) {
+static df_status write_all(df_file *file, const int *id, const comparison *c,
+                           const concept_table *t) {
     const struct {
         int which;
         size_t rows;
         const void *data;
-    } parts[] = {{A, c->latents, c->norm_a}, {B, c->latents, c->norm_b}, {RELATIVE, c->latents, c->relative},
-                 {DELTA, c->latents, c->delta}, {COSINE, c->latents, c->cosine}, {CLASS, c->latents, c->class},
-                 {ALIVE, c->latents, c->alive}, {SORTED, c->living, c->sorted}, {TABLE_LATENT, t->n, t->latent},
-                 {TABLE_CLASS, t->n, t->class}, {TABLE_DELTA, t->n, t->delta}, {PRECISION, t->n, t->precision},
-                 {RECALL, t->n, t->recall}, {TRAIN_PRECISION, t->n, t->train_precision}, {TRAIN_RECALL, t->n, t->train_recall}};
+    } parts[] = {{A, c->latents, c->norm_a},
+                 {B, c->latents, c->norm_b},
+                 {RELATIVE, c->latents, c->relative},
+                 {DELTA, c->latents, c->delta},
+                 {COSINE, c->latents, c->cosine},
+                 {CLASS, c->latents, c->class},
+                 {ALIVE, c->latents, c->alive},
+                 {SORTED, c->living, c->sorted},
+                 {TABLE_LATENT, t->n, t->latent},
+                 {TABLE_CLASS, t->n, t->class},
+                 {TABLE_DELTA, t->n, t->delta},
+                 {PRECISION, t->n, t->precision},
+                 {RECALL, t->n, t->recall},
+                 {TRAIN_PRECISION, t->n, t->train_precision},
+                 {TRAIN_RECALL, t->n, t->train_recall}};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-        if (parts[i].rows > 0) DF_TRY(df_file_write(file, id[parts[i].which], 0, parts[i].rows, parts[i].data));
+        if (parts[i].rows > 0)
+            DF_TRY(df_file_write(file, id[parts[i].which], 0, parts[i].rows, parts[i].data));
     return write_histogram(file, id, c);
 }
 
-static df_status describe(df_file *file, const df_dict *dict, const df_diff_options *options, const concept_table *t) {
+static df_status describe(df_file *file, const df_dict *dict, const df_diff_options *options,
+                          const concept_table *t) {
     DF_TRY(df_file_text(file, "/", "job", options->resolved_job));
     DF_TRY(df_file_text(file, "/", "site", dict->site[0].name));
     DF_TRY(df_file_text(file, "/", "model0", dict->site[0].model));
@@ -179,7 +228,8 @@ static df_status describe(df_file *file, const df_dict *dict, const df_diff_opti
 }
 
 /* One rank computes and writes: the arrays are a few numbers a latent. */
-static df_status compare_and_write(df_comm *alone, const df_dict *dict, const df_reader *stats, const double *measures, const df_diff_options *options) {
+static df_status compare_and_write(df_comm *alone, const df_dict *dict, const df_reader *stats,
+                                   const double *measures, const df_diff_options *options) {
     comparison c = {0};
     concept_table t = {0};
     df_file *file = NULL;
@@ -203,17 +253,22 @@ done:
 
 static df_status check_sites(const df_dict *dict, const df_reader *stats) {
     if (dict->sites != 2)
-        return df_fail(DF_BAD_INPUT, "comparing models needs a crosscoder over two models, this dictionary has %zu site%s: train with "
-                       "models.b given and train.model empty", dict->sites, dict->sites == 1 ? "" : "s");
+        return df_fail(DF_BAD_INPUT,
+                       "comparing models needs a crosscoder over two models, this dictionary has "
+                       "%zu site%s: train with "
+                       "models.b given and train.model empty",
+                       dict->sites, dict->sites == 1 ? "" : "s");
     df_type type;
     uint64_t shape[DF_MAX_DIMS];
     DF_TRY(df_reader_find(stats, "/latents/fires", 1, &type, shape));
     if (shape[0] == dict->latents) return DF_OK;
-    return df_fail(DF_BAD_INPUT, "%s is of %llu latents, the dictionary has %zu: run darkfield stats again", df_reader_path(stats),
-                   (unsigned long long)shape[0], dict->latents);
+    return df_fail(DF_BAD_INPUT,
+                   "%s is of %llu latents, the dictionary has %zu: run darkfield stats again",
+                   df_reader_path(stats), (unsigned long long)shape[0], dict->latents);
 }
 
-df_status df_diff_run(df_comm *comm, const df_dict *dict, const df_reader *stats, const df_diff_options *options) {
+df_status df_diff_run(df_comm *comm, const df_dict *dict, const df_reader *stats,
+                      const df_diff_options *options) {
     DF_TRY(df_agree(comm, check_sites(dict, stats)));
     bool writer = df_comm_rank(comm) == 0;
     double *measures = NULL;
@@ -222,7 +277,9 @@ df_status df_diff_run(df_comm *comm, const df_dict *dict, const df_reader *stats
     if (status == DF_OK) status = df_comm_self(&alone);
     status = df_agree(comm, status);
     if (status == DF_OK) status = gather_measures(comm, dict, measures);
-    if (status == DF_OK) status = df_agree(comm, writer ? compare_and_write(alone, dict, stats, measures, options) : DF_OK);
+    if (status == DF_OK)
+        status = df_agree(comm, writer ? compare_and_write(alone, dict, stats, measures, options)
+                                       : DF_OK);
     df_comm_free(&alone);
     df_free(measures);
     return status;

@@ -23,8 +23,10 @@ typedef struct concept_table {
     double *delta, *precision, *recall, *train_precision, *train_recall;
 } concept_table;
 
-/* Chooses by F1 on training documents, ties to the smaller index; scores on held-out ones. wanted NULL: all concepts. */
-df_status table_new(const df_reader *stats, const comparison *c, const df_diff_options *options, concept_table *out) DF_MUST_CHECK;
+/* Chooses by F1 on training documents, ties to the smaller index; scores on held-out ones. wanted
+ * NULL: all concepts. */
+df_status table_new(const df_reader *stats, const comparison *c, const df_diff_options *options,
+                    concept_table *out) DF_MUST_CHECK;
 void table_free(concept_table *t);
 
 #endif

@@ -1,4 +1,5 @@
-/* The best latent for each labelled concept: chosen on training documents, scored on held-out ones. */
+/* The best latent for each labelled concept: chosen on training documents, scored on held-out ones.
+ */
 #include "diff_internal.h"
 
 #include <string.h>
@@ -12,10 +13,12 @@ typedef struct counts {
 static df_status counts_read(const df_reader *stats, size_t latents, size_t concepts, counts *out) {
     *out = (counts){.latents = latents, .concepts = concepts};
     int64_t pairs = (int64_t)(latents * concepts * 2);
-    DF_TRY(df_reader_all(stats, "/concepts/fires", DF_U64, (int64_t)(2 * latents), (void **)&out->fires));
+    DF_TRY(df_reader_all(stats, "/concepts/fires", DF_U64, (int64_t)(2 * latents),
+                         (void **)&out->fires));
     DF_TRY(df_reader_all(stats, "/concepts/inside", DF_U64, pairs, (void **)&out->inside));
     DF_TRY(df_reader_all(stats, "/concepts/found", DF_U64, pairs, (void **)&out->found));
-    return df_reader_all(stats, "/concepts/spans", DF_U64, (int64_t)(2 * concepts), (void **)&out->spans);
+    return df_reader_all(stats, "/concepts/spans", DF_U64, (int64_t)(2 * concepts),
+                         (void **)&out->spans);
 }
 
 static void counts_free(counts *c) {
@@ -36,7 +39,8 @@ typedef struct score {
 /* part 0: training, 1: held-out. */
 static score score_of(const counts *c, size_t concept, size_t latent, size_t part) {
     size_t at = 2 * (latent * c->concepts + concept) + part;
-    return (score){share(c->inside[at], c->fires[2 * latent + part]), share(c->found[at], c->spans[2 * concept + part])};
+    return (score){share(c->inside[at], c->fires[2 * latent + part]),
+                   share(c->found[at], c->spans[2 * concept + part])};
 }
 
 static double f1(score s) {
@@ -58,7 +62,8 @@ static uint64_t best_latent(const counts *c, const comparison *all, size_t conce
     return best;
 }
 
-static void fill_row(concept_table *t, const counts *c, const comparison *all, size_t row, size_t concept) {
+static void fill_row(concept_table *t, const counts *c, const comparison *all, size_t row,
+                     size_t concept) {
     for (int kind = 0; kind < KINDS; kind++) {
         size_t at = row * KINDS + (size_t)kind;
         uint64_t j = t->latent[at] = best_latent(c, all, concept, kind);
@@ -98,18 +103,20 @@ static df_status find_concept(char *const *names, size_t n, const char *wanted, 
     for (*out = 0; *out < n; (*out)++)
         if (strcmp(names[*out], wanted) == 0) return DF_OK;
     const char *near = df_nearest(wanted, (const char *const *)names, n);
-    return df_fail(DF_USAGE, "diff.concepts: the text has no label \"%s\"%s%s%s", wanted, near ? " (did you mean \"" : "",
-                   near ? near : "", near ? "\"?)" : "");
+    return df_fail(DF_USAGE, "diff.concepts: the text has no label \"%s\"%s%s%s", wanted,
+                   near ? " (did you mean \"" : "", near ? near : "", near ? "\"?)" : "");
 }
 
-static df_status fill_table(const df_reader *stats, const comparison *all, const df_diff_options *options, char **names,
-                            size_t concepts, concept_table *t) {
+static df_status fill_table(const df_reader *stats, const comparison *all,
+                            const df_diff_options *options, char **names, size_t concepts,
+                            concept_table *t) {
     counts c = {0};
     df_status status;
     DF_GO(counts_read(stats, all->latents, concepts, &c));
     for (size_t i = 0; i < t->n; i++) {
         size_t concept = i;
-        if (options->concepts != NULL) DF_GO(find_concept(names, concepts, options->concepts[i], &concept));
+        if (options->concepts != NULL)
+            DF_GO(find_concept(names, concepts, options->concepts[i], &concept));
         DF_GO((t->name[i] = df_strdup(names[concept])) != NULL ? DF_OK : DF_FAILED);
         fill_row(t, &c, all, i, concept);
     }
@@ -118,7 +125,8 @@ done:
     return status;
 }
 
-df_status table_new(const df_reader *stats, const comparison *c, const df_diff_options *options, concept_table *out) {
+df_status table_new(const df_reader *stats, const comparison *c, const df_diff_options *options,
+                    concept_table *out) {
     *out = (concept_table){0};
     if (!df_reader_has(stats, "/concepts/spans")) return DF_OK;
     int64_t concepts = 0;
@@ -126,7 +134,9 @@ df_status table_new(const df_reader *stats, const comparison *c, const df_diff_o
     char **names = NULL;
     DF_TRY(DF_NEW(names, (size_t)concepts));
     df_status status = read_names(stats, names, (size_t)concepts);
-    if (status == DF_OK) status = table_room(options->concepts != NULL ? options->n_concepts : (size_t)concepts, out);
+    if (status == DF_OK)
+        status =
+            table_room(options->concepts != NULL ? options->n_concepts : (size_t)concepts, out);
     if (status == DF_OK) status = fill_table(stats, c, options, names, (size_t)concepts, out);
     for (size_t i = 0; i < (size_t)concepts; i++) df_free(names[i]);
     df_free(names);

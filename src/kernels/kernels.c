@@ -25,7 +25,9 @@ df_status df_kernels_open(const char *path, df_kernels **out) {
     kernels->path = df_format("OpenBLAS %s + %s", core, instructions());
     df_status status = kernels->path != NULL ? DF_OK : DF_FAILED;
     if (status == DF_OK && strcmp(path, "auto") != 0 && strcmp(path, kernels->path) != 0)
-        status = df_fail(DF_USAGE, "kernel path '%s' was asked for, but this process offers '%s'; use auto, or run on the same kind of node",
+        status = df_fail(DF_USAGE,
+                         "kernel path '%s' was asked for, but this process offers '%s'; use auto, "
+                         "or run on the same kind of node",
                          path, kernels->path);
     if (status != DF_OK) df_kernels_close(&kernels);
     *out = kernels;
@@ -43,15 +45,16 @@ const char *df_kernels_path(const df_kernels *kernels) {
     return kernels->path;
 }
 
-/* ---- the check at start ------------------------------------------------------------------------ */
+/* ---- the check at start --------------------------------------------------------------------- */
 
 typedef struct layout {
     const char *name;
     void (*fast)(const df_gemm *), (*plain)(const df_gemm *);
 } layout;
 
-static const layout layouts[] = {
-    {"nt", df_gemm_nt, df_gemm_nt_plain}, {"nn", df_gemm_nn, df_gemm_nn_plain}, {"tn", df_gemm_tn, df_gemm_tn_plain}};
+static const layout layouts[] = {{"nt", df_gemm_nt, df_gemm_nt_plain},
+                                 {"nn", df_gemm_nn, df_gemm_nn_plain},
+                                 {"tn", df_gemm_tn, df_gemm_tn_plain}};
 
 typedef struct shape {
     size_t m, n, k;
@@ -65,23 +68,28 @@ static const shape shapes[] = {{128, 128, 128}, {37, 61, 129}, {1, 64, 768}, {16
 
 static bool agrees(const float *fast, const float *plain, size_t n, size_t inner) {
     for (size_t i = 0; i < n; i++) // terms are at most 1 in size
-        if (!(fabsf(fast[i] - plain[i]) <= 1e-6f * (float)inner)) return false; // a wrong product is off by far more
+        if (!(fabsf(fast[i] - plain[i]) <= 1e-6f * (float)inner))
+            return false; // a wrong product is off by far more
     return true;
 }
 
 static df_status check_one(float *room, const layout *l, shape s) {
     float *a = room, *b = a + ROOM, *fast = b + ROOM, *plain = fast + ROOM;
-    for (size_t i = 0; i < 2 * ROOM; i++) room[i] = (float)((i * 7919 + i / 61) % 2001) / 1000.0f - 1.0f;
+    for (size_t i = 0; i < 2 * ROOM; i++)
+        room[i] = (float)((i * 7919 + i / 61) % 2001) / 1000.0f - 1.0f;
     memset(fast, 0, 2 * ROOM * sizeof *fast);
     bool a_turned = l->fast == df_gemm_tn, b_turned = l->fast == df_gemm_nt;
-    df_gemm g = {.m = s.m, .n = s.n, .k = s.k, .alpha = 1.0f, .a = a, .b = b, .c = fast, .ldc = s.n};
+    df_gemm g = {
+        .m = s.m, .n = s.n, .k = s.k, .alpha = 1.0f, .a = a, .b = b, .c = fast, .ldc = s.n};
     g.lda = a_turned ? s.m : s.k;
     g.ldb = b_turned ? s.k : s.n;
     l->fast(&g);
     g.c = plain;
     l->plain(&g);
     if (agrees(fast, plain, s.m * s.n, s.k)) return DF_OK;
-    return df_fail(DF_FAILED, "the BLAS library computes a wrong product (gemm_%s, %zu x %zu x %zu): use another build, or set OPENBLAS_CORETYPE",
+    return df_fail(DF_FAILED,
+                   "the BLAS library computes a wrong product (gemm_%s, %zu x %zu x %zu): use "
+                   "another build, or set OPENBLAS_CORETYPE",
                    l->name, s.m, s.n, s.k);
 }
 

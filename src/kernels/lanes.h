@@ -1,5 +1,6 @@
-/* Sixteen floats side by side: AVX-512 registers where the build has them, else an array that the compiler vectorises as it
- * can. Every operation is one IEEE operation per lane, so both give the same bits. The only place that asks for the ISA. */
+/* Sixteen floats side by side: AVX-512 registers where the build has them, else an array that the
+ * compiler vectorises as it can. Every operation is one IEEE operation per lane, so both give the
+ * same bits. The only place that asks for the ISA. */
 #ifndef DF_LANES_H
 #define DF_LANES_H
 
@@ -49,7 +50,8 @@ static inline lanes lanes_flush(lanes a) { // subnormals become zero
     __mmask16 normal = _mm512_cmp_ps_mask(_mm512_abs_ps(a), _mm512_set1_ps(FLT_MIN), _CMP_NLT_UQ);
     return _mm512_maskz_mov_ps(normal, a);
 }
-/* Packs the lanes with a >= b, and their labels first, first + 1, ..., to the front and stores all 16; returns their number. */
+/* Packs the lanes with a >= b, and their labels first, first + 1, ..., to the front and stores all
+ * 16; returns their number. */
 static inline size_t lanes_keep(lanes a, lanes b, uint32_t first, float *values, uint32_t *labels) {
     __mmask16 keep = _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
     if (keep == 0) return 0;

@@ -3,12 +3,14 @@
 
 #include "lanes.h"
 
-/* The caller leaves room for 16 entries more than n, because a whole register is stored at a time. */
+/* The caller leaves room for 16 entries more than n, because a whole register is stored at a time.
+ */
 size_t df_scan_row(const df_scan *s, float *upper, uint32_t *label) {
     lanes norm = lanes_all(s->norm), floor_ = lanes_all(s->floor);
     size_t i = 0, kept = 0;
     for (; i + LANES <= s->n; i += LANES) {
-        lanes u = lanes_fma(lanes_load(s->product + i), lanes_load(s->scale + i), lanes_load(s->lift + i));
+        lanes u = lanes_fma(lanes_load(s->product + i), lanes_load(s->scale + i),
+                            lanes_load(s->lift + i));
         u = lanes_fma(norm, lanes_load(s->slack + i), u);
         kept += lanes_keep(u, floor_, s->first + (uint32_t)i, upper + kept, label + kept);
     }
@@ -44,9 +46,12 @@ float df_nth_largest(float *v, size_t n, size_t k) {
             v[i++] = v[j];
             v[j--] = t;
         }
-        if (want <= j) high = j;
-        else if (want >= i) low = i;
-        else break;
+        if (want <= j)
+            high = j;
+        else if (want >= i)
+            low = i;
+        else
+            break;
     }
     return v[want];
 }

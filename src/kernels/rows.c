@@ -79,12 +79,15 @@ double df_sum_squares_plain(const float *x, size_t n) {
     return tree_of_8(lane);
 }
 
-/* ---- Adam -------------------------------------------------------------------------------------- */
+/* ---- Adam ----------------------------------------------------------------------------------- */
 
 df_adam df_adam_at(double lr, double beta1, double beta2, double epsilon, uint64_t t) {
     double first = 1.0 - pow(beta1, (double)t), second = 1.0 - pow(beta2, (double)t);
-    return (df_adam){.rate = (float)(lr / first), .beta1 = (float)beta1, .beta2 = (float)beta2,
-                     .root = (float)sqrt(second), .epsilon = (float)epsilon};
+    return (df_adam){.rate = (float)(lr / first),
+                     .beta1 = (float)beta1,
+                     .beta2 = (float)beta2,
+                     .root = (float)sqrt(second),
+                     .epsilon = (float)epsilon};
 }
 
 void df_adam_row_plain(const df_adam *adam, df_moments row, const float *gradient, size_t n) {
@@ -99,14 +102,17 @@ void df_adam_row_plain(const df_adam *adam, df_moments row, const float *gradien
 }
 
 void df_adam_row(const df_adam *adam, df_moments row, const float *gradient, size_t n) {
-    lanes beta1 = lanes_all(adam->beta1), rest1 = lanes_all(1.0f - adam->beta1), rate = lanes_all(adam->rate);
-    lanes beta2 = lanes_all(adam->beta2), rest2 = lanes_all(1.0f - adam->beta2), root = lanes_all(adam->root);
+    lanes beta1 = lanes_all(adam->beta1), rest1 = lanes_all(1.0f - adam->beta1),
+          rate = lanes_all(adam->rate);
+    lanes beta2 = lanes_all(adam->beta2), rest2 = lanes_all(1.0f - adam->beta2),
+          root = lanes_all(adam->root);
     lanes epsilon = lanes_all(adam->epsilon);
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
         lanes g = lanes_load(gradient + i), w = lanes_load(row.weight + i);
         lanes m = lanes_add(lanes_mul(beta1, lanes_load(row.m + i)), lanes_mul(rest1, g));
-        lanes v = lanes_add(lanes_mul(beta2, lanes_load(row.v + i)), lanes_mul(rest2, lanes_mul(g, g)));
+        lanes v =
+            lanes_add(lanes_mul(beta2, lanes_load(row.v + i)), lanes_mul(rest2, lanes_mul(g, g)));
         m = lanes_flush(m);
         v = lanes_flush(v);
         lanes_store(row.m + i, m);
@@ -115,5 +121,6 @@ void df_adam_row(const df_adam *adam, df_moments row, const float *gradient, siz
         lanes_store(row.weight + i, lanes_sub(w, lanes_mul(rate, lanes_div(m, size))));
     }
     if (i == n) return;
-    df_adam_row_plain(adam, (df_moments){row.weight + i, row.m + i, row.v + i}, gradient + i, n - i);
+    df_adam_row_plain(adam, (df_moments){row.weight + i, row.m + i, row.v + i}, gradient + i,
+                      n - i);
 }

@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-/* ---- the batch by latent ----------------------------------------------------------------------- */
+/* ---- the batch by latent -------------------------------------------------------------------- */
 
 df_status by_latent_new(size_t latents, by_latent *out) {
     *out = (by_latent){.latents = latents};
@@ -34,7 +34,8 @@ df_status by_latent_fill(by_latent *b, const df_codes *codes) {
             b->slot[to] = (uint32_t)r;
             b->value[to] = codes->value[i];
         }
-    for (size_t j = b->latents; j > 0; j--) b->start[j] = b->start[j - 1]; // the cursors moved one run on
+    for (size_t j = b->latents; j > 0; j--)
+        b->start[j] = b->start[j - 1]; // the cursors moved one run on
     b->start[0] = 0;
     return DF_OK;
 }
@@ -45,7 +46,7 @@ void by_latent_free(by_latent *b) {
     df_free(b->value);
 }
 
-/* ---- frequencies and histogram ----------------------------------------------------------------- */
+/* ---- frequencies and histogram -------------------------------------------------------------- */
 
 df_status tally_new(size_t count, tally *out) {
     *out = (tally){.count = count};
@@ -78,7 +79,7 @@ void count_latent(tally *t, size_t latent, const by_latent *b) {
     }
 }
 
-/* ---- examples ---------------------------------------------------------------------------------- */
+/* ---- examples ------------------------------------------------------------------------------- */
 
 df_status examples_new(size_t count, size_t n, size_t width, examples *out) {
     *out = (examples){.count = count, .n = n, .width = width};
@@ -101,13 +102,16 @@ size_t run_of(const uint64_t *offsets, size_t n, uint64_t row) {
     size_t low = 0, high = n; // offsets[low] <= row < offsets[high]
     while (high - low > 1) {
         size_t middle = low + (high - low) / 2;
-        if (offsets[middle] <= row) low = middle;
-        else high = middle;
+        if (offsets[middle] <= row)
+            low = middle;
+        else
+            high = middle;
     }
     return low;
 }
 
-/* The stretch of rows shown around a peak: inside its context window and its document, three quarters before it. */
+/* The stretch of rows shown around a peak: inside its context window and its document, three
+ * quarters before it. */
 static df_range shown_around(const df_acts *acts, uint64_t peak, size_t window, size_t width) {
     size_t d = run_of(acts->document, acts->documents, peak);
     uint64_t low = acts->window[window], high = acts->window[window + 1];
@@ -121,7 +125,8 @@ static df_range shown_around(const df_acts *acts, uint64_t peak, size_t window, 
 
 static size_t place_of(const examples *e, size_t latent, float value) {
     size_t at = e->n;
-    while (at > 0 && e->value[latent * e->n + at - 1] < value) at--; // equal values: the earlier row stays ahead
+    while (at > 0 && e->value[latent * e->n + at - 1] < value)
+        at--; // equal values: the earlier row stays ahead
     return at;
 }
 
@@ -135,8 +140,10 @@ static void make_room(examples *e, size_t latent, size_t at) {
             moved * e->width * sizeof *e->activation);
 }
 
-/* Entries begin .. end of the latent lie in one context window; keeps it when its peak is among the n best. */
-static void offer(examples *e, size_t latent, const by_latent *b, const batch *rows, df_range entries) {
+/* Entries begin .. end of the latent lie in one context window; keeps it when its peak is among the
+ * n best. */
+static void offer(examples *e, size_t latent, const by_latent *b, const batch *rows,
+                  df_range entries) {
     size_t peak = entries.first;
     for (size_t i = 1; i < entries.count; i++)
         if (b->value[entries.first + i] > b->value[peak]) peak = entries.first + i;
@@ -168,9 +175,10 @@ void count_examples(examples *e, size_t latent, const by_latent *b, const batch 
     }
 }
 
-/* ---- labelled stretches ------------------------------------------------------------------------ */
+/* ---- labelled stretches --------------------------------------------------------------------- */
 
-df_status concepts_new(size_t count, size_t n, const df_stretch *stretch, size_t stretches, concept_counts *out) {
+df_status concepts_new(size_t count, size_t n, const df_stretch *stretch, size_t stretches,
+                       concept_counts *out) {
     *out = (concept_counts){.count = count, .n = n, .stretch = stretch, .stretches = stretches};
     DF_TRY(DF_NEW(out->fires, 2 * count));
     DF_TRY(DF_NEW(out->inside, n * 2 * count));
@@ -185,7 +193,8 @@ void concepts_free(concept_counts *c) {
     df_free(c->last);
 }
 
-/* Stretches of one concept that hold the row may overlap: the firing is inside once, and finds each of them. */
+/* Stretches of one concept that hold the row may overlap: the firing is inside once, and finds each
+ * of them. */
 void count_concepts(concept_counts *c, size_t latent, const by_latent *b, const batch *rows) {
     for (uint64_t i = b->start[latent]; i < b->start[latent + 1]; i++) {
         size_t slot = b->slot[i], which = rows->heldout[slot];
@@ -194,7 +203,8 @@ void count_concepts(concept_counts *c, size_t latent, const by_latent *b, const 
             uint32_t id = rows->stretch_of[s], concept = c->stretch[id].concept;
             size_t pair = latent * c->n + concept, at = 2 * pair + which;
             bool again = false;
-            for (size_t t = rows->near[slot]; t < s; t++) again |= c->stretch[rows->stretch_of[t]].concept == concept;
+            for (size_t t = rows->near[slot]; t < s; t++)
+            again |= c->stretch[rows->stretch_of[t]].concept == concept;
             if (!again) c->inside[at]++;
             if (id + 1 <= c->last[pair]) continue;
             c->last[pair] = id + 1;

@@ -1,13 +1,18 @@
-/* What tokens a latent promotes: its decoder direction through the final norm's gain and the unembedding (the logit
- * lens of a direction; nostalgebraist 2020). The direction is scaled to unit length, so that latents compare. */
+/* What tokens a latent promotes: its decoder direction through the final norm's gain and the
+ * unembedding (the logit lens of a direction; nostalgebraist 2020). The direction is scaled to unit
+ * length, so that latents compare. */
 #include "stats_internal.h"
 
 #include <math.h>
 
-enum { LATENTS_AT_ONCE = 16 }; /* divides every rank's share of latents but the last: fixed shapes, fixed bits */
+enum {
+    LATENTS_AT_ONCE = 16
+}; /* divides every rank's share of latents but the last: fixed shapes, fixed bits */
 
-/* direction [16, width]: unit decoder rows of one site times the gain; missing latents are zero rows. */
-static void directions(const df_dict *dict, size_t site, size_t first, const float *gain, float *direction) {
+/* direction [16, width]: unit decoder rows of one site times the gain; missing latents are zero
+ * rows. */
+static void directions(const df_dict *dict, size_t site, size_t first, const float *gain,
+                       float *direction) {
     const df_dict_site *s = &dict->site[site];
     for (size_t i = 0; i < LATENTS_AT_ONCE; i++) {
         float *out = direction + i * s->width;
@@ -24,7 +29,8 @@ static void directions(const df_dict *dict, size_t site, size_t first, const flo
 }
 
 /* The p largest of logits [vocabulary], ties to the smaller token. */
-static void best_tokens(const float *logits, size_t vocabulary, size_t p, uint32_t *token, float *logit) {
+static void best_tokens(const float *logits, size_t vocabulary, size_t p, uint32_t *token,
+                        float *logit) {
     size_t kept = 0;
     for (size_t v = 0; v < vocabulary; v++) {
         if (kept == p && !(logits[v] > logit[p - 1])) continue;
@@ -47,11 +53,20 @@ static df_status promote(const df_dict *dict, const df_model *model, size_t site
     DF_GO(DF_NEW(logits, LATENTS_AT_ONCE * vocabulary));
     for (size_t first = 0; first < dict->mine.count; first += LATENTS_AT_ONCE) {
         directions(dict, site, first, df_model_final_norm(model), direction);
-        df_gemm_nt(&(df_gemm){.m = LATENTS_AT_ONCE, .n = vocabulary, .k = width, .alpha = 1.0f, .a = direction, .lda = width,
-                              .b = df_model_unembed(model), .ldb = width, .c = logits, .ldc = vocabulary});
+        df_gemm_nt(&(df_gemm){.m = LATENTS_AT_ONCE,
+                              .n = vocabulary,
+                              .k = width,
+                              .alpha = 1.0f,
+                              .a = direction,
+                              .lda = width,
+                              .b = df_model_unembed(model),
+                              .ldb = width,
+                              .c = logits,
+                              .ldc = vocabulary});
         for (size_t i = 0; i < LATENTS_AT_ONCE && first + i < dict->mine.count; i++) {
             size_t at = ((first + i) * out->models + site) * out->p;
-            best_tokens(logits + i * vocabulary, vocabulary, out->p, out->token + at, out->logit + at);
+            best_tokens(logits + i * vocabulary, vocabulary, out->p, out->token + at,
+                        out->logit + at);
         }
     }
 done:
@@ -60,16 +75,21 @@ done:
     return status;
 }
 
-/* Sites that are not as wide as the residual stream (heads, MLP neurons) have no direction to unembed: p becomes 0. */
+/* Sites that are not as wide as the residual stream (heads, MLP neurons) have no direction to
+ * unembed: p becomes 0. */
 df_status promoted_new(const df_dict *dict, const df_stats_input *input, size_t p, promoted *out) {
-    *out = (promoted){.count = dict->mine.count, .models = input->n, .p = input->models != NULL ? p : 0};
+    *out = (promoted){
+        .count = dict->mine.count, .models = input->n, .p = input->models != NULL ? p : 0};
     for (size_t s = 0; out->p > 0 && s < input->n; s++) {
-        if (df_model_width(input->models[s]) != dict->site[s].width) out->p = 0;
-        else if (out->p > df_model_vocabulary(input->models[s])) out->p = df_model_vocabulary(input->models[s]);
+        if (df_model_width(input->models[s]) != dict->site[s].width)
+            out->p = 0;
+        else if (out->p > df_model_vocabulary(input->models[s]))
+            out->p = df_model_vocabulary(input->models[s]);
     }
     DF_TRY(DF_NEW(out->token, out->count * out->models * out->p));
     DF_TRY(DF_NEW(out->logit, out->count * out->models * out->p));
-    for (size_t s = 0; out->p > 0 && s < input->n; s++) DF_TRY(promote(dict, input->models[s], s, out));
+    for (size_t s = 0; out->p > 0 && s < input->n; s++)
+        DF_TRY(promote(dict, input->models[s], s, out));
     return DF_OK;
 }
 

@@ -1,4 +1,5 @@
-/* The pass over the corpus: batches of whole context windows, encoded by all ranks, counted by each latent's owner. */
+/* The pass over the corpus: batches of whole context windows, encoded by all ranks, counted by each
+ * latent's owner. */
 #include "stats_internal.h"
 
 #include <string.h>
@@ -7,7 +8,7 @@
 typedef struct plan {
     uint64_t *rows; /* ascending */
     size_t n;
-    size_t *start;  /* [batches + 1] index into rows */
+    size_t *start; /* [batches + 1] index into rows */
     size_t batches, largest;
 } plan;
 
@@ -36,7 +37,7 @@ static df_status plan_new(const df_acts *acts, const df_stats_options *options, 
     return DF_OK;
 }
 
-/* ---- one batch --------------------------------------------------------------------------------- */
+/* ---- one batch ------------------------------------------------------------------------------ */
 
 typedef struct pass {
     df_comm *comm;
@@ -44,8 +45,8 @@ typedef struct pass {
     const df_dict *dict;
     const df_stats_input *input;
     plan plan;
-    float *x, *mine;  /* [largest, width], [share of largest, width] */
-    size_t *counts;   /* [size] bytes of each rank's rows */
+    float *x, *mine; /* [largest, width], [share of largest, width] */
+    size_t *counts;  /* [size] bytes of each rank's rows */
     batch batch;
     by_latent order;
     findings found;
@@ -54,7 +55,8 @@ typedef struct pass {
 } pass;
 
 static df_status pass_new(pass *p, const df_stats_options *options) {
-    size_t width = p->dict->width, count = p->dict->mine.count, concepts = p->input->corpus != NULL ? df_corpus_concepts(p->input->corpus) : 0;
+    size_t width = p->dict->width, count = p->dict->mine.count,
+           concepts = p->input->corpus != NULL ? df_corpus_concepts(p->input->corpus) : 0;
     const df_acts *acts = p->input->acts[0];
     DF_TRY(plan_new(acts, options, &p->plan));
     DF_TRY(DF_NEW(p->x, p->plan.largest * width));
@@ -64,7 +66,9 @@ static df_status pass_new(pass *p, const df_stats_options *options) {
     DF_TRY(DF_NEW(p->batch.window, p->plan.largest));
     DF_TRY(DF_NEW(p->batch.near, p->plan.largest + 1));
     DF_TRY(DF_NEW(p->found.spans, 2 * concepts));
-    if (concepts > 0) DF_TRY(df_stats_stretches(acts, p->input->corpus, &p->stretch, &p->stretches, p->found.spans));
+    if (concepts > 0)
+        DF_TRY(
+            df_stats_stretches(acts, p->input->corpus, &p->stretch, &p->stretches, p->found.spans));
     DF_TRY(by_latent_new(count, &p->order));
     DF_TRY(tally_new(count, &p->found.tally));
     DF_TRY(examples_new(count, options->examples, options->window, &p->found.examples));
@@ -98,12 +102,15 @@ static df_status find_stretches(pass *p) {
     size_t used = 0;
     for (size_t r = 0; r < b->n; r++) {
         b->near[r] = used;
-        for (size_t s = p->next_stretch; s < p->stretches && p->stretch[s].first <= b->rows[r]; s++) {
+        for (size_t s = p->next_stretch; s < p->stretches && p->stretch[s].first <= b->rows[r];
+             s++) {
             if (p->stretch[s].last < b->rows[r]) continue;
-            DF_TRY(df_grow((void **)&b->stretch_of, &b->near_capacity, used + 1, sizeof *b->stretch_of));
+            DF_TRY(df_grow((void **)&b->stretch_of, &b->near_capacity, used + 1,
+                           sizeof *b->stretch_of));
             b->stretch_of[used++] = (uint32_t)s;
         }
-        while (p->next_stretch < p->stretches && p->stretch[p->next_stretch].last < b->rows[r]) p->next_stretch++;
+        while (p->next_stretch < p->stretches && p->stretch[p->next_stretch].last < b->rows[r])
+            p->next_stretch++;
     }
     b->near[b->n] = used;
     return DF_OK;
@@ -114,7 +121,8 @@ static df_status describe_batch(pass *p, size_t index) {
     const df_acts *acts = b->acts;
     b->rows = p->plan.rows + p->plan.start[index];
     b->n = p->plan.start[index + 1] - p->plan.start[index];
-    size_t w = run_of(acts->window, acts->windows, b->rows[0]), d = run_of(acts->document, acts->documents, b->rows[0]);
+    size_t w = run_of(acts->window, acts->windows, b->rows[0]),
+           d = run_of(acts->document, acts->documents, b->rows[0]);
     for (size_t r = 0; r < b->n; r++) {
         while (acts->window[w + 1] <= b->rows[r]) w++;
         while (acts->document[d + 1] <= b->rows[r]) d++;
@@ -130,7 +138,8 @@ static df_status gather_rows(pass *p) {
     int size = df_comm_size(p->comm), rank = df_comm_rank(p->comm);
     df_range share = df_share(p->batch.n, size, rank);
     df_timer_start("read");
-    df_status status = df_rows_gather(p->dict, p->input->acts, p->input->site, p->batch.rows + share.first, share.count, p->mine);
+    df_status status = df_rows_gather(p->dict, p->input->acts, p->input->site,
+                                      p->batch.rows + share.first, share.count, p->mine);
     df_timer_stop("read");
     DF_TRY(df_agree(p->comm, status));
     for (int r = 0; r < size; r++) p->counts[r] = df_share(p->batch.n, size, r).count * row_bytes;
@@ -175,11 +184,14 @@ static df_status run_batches(pass *p) {
     return DF_OK;
 }
 
-df_status df_stats_run(df_comm *comm, df_kernels *kernels, df_dict *dict, const df_stats_input *input, const df_stats_options *options) {
+df_status df_stats_run(df_comm *comm, df_kernels *kernels, df_dict *dict,
+                       const df_stats_input *input, const df_stats_options *options) {
     pass p = {.comm = comm, .dict = dict, .input = input};
     df_status status = df_agree(comm, pass_new(&p, options));
     if (status == DF_OK && p.plan.n == 0)
-        status = df_fail(DF_BAD_INPUT, "%s has no rows to count: all are BOS or the first of a window", input->acts[0]->path);
+        status =
+            df_fail(DF_BAD_INPUT, "%s has no rows to count: all are BOS or the first of a window",
+                    input->acts[0]->path);
     if (status == DF_OK) status = df_coder_open(comm, kernels, dict, p.plan.largest, &p.coder);
     if (status == DF_OK) status = run_batches(&p);
     if (status == DF_OK) status = stats_write(comm, dict, input, options, &p.found);

@@ -15,7 +15,8 @@ typedef struct tally {
 df_status tally_new(size_t count, tally *out) DF_MUST_CHECK;
 void tally_free(tally *t);
 
-/* One batch seen latent by latent: entries of latent j are at[start[j]] .. at[start[j + 1]], ascending by row. */
+/* One batch seen latent by latent: entries of latent j are at[start[j]] .. at[start[j + 1]],
+ * ascending by row. */
 typedef struct by_latent {
     size_t latents, capacity;
     uint64_t *start; /* [latents + 1] */
@@ -40,14 +41,15 @@ void examples_free(examples *e);
 
 /* Counts against labelled stretches. which: 0 training, 1 held-out. */
 typedef struct concept_counts {
-    size_t count, n;            /* latents of this rank, concepts */
-    const df_stretch *stretch;  /* ascending by first row; borrowed */
+    size_t count, n;           /* latents of this rank, concepts */
+    const df_stretch *stretch; /* ascending by first row; borrowed */
     size_t stretches;
-    uint64_t *fires;            /* [count, 2] */
-    uint64_t *inside, *found;   /* [count, n, 2] */
-    uint64_t *last;             /* [count, n] 1 + the last stretch found by the latent */
+    uint64_t *fires;          /* [count, 2] */
+    uint64_t *inside, *found; /* [count, n, 2] */
+    uint64_t *last;           /* [count, n] 1 + the last stretch found by the latent */
 } concept_counts;
-df_status concepts_new(size_t count, size_t n, const df_stretch *stretch, size_t stretches, concept_counts *out) DF_MUST_CHECK;
+df_status concepts_new(size_t count, size_t n, const df_stretch *stretch, size_t stretches,
+                       concept_counts *out) DF_MUST_CHECK;
 void concepts_free(concept_counts *c);
 
 /* A batch of rows, ready to be counted. */
@@ -75,7 +77,8 @@ typedef struct promoted {
     uint32_t *token;
     float *logit;
 } promoted;
-df_status promoted_new(const df_dict *dict, const df_stats_input *input, size_t p, promoted *out) DF_MUST_CHECK;
+df_status promoted_new(const df_dict *dict, const df_stats_input *input, size_t p,
+                       promoted *out) DF_MUST_CHECK;
 void promoted_free(promoted *x);
 
 /* Everything the pass found, on its way to the file. */
@@ -87,7 +90,7 @@ typedef struct findings {
     uint64_t *spans; /* [concepts, 2] */
     promoted promoted;
 } findings;
-df_status stats_write(df_comm *comm, const df_dict *dict, const df_stats_input *input, const df_stats_options *options,
-                      const findings *found) DF_MUST_CHECK;
+df_status stats_write(df_comm *comm, const df_dict *dict, const df_stats_input *input,
+                      const df_stats_options *options, const findings *found) DF_MUST_CHECK;
 
 #endif

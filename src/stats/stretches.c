@@ -10,7 +10,8 @@ static int by_first(const void *a, const void *b) {
     return (x->last > y->last) - (x->last < y->last);
 }
 
-/* The rows of document d whose tokens overlap bytes [span.first, span.end); false when the window's cut left none. */
+/* The rows of document d whose tokens overlap bytes [span.first, span.end); false when the window's
+ * cut left none. */
 static bool rows_of(const df_acts *acts, size_t d, df_span span, df_stretch *out) {
     uint64_t first = UINT64_MAX, last = 0, begin = 0;
     for (uint64_t r = acts->document[d]; r < acts->document[d + 1]; r++) {
@@ -30,8 +31,11 @@ static bool rows_of(const df_acts *acts, size_t d, df_span span, df_stretch *out
 static df_status check_corpus(const df_acts *acts, const df_corpus *corpus) {
     for (size_t d = 0; d < acts->documents; d++)
         if (acts->source[d] >= df_corpus_documents(corpus))
-            return df_fail(DF_BAD_INPUT, "%s holds document %llu, the corpus only %llu: it was made from another text", acts->path,
-                           (unsigned long long)acts->source[d], (unsigned long long)df_corpus_documents(corpus));
+            return df_fail(
+                DF_BAD_INPUT,
+                "%s holds document %llu, the corpus only %llu: it was made from another text",
+                acts->path, (unsigned long long)acts->source[d],
+                (unsigned long long)df_corpus_documents(corpus));
     return DF_OK;
 }
 
@@ -44,7 +48,8 @@ static size_t count_spans(const df_acts *acts, const df_corpus *corpus) {
     return total;
 }
 
-df_status df_stats_stretches(const df_acts *acts, const df_corpus *corpus, df_stretch **out, size_t *n, uint64_t *spans) {
+df_status df_stats_stretches(const df_acts *acts, const df_corpus *corpus, df_stretch **out,
+                             size_t *n, uint64_t *spans) {
     DF_TRY(check_corpus(acts, corpus));
     DF_TRY(DF_NEW(*out, count_spans(acts, corpus)));
     *n = 0;

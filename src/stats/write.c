@@ -4,8 +4,33 @@
 #include <math.h>
 
 /* Datasets in the order of their declaration. */
-enum { FIRES, FREQUENCY, MEAN, MAX, HISTOGRAM, EDGES, VALUE, ROW, DOCUMENT, FIRST, SHOWN, TOKEN, ACTIVATION, FIXED };
-enum { BYTES = FIXED, OFFSET, PROMOTED_TOKEN, PROMOTED_LOGIT, SPANS, CONCEPT_FIRES, INSIDE, FOUND, DATASETS };
+enum {
+    FIRES,
+    FREQUENCY,
+    MEAN,
+    MAX,
+    HISTOGRAM,
+    EDGES,
+    VALUE,
+    ROW,
+    DOCUMENT,
+    FIRST,
+    SHOWN,
+    TOKEN,
+    ACTIVATION,
+    FIXED
+};
+enum {
+    BYTES = FIXED,
+    OFFSET,
+    PROMOTED_TOKEN,
+    PROMOTED_LOGIT,
+    SPANS,
+    CONCEPT_FIRES,
+    INSIDE,
+    FOUND,
+    DATASETS
+};
 
 typedef struct vocabulary {
     uint8_t *bytes;
@@ -30,41 +55,68 @@ static df_status vocabulary_new(const df_tokenizer *tokenizer, vocabulary *out) 
     return DF_OK;
 }
 
-static df_status declare(df_file *file, const df_dict *dict, const df_stats_options *o, const vocabulary *v,
-                         const size_t extent[static 2], int id[static DATASETS]) {
-    uint64_t m = dict->latents, n = o->examples, w = o->window, models = extent[0], concepts = extent[1];
+static df_status declare(df_file *file, const df_dict *dict, const df_stats_options *o,
+                         const vocabulary *v, const size_t extent[static 2],
+                         int id[static DATASETS]) {
+    uint64_t m = dict->latents, n = o->examples, w = o->window, models = extent[0],
+             concepts = extent[1];
+    /* One entry, one or two lines. */
+    // clang-format off
     const df_dataset fixed[DATASETS] = {
-        [FIRES] = {"/latents/fires", DF_U64, 1, {m}, "rows", "rows on which the latent is active", "latent"},
-        [FREQUENCY] = {"/latents/frequency", DF_F64, 1, {m}, "1", "share of rows on which it is active", "latent"},
-        [MEAN] = {"/latents/mean", DF_F64, 1, {m}, "1", "mean activation over active rows", "latent"},
+        [FIRES] = {"/latents/fires", DF_U64, 1, {m}, "rows", "rows on which the latent is active",
+            "latent"},
+        [FREQUENCY] = {"/latents/frequency", DF_F64, 1, {m}, "1",
+            "share of rows on which it is active", "latent"},
+        [MEAN] = {"/latents/mean", DF_F64, 1, {m}, "1", "mean activation over active rows",
+            "latent"},
         [MAX] = {"/latents/max", DF_F32, 1, {m}, "1", "largest activation", "latent"},
-        [HISTOGRAM] = {"/latents/histogram", DF_U64, 2, {m, DF_STATS_BINS}, "rows", "activations by size", "latent, bin"},
-        [EDGES] = {"/histogram/edges", DF_F64, 1, {DF_STATS_BINS + 1}, "1", "edges of the bins, even in log10", "edge"},
-        [VALUE] = {"/examples/value", DF_F32, 2, {m, n}, "1", "peak activation; 0: no example", "latent, example"},
+        [HISTOGRAM] = {"/latents/histogram", DF_U64, 2, {m, DF_STATS_BINS}, "rows",
+            "activations by size", "latent, bin"},
+        [EDGES] = {"/histogram/edges", DF_F64, 1, {DF_STATS_BINS + 1}, "1",
+            "edges of the bins, even in log10", "edge"},
+        [VALUE] = {"/examples/value", DF_F32, 2, {m, n}, "1", "peak activation; 0: no example",
+            "latent, example"},
         [ROW] = {"/examples/row", DF_U64, 2, {m, n}, "rows", "row of the peak", "latent, example"},
-        [DOCUMENT] = {"/examples/document", DF_U64, 2, {m, n}, "1", "document in the corpus", "latent, example"},
-        [FIRST] = {"/examples/first", DF_U64, 2, {m, n}, "rows", "first row shown", "latent, example"},
-        [SHOWN] = {"/examples/count", DF_U32, 2, {m, n}, "tokens", "tokens shown", "latent, example"},
-        [TOKEN] = {"/examples/token", DF_U32, 3, {m, n, w}, "1", "token ids shown", "latent, example, token"},
-        [ACTIVATION] = {"/examples/activation", DF_F32, 3, {m, n, w}, "1", "activation at each token shown", "latent, example, token"},
-        [BYTES] = {"/vocabulary/bytes", DF_U8, 1, {v->offset[v->tokens]}, "1", "text of all tokens, end to end", "byte"},
-        [OFFSET] = {"/vocabulary/offset", DF_U64, 1, {v->tokens + 1}, "bytes", "first byte of each token", "token"},
-        [PROMOTED_TOKEN] = {"/promoted/token", DF_U32, 3, {m, models, o->promoted}, "1", "tokens that the decoder direction promotes", "latent, model, rank"},
-        [PROMOTED_LOGIT] = {"/promoted/logit", DF_F32, 3, {m, models, o->promoted}, "1", "unit decoder direction through the unembedding", "latent, model, rank"},
-        [SPANS] = {"/concepts/spans", DF_U64, 2, {concepts, 2}, "1", "labelled spans, in training and held-out documents", "concept, part"},
-        [CONCEPT_FIRES] = {"/concepts/fires", DF_U64, 2, {m, 2}, "rows", "active rows", "latent, part"},
-        [INSIDE] = {"/concepts/inside", DF_U64, 3, {m, concepts, 2}, "rows", "active rows inside a stretch", "latent, concept, part"},
-        [FOUND] = {"/concepts/found", DF_U64, 3, {m, concepts, 2}, "1", "stretches with an active row", "latent, concept, part"}};
+        [DOCUMENT] = {"/examples/document", DF_U64, 2, {m, n}, "1", "document in the corpus",
+            "latent, example"},
+        [FIRST] = {"/examples/first", DF_U64, 2, {m, n}, "rows", "first row shown",
+            "latent, example"},
+        [SHOWN] = {"/examples/count", DF_U32, 2, {m, n}, "tokens", "tokens shown",
+            "latent, example"},
+        [TOKEN] = {"/examples/token", DF_U32, 3, {m, n, w}, "1", "token ids shown",
+            "latent, example, token"},
+        [ACTIVATION] = {"/examples/activation", DF_F32, 3, {m, n, w}, "1",
+            "activation at each token shown", "latent, example, token"},
+        [BYTES] = {"/vocabulary/bytes", DF_U8, 1, {v->offset[v->tokens]}, "1",
+            "text of all tokens, end to end", "byte"},
+        [OFFSET] = {"/vocabulary/offset", DF_U64, 1, {v->tokens + 1}, "bytes",
+            "first byte of each token", "token"},
+        [PROMOTED_TOKEN] = {"/promoted/token", DF_U32, 3, {m, models, o->promoted}, "1",
+            "tokens that the decoder direction promotes", "latent, model, rank"},
+        [PROMOTED_LOGIT] = {"/promoted/logit", DF_F32, 3, {m, models, o->promoted}, "1",
+            "unit decoder direction through the unembedding", "latent, model, rank"},
+        [SPANS] = {"/concepts/spans", DF_U64, 2, {concepts, 2}, "1",
+            "labelled spans, in training and held-out documents", "concept, part"},
+        [CONCEPT_FIRES] = {"/concepts/fires", DF_U64, 2, {m, 2}, "rows", "active rows",
+            "latent, part"},
+        [INSIDE] = {"/concepts/inside", DF_U64, 3, {m, concepts, 2}, "rows",
+            "active rows inside a stretch", "latent, concept, part"},
+        [FOUND] = {"/concepts/found", DF_U64, 3, {m, concepts, 2}, "1",
+            "stretches with an active row", "latent, concept, part"},
+    };
+    // clang-format on
     for (int i = 0; i < DATASETS; i++) {
         id[i] = -1;
         if (i >= SPANS && concepts == 0) continue;
-        if ((i == PROMOTED_TOKEN || i == PROMOTED_LOGIT) && (models == 0 || o->promoted == 0)) continue;
+        if ((i == PROMOTED_TOKEN || i == PROMOTED_LOGIT) && (models == 0 || o->promoted == 0))
+            continue;
         DF_TRY(df_file_dataset(file, &fixed[i], &id[i]));
     }
     return DF_OK;
 }
 
-static df_status describe(df_file *file, const df_dict *dict, const df_stats_input *input, const df_stats_options *o, uint64_t rows) {
+static df_status describe(df_file *file, const df_dict *dict, const df_stats_input *input,
+                          const df_stats_options *o, uint64_t rows) {
     DF_TRY(df_file_text(file, "/", "job", o->resolved_job));
     DF_TRY(df_file_int(file, "/", "rows", (int64_t)rows));
     DF_TRY(df_file_int(file, "/", "latents", (int64_t)dict->latents));
@@ -87,7 +139,8 @@ static df_status describe(df_file *file, const df_dict *dict, const df_stats_inp
 }
 
 /* Frequencies, means and the corpus positions of the examples follow from the counts. */
-static df_status write_derived(df_file *file, const int *id, const df_dict *dict, const df_acts *acts, const findings *f) {
+static df_status write_derived(df_file *file, const int *id, const df_dict *dict,
+                               const df_acts *acts, const findings *f) {
     const tally *t = &f->tally;
     const examples *e = &f->examples;
     size_t count = t->count, slots = count * e->n;
@@ -104,8 +157,10 @@ static df_status write_derived(df_file *file, const int *id, const df_dict *dict
         mean[j] = t->fires[j] > 0 ? t->sum[j] / (double)t->fires[j] : 0.0;
     }
     for (size_t s = 0; s < slots; s++) {
-        if (e->shown[s] > 0) document[s] = acts->source[run_of(acts->document, acts->documents, e->row[s])];
-        for (size_t i = 0; i < e->shown[s]; i++) token[s * e->width + i] = acts->tokens[e->first[s] + i];
+        if (e->shown[s] > 0)
+            document[s] = acts->source[run_of(acts->document, acts->documents, e->row[s])];
+        for (size_t i = 0; i < e->shown[s]; i++)
+            token[s * e->width + i] = acts->tokens[e->first[s] + i];
     }
     DF_GO(df_file_write(file, id[FREQUENCY], dict->mine.first, count, frequency));
     DF_GO(df_file_write(file, id[MEAN], dict->mine.first, count, mean));
@@ -123,17 +178,27 @@ static df_status write_latents(df_file *file, const int *id, size_t first, const
     const struct {
         int which;
         const void *data;
-    } parts[] = {{FIRES, f->tally.fires}, {MAX, f->tally.max}, {HISTOGRAM, f->tally.histogram},
-                 {VALUE, f->examples.value}, {ROW, f->examples.row}, {FIRST, f->examples.first},
-                 {SHOWN, f->examples.shown}, {ACTIVATION, f->examples.activation},
-                 {PROMOTED_TOKEN, f->promoted.token}, {PROMOTED_LOGIT, f->promoted.logit},
-                 {CONCEPT_FIRES, f->concepts.fires}, {INSIDE, f->concepts.inside}, {FOUND, f->concepts.found}};
+    } parts[] = {{FIRES, f->tally.fires},
+                 {MAX, f->tally.max},
+                 {HISTOGRAM, f->tally.histogram},
+                 {VALUE, f->examples.value},
+                 {ROW, f->examples.row},
+                 {FIRST, f->examples.first},
+                 {SHOWN, f->examples.shown},
+                 {ACTIVATION, f->examples.activation},
+                 {PROMOTED_TOKEN, f->promoted.token},
+                 {PROMOTED_LOGIT, f->promoted.logit},
+                 {CONCEPT_FIRES, f->concepts.fires},
+                 {INSIDE, f->concepts.inside},
+                 {FOUND, f->concepts.found}};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-        if (id[parts[i].which] >= 0) DF_TRY(df_file_write(file, id[parts[i].which], first, f->tally.count, parts[i].data));
+        if (id[parts[i].which] >= 0)
+            DF_TRY(df_file_write(file, id[parts[i].which], first, f->tally.count, parts[i].data));
     return DF_OK;
 }
 
-static df_status write_shared(df_file *file, const int *id, const vocabulary *v, const findings *f) {
+static df_status write_shared(df_file *file, const int *id, const vocabulary *v,
+                              const findings *f) {
     double edges[DF_STATS_BINS + 1];
     for (int i = 0; i <= DF_STATS_BINS; i++) edges[i] = pow(10.0, i / 10.0 - 5.0);
     DF_TRY(df_file_write(file, id[EDGES], 0, DF_STATS_BINS + 1, edges));
@@ -142,24 +207,28 @@ static df_status write_shared(df_file *file, const int *id, const vocabulary *v,
     return f->concepts.n > 0 ? df_file_write(file, id[SPANS], 0, f->concepts.n, f->spans) : DF_OK;
 }
 
-static df_status fill(df_comm *comm, df_file *file, const int *id, const df_dict *dict, const df_acts *acts, const vocabulary *v, const findings *f) {
+static df_status fill(df_comm *comm, df_file *file, const int *id, const df_dict *dict,
+                      const df_acts *acts, const vocabulary *v, const findings *f) {
     DF_TRY(write_latents(file, id, dict->mine.first, f));
     DF_TRY(write_derived(file, id, dict, acts, f));
     return df_comm_rank(comm) == 0 ? write_shared(file, id, v, f) : DF_OK;
 }
 
-df_status stats_write(df_comm *comm, const df_dict *dict, const df_stats_input *input, const df_stats_options *options,
-                      const findings *found) {
+df_status stats_write(df_comm *comm, const df_dict *dict, const df_stats_input *input,
+                      const df_stats_options *options, const findings *found) {
     vocabulary v = {0};
     df_file *file = NULL;
     int id[DATASETS];
     df_status status = df_agree(comm, vocabulary_new(input->tokenizer, &v));
     size_t models = found->promoted.p > 0 ? found->promoted.models : 0;
-    if (status == DF_OK) status = df_file_create(comm, options->output, "darkfield-statistics", &file);
+    if (status == DF_OK)
+        status = df_file_create(comm, options->output, "darkfield-statistics", &file);
     if (status == DF_OK) status = describe(file, dict, input, options, found->rows);
-    if (status == DF_OK) status = declare(file, dict, options, &v, (size_t[2]){models, found->concepts.n}, id);
+    if (status == DF_OK)
+        status = declare(file, dict, options, &v, (size_t[2]){models, found->concepts.n}, id);
     if (status == DF_OK) status = df_file_ready(file);
-    if (status == DF_OK) status = df_file_agree(file, fill(comm, file, id, dict, input->acts[0], &v, found));
+    if (status == DF_OK)
+        status = df_file_agree(file, fill(comm, file, id, dict, input->acts[0], &v, found));
     if (status == DF_OK) status = df_file_finish(&file);
     if (file != NULL) df_file_abandon(&file, false);
     df_free(v.bytes);

@@ -1,5 +1,5 @@
-/* Times one training step against the encoder GEMM alone, in alternated pairs. Usage: mpirun -n R bench_step LATENTS WIDTH
- * ROWS K PAIRS. Prints a table and one JSON line on rank 0. */
+/* Times one training step against the encoder GEMM alone, in alternated pairs. Usage: mpirun -n R
+ * bench_step LATENTS WIDTH ROWS K PAIRS. Prints a table and one JSON line on rank 0. */
 #include "darkfield/dict.h"
 
 #include <math.h>
@@ -17,7 +17,8 @@ typedef struct bench {
     size_t latents, width, rows, k, batches;
 } bench;
 
-/* The GEMM: 2 * rows * latents of this rank * width flop by sgemm, on all threads, in its best block shape here. */
+/* The GEMM: 2 * rows * latents of this rank * width flop by sgemm, on all threads, in its best
+ * block shape here. */
 static double time_gemm(bench *b) {
     size_t step = b->rows / (size_t)omp_get_max_threads();
     step = step < 512 ? step : 512;
@@ -27,9 +28,15 @@ static double time_gemm(bench *b) {
 #pragma omp parallel for schedule(dynamic)
     for (size_t i = 0; i < blocks; i++)
         for (size_t j = 0; j < local; j += wide) {
-            df_gemm g = {.m = i * step + step < b->rows ? step : b->rows - i * step, .n = j + wide < local ? wide : local - j,
-                         .k = b->width, .alpha = 1.0f, .a = b->x + i * step * b->width, .lda = b->width,
-                         .b = b->dict->w_enc + j * b->width, .ldb = b->width, .ldc = wide};
+            df_gemm g = {.m = i * step + step < b->rows ? step : b->rows - i * step,
+                         .n = j + wide < local ? wide : local - j,
+                         .k = b->width,
+                         .alpha = 1.0f,
+                         .a = b->x + i * step * b->width,
+                         .lda = b->width,
+                         .b = b->dict->w_enc + j * b->width,
+                         .ldb = b->width,
+                         .ldc = wide};
             g.c = b->product + (size_t)omp_get_thread_num() * 512 * wide;
             df_gemm_nt(&g);
         }
@@ -39,11 +46,19 @@ static double time_gemm(bench *b) {
 }
 
 static df_status time_step(bench *b, size_t i, df_step_report *report, double *seconds) {
-    df_step_settings set = {.lr = 1e-4, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .aux = 1.0 / 32, .aux_k = 256,
-                            .dead_rows = 10000000, .unit_decoder = true, .threshold_rate = 0.001};
+    df_step_settings set = {.lr = 1e-4,
+                            .beta1 = 0.9,
+                            .beta2 = 0.999,
+                            .epsilon = 1e-8,
+                            .aux = 1.0 / 32,
+                            .aux_k = 256,
+                            .dead_rows = 10000000,
+                            .unit_decoder = true,
+                            .threshold_rate = 0.001};
     df_barrier(b->comm);
     double start = df_now();
-    DF_TRY(df_coder_step(b->coder, b->x + (i % b->batches) * b->rows * b->width, b->rows, &set, report));
+    DF_TRY(df_coder_step(b->coder, b->x + (i % b->batches) * b->rows * b->width, b->rows, &set,
+                         report));
     *seconds = df_now() - start;
     df_max_double(b->comm, seconds, 1);
     return DF_OK;
@@ -54,14 +69,18 @@ static void make_rows(bench *b) {
     size_t directions = 2048;
     float *d;
     if (DF_NEW(d, directions * b->width) != DF_OK) return;
-    for (size_t i = 0; i < directions * b->width; i++) d[i] = (float)df_random_normal(1, DF_STREAM_TEST, i) / sqrtf((float)b->width);
+    for (size_t i = 0; i < directions * b->width; i++)
+        d[i] = (float)df_random_normal(1, DF_STREAM_TEST, i) / sqrtf((float)b->width);
 #pragma omp parallel for
     for (size_t r = 0; r < b->batches * b->rows; r++) {
         float *x = b->x + r * b->width;
-        for (size_t c = 0; c < b->width; c++) x[c] = 0.3f * (float)df_random_normal(2, DF_STREAM_TEST, r * b->width + c) / sqrtf((float)b->width);
+        for (size_t c = 0; c < b->width; c++)
+            x[c] = 0.3f * (float)df_random_normal(2, DF_STREAM_TEST, r * b->width + c) /
+                   sqrtf((float)b->width);
         for (size_t n = 0; n < 24; n++) {
             uint64_t draw = df_random_bits(3, DF_STREAM_TEST, r * 24 + n);
-            df_add_scaled(x, 0.2f * (1.0f + (float)(draw >> 40 & 3)) / 2.0f, d + (draw % directions) * b->width, b->width);
+            df_add_scaled(x, 0.2f * (1.0f + (float)(draw >> 40 & 3)) / 2.0f,
+                          d + (draw % directions) * b->width, b->width);
         }
     }
     df_free(d);
@@ -78,7 +97,10 @@ static double median(double *v, size_t n) {
 }
 
 static df_status open_bench(bench *b, df_activation activation) {
-    df_dict_site site = {.name = (char *)"blocks.0.hook_resid_post", .model = (char *)"bench", .width = b->width, .scale = 1.0};
+    df_dict_site site = {.name = (char *)"blocks.0.hook_resid_post",
+                         .model = (char *)"bench",
+                         .width = b->width,
+                         .scale = 1.0};
     float *zero;
     b->batches = 4;
     DF_TRY(DF_NEW(b->x, b->batches * b->rows * b->width));
@@ -97,22 +119,28 @@ static df_status open_bench(bench *b, df_activation activation) {
 
 #define PARTS 8
 static void add_parts(const df_step_report *r, double *sum) {
-    double parts[PARTS] = {r->gemm_seconds, r->select_seconds, r->settle_seconds, r->decode_seconds,
-                           r->gradient_seconds, r->adam_seconds, r->comm_seconds, (double)r->dense_rows};
+    double parts[PARTS] = {r->gemm_seconds,   r->select_seconds,    r->settle_seconds,
+                           r->decode_seconds, r->gradient_seconds,  r->adam_seconds,
+                           r->comm_seconds,   (double)r->dense_rows};
     for (size_t i = 0; i < PARTS; i++) sum[i] += parts[i];
 }
 
 static void print(const bench *b, double gemm, double step, const double *parts, const char *name) {
-    static const char *const part_names[] = {"screen GEMM", "selection", "settle", "decode, error", "codes by latent", "gradients, Adam", "communication"};
+    static const char *const part_names[] = {"screen GEMM",   "selection",       "settle",
+                                             "decode, error", "codes by latent", "gradients, Adam",
+                                             "communication"};
     int ranks = df_comm_size(b->comm), threads = omp_get_max_threads();
-    printf("%s: m %zu, d %zu, B %zu, k %zu, %d ranks x %d threads, %s\n", name, b->latents, b->width, b->rows, b->k, ranks, threads,
-           df_kernels_path(b->kernels));
-    printf("  %-18s %8.1f ms   %6.1f GFLOP/s\n", "GEMM alone", gemm * 1e3, 2e-9 * (double)(b->rows * b->latents * b->width) / gemm);
+    printf("%s: m %zu, d %zu, B %zu, k %zu, %d ranks x %d threads, %s\n", name, b->latents,
+           b->width, b->rows, b->k, ranks, threads, df_kernels_path(b->kernels));
+    printf("  %-18s %8.1f ms   %6.1f GFLOP/s\n", "GEMM alone", gemm * 1e3,
+           2e-9 * (double)(b->rows * b->latents * b->width) / gemm);
     printf("  %-18s %8.1f ms   ratio %.3f\n", "step", step * 1e3, step / gemm);
-    for (size_t i = 0; i + 1 < PARTS; i++) printf("    %-16s %8.1f ms\n", part_names[i], parts[i] * 1e3);
+    for (size_t i = 0; i + 1 < PARTS; i++)
+        printf("    %-16s %8.1f ms\n", part_names[i], parts[i] * 1e3);
     printf("    %-16s %8.1f\n", "rows made exact", parts[PARTS - 1]);
-    printf("{\"name\": \"%s\", \"ranks\": %d, \"threads\": %d, \"seconds\": %.6f, \"gemm_seconds\": %.6f, \"ratio\": %.4f}\n", name, ranks,
-           threads, step, gemm, step / gemm);
+    printf("{\"name\": \"%s\", \"ranks\": %d, \"threads\": %d, \"seconds\": %.6f, "
+           "\"gemm_seconds\": %.6f, \"ratio\": %.4f}\n",
+           name, ranks, threads, step, gemm, step / gemm);
 }
 
 static df_status run(bench *b, size_t pairs, const char *name) {

@@ -4,6 +4,7 @@
 floors      a module includes only headers of lower floors; analyses never include each other
 calls       MPI only in comm, HDF5 only in store, ScaLAPACK only in linalg, memory and printing through base
 sizes       no file above 1000 lines, no function above 120, few above 60
+columns     no line of C above 100 columns
 prototypes  every public function has a comment and at most eight parameters, few more than six
 headers     every public header compiles alone
 paths       no path of the machine it was written on
@@ -154,6 +155,13 @@ def sizes():
         yield f"src:1: {longer} of {len(lengths)} functions are above 60 lines (at most one in twenty)"
 
 
+def columns():
+    for path in sources() + files("tests/**/*.c", "tests/**/*.h", "tests/**/*.inc"):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if len(line) > 100:
+                yield f"{name_of(path)}:{number}: {len(line)} columns (at most 100)"
+
+
 def prototypes():
     for path in files("include/darkfield/*.h"):
         text = path.read_text()
@@ -264,7 +272,7 @@ def jobs():
 
 
 CHECKS = {check.__name__: check for check in
-          (floors, calls, sizes, prototypes, headers, paths, scripts, help, jobs)}
+          (floors, calls, sizes, columns, prototypes, headers, paths, scripts, help, jobs)}
 
 
 def main(names):

@@ -1,6 +1,6 @@
-/* df_test.h: cmocka with what our tests need on top: status checks, closeness, and asserts that all ranks
- * leave together. An MPI test evaluates locally and then calls df_test_all: a plain assert that fails on one
- * rank would leave the others waiting in the next collective. */
+/* df_test.h: cmocka with what our tests need on top: status checks, closeness, and asserts that all
+ * ranks leave together. An MPI test evaluates locally and then calls df_test_all: a plain assert
+ * that fails on one rank would leave the others waiting in the next collective. */
 #ifndef DF_TEST_H
 #define DF_TEST_H
 

@@ -1,4 +1,5 @@
-/* What crosses ranks: agreement, stop requests, gathers and exchanges of uneven and of long arrays. */
+/* What crosses ranks: agreement, stop requests, gathers and exchanges of uneven and of long arrays.
+ */
 #define DF_TEST_MPI
 #include "df_test.h"
 #include "parts.h"
@@ -120,7 +121,8 @@ static void broadcast_in_pieces(void **state) {
             for (size_t i = 0; i < sizeof data; i++) data[i] = pattern((size_t)root, 0, i);
         df_broadcast(world, root, data, sizeof data);
         bool good = true;
-        for (size_t i = 0; i < sizeof data; i++) good = good && data[i] == pattern((size_t)root, 0, i);
+        for (size_t i = 0; i < sizeof data; i++)
+            good = good && data[i] == pattern((size_t)root, 0, i);
         df_test_all(world, good);
     }
     df_broadcast(world, 0, NULL, 0);

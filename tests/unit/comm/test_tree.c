@@ -1,4 +1,5 @@
-/* The fixed tree: the nodes of any stretch, and sums that are equal to the bit for every rank count. */
+/* The fixed tree: the nodes of any stretch, and sums that are equal to the bit for every rank
+ * count. */
 #define DF_TEST_MPI
 #include "df_test.h"
 
@@ -109,9 +110,12 @@ static void finish_without_memory(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(sums_equal_the_serial_tree), cmocka_unit_test(wide_sums),
-    cmocka_unit_test(sums_on_a_split),            cmocka_unit_test(nodes_cover_a_stretch),
-    cmocka_unit_test(whole_tree_is_one_node),     cmocka_unit_test(finish_without_memory),
+    cmocka_unit_test(sums_equal_the_serial_tree),
+    cmocka_unit_test(wide_sums),
+    cmocka_unit_test(sums_on_a_split),
+    cmocka_unit_test(nodes_cover_a_stretch),
+    cmocka_unit_test(whole_tree_is_one_node),
+    cmocka_unit_test(finish_without_memory),
 };
 
 DF_TEST_MPI_MAIN(world, tests)

@@ -1,4 +1,5 @@
-/* synthetic.h: small activation files for the tests of training and evaluation, written through store.h. */
+/* synthetic.h: small activation files for the tests of training and evaluation, written through
+ * store.h. */
 #ifndef SYNTHETIC_H
 #define SYNTHETIC_H
 
@@ -21,12 +22,14 @@ static inline double draw(uint64_t seed, uint64_t index) {
     return df_random_uniform(seed, DF_STREAM_TEST, index);
 }
 
-/* Rows are sums of about three of 24 directions of the model: something that a dictionary can learn. */
+/* Rows are sums of about three of 24 directions of the model: something that a dictionary can
+ * learn. */
 static inline void synthetic_row(const synthetic *s, uint64_t row, float *out) {
     uint64_t model = (uint64_t)s->model[0];
     for (uint64_t c = 0; c < s->width; c++)
         out[c] = s->values != NULL ? s->values[row * s->width + c]
-                                   : 0.5f + 0.05f * (float)df_random_normal(model, DF_STREAM_TEST, row * s->width + c);
+                                   : 0.5f + 0.05f * (float)df_random_normal(model, DF_STREAM_TEST,
+                                                                            row * s->width + c);
     for (uint64_t f = 0; f < SYNTHETIC_FEATURES && s->values == NULL; f++) {
         if (draw(7, row * SYNTHETIC_FEATURES + f) > 0.12) continue;
         for (uint64_t c = 0; c < s->width; c++)
@@ -63,17 +66,36 @@ static inline void synthetic_fill(df_file *file, const synthetic *s) {
 /* Writes the file on this rank alone. */
 static inline void synthetic_write(const synthetic *s) {
     uint64_t windows = (s->rows + SYNTHETIC_CONTEXT - 1) / SYNTHETIC_CONTEXT;
-    const df_acts_spec spec = {.rows = s->rows, .windows = windows, .documents = s->documents, .type = DF_F32, .sites = 1,
-                               .site = (const char *const[]){"blocks.0.hook_resid_post"}, .width = &s->width,
-                               .layer = (const int64_t[]){0}, .model = s->model, .model_path = "nowhere", .dtype = "f32",
-                               .architecture = "none", .hidden = (int64_t)s->width, .layers = 1, .corpus = "synthetic",
-                               .field = "text", .packing = "stream", .context = SYNTHETIC_CONTEXT, .bos = -1};
+    const df_acts_spec spec = {.rows = s->rows,
+                               .windows = windows,
+                               .documents = s->documents,
+                               .type = DF_F32,
+                               .sites = 1,
+                               .site = (const char *const[]){"blocks.0.hook_resid_post"},
+                               .width = &s->width,
+                               .layer = (const int64_t[]){0},
+                               .model = s->model,
+                               .model_path = "nowhere",
+                               .dtype = "f32",
+                               .architecture = "none",
+                               .hidden = (int64_t)s->width,
+                               .layers = 1,
+                               .corpus = "synthetic",
+                               .field = "text",
+                               .packing = "stream",
+                               .context = SYNTHETIC_CONTEXT,
+                               .bos = -1};
     df_comm *self = NULL;
     df_file *file = NULL;
     assert_ok(df_comm_self(&self));
     assert_ok(df_file_create(self, s->path, "darkfield-activations", &file));
     assert_ok(df_acts_declare(file, &spec));
-    assert_ok(df_file_provenance(file, &(df_provenance){.command = "", .hosts = "", .kernel_path = "", .volatile_options = "", .commit = "", .build = ""}));
+    assert_ok(df_file_provenance(file, &(df_provenance){.command = "",
+                                                        .hosts = "",
+                                                        .kernel_path = "",
+                                                        .volatile_options = "",
+                                                        .commit = "",
+                                                        .build = ""}));
     assert_ok(df_file_ready(file));
     synthetic_fill(file, s);
     assert_ok(df_file_set_real(file, "/model", "loss", 1.0));

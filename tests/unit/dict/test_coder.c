@@ -1,4 +1,5 @@
-/* The coder against the plain twin, against itself on other rank and thread counts, and on rows made to hurt. */
+/* The coder against the plain twin, against itself on other rank and thread counts, and on rows
+ * made to hurt. */
 #define DF_TEST_MPI
 #include "df_test.h"
 
@@ -16,7 +17,7 @@ static df_comm *world;
 #define ROWS 70
 static const size_t site_first[] = {0, 24, WIDTH};
 
-/* ---- cases ------------------------------------------------------------------------------------- */
+/* ---- cases ---------------------------------------------------------------------------------- */
 
 typedef struct fixture {
     df_comm *comm;
@@ -34,24 +35,40 @@ typedef struct setting {
 } setting;
 
 static const setting settings[] = {
-    {DF_TOPK, DF_NORM_NONE, true, true, 0.0, 0.0},       {DF_TOPK, DF_NORM_ROOT, true, false, 0.0, 1.0 / 32},
-    {DF_BATCHTOPK, DF_NORM_SUM, false, false, 0.0, 0.5}, {DF_BATCHTOPK, DF_NORM_NONE, true, true, 0.0, 0.0},
-    {DF_RELU, DF_NORM_SUM, true, false, 0.3, 0.0},       {DF_RELU, DF_NORM_ROOT, false, false, 0.2, 0.1},
+    {DF_TOPK, DF_NORM_NONE, true, true, 0.0, 0.0},
+    {DF_TOPK, DF_NORM_ROOT, true, false, 0.0, 1.0 / 32},
+    {DF_BATCHTOPK, DF_NORM_SUM, false, false, 0.0, 0.5},
+    {DF_BATCHTOPK, DF_NORM_NONE, true, true, 0.0, 0.0},
+    {DF_RELU, DF_NORM_SUM, true, false, 0.3, 0.0},
+    {DF_RELU, DF_NORM_ROOT, false, false, 0.2, 0.1},
 };
 #define SETTINGS (sizeof settings / sizeof *settings)
 
 static df_step_settings step_settings(const setting *s) {
-    return (df_step_settings){.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .l1 = s->l1, .aux = s->aux, .aux_k = 12,
-                              .dead_rows = 50, .unit_decoder = s->unit_decoder, .threshold_rate = 0.01};
+    return (df_step_settings){.lr = 1e-2,
+                              .beta1 = 0.9,
+                              .beta2 = 0.999,
+                              .epsilon = 1e-8,
+                              .l1 = s->l1,
+                              .aux = s->aux,
+                              .aux_k = 12,
+                              .dead_rows = 50,
+                              .unit_decoder = s->unit_decoder,
+                              .threshold_rate = 0.01};
 }
 
 static void make_rows(float *x, uint64_t seed) {
-    for (size_t i = 0; i < (size_t)ROWS * WIDTH; i++) x[i] = (float)df_random_normal(seed, DF_STREAM_TEST, i) * 0.15f;
+    for (size_t i = 0; i < (size_t)ROWS * WIDTH; i++)
+        x[i] = (float)df_random_normal(seed, DF_STREAM_TEST, i) * 0.15f;
 }
 
 static df_status open_fixture(df_comm *comm, const setting *s, fixture *f) {
-    df_dict_site sites[2] = {{.name = (char *)"a", .model = (char *)"one", .width = site_first[1], .scale = 1.0},
-                             {.name = (char *)"b", .model = (char *)"two", .width = WIDTH - site_first[1], .scale = 1.0}};
+    df_dict_site sites[2] = {
+        {.name = (char *)"a", .model = (char *)"one", .width = site_first[1], .scale = 1.0},
+        {.name = (char *)"b",
+         .model = (char *)"two",
+         .width = WIDTH - site_first[1],
+         .scale = 1.0}};
     float center[WIDTH];
     *f = (fixture){.comm = comm};
     for (size_t i = 0; i < WIDTH; i++) center[i] = 0.02f * (float)(i % 7) - 0.05f;
@@ -67,8 +84,11 @@ static df_status open_fixture(df_comm *comm, const setting *s, fixture *f) {
     for (size_t j = 0; j < f->dict->mine.count; j++) {
         size_t latent = f->dict->mine.first + j;
         f->dict->b_enc[j] = 0.01f * (float)(latent % 5) - 0.02f;
-        for (size_t c = 0; c < WIDTH; c++) f->dict->w_enc[j * WIDTH + c] += 0.1f * (float)df_random_normal(13, DF_STREAM_TEST, latent * WIDTH + c);
-        for (size_t c = 0; c < WIDTH; c++) f->dict->w_dec[j * WIDTH + c] *= 1.0f + 0.2f * (float)(latent % 3);
+        for (size_t c = 0; c < WIDTH; c++)
+            f->dict->w_enc[j * WIDTH + c] +=
+                0.1f * (float)df_random_normal(13, DF_STREAM_TEST, latent * WIDTH + c);
+        for (size_t c = 0; c < WIDTH; c++)
+            f->dict->w_dec[j * WIDTH + c] *= 1.0f + 0.2f * (float)(latent % 3);
     }
     DF_TRY(df_coder_open(comm, f->kernels, f->dict, ROWS, &f->coder));
     return df_coder_train_open(f->coder);
@@ -83,10 +103,11 @@ static void close_fixture(fixture *f) {
 
 /* Every seventh latent has been silent for long. */
 static void kill_some(fixture *f) {
-    for (size_t j = 0; j < f->dict->mine.count; j++) df_coder_state(f->coder)->silent[j] = (f->dict->mine.first + j) % 7 == 3 ? 1000 : 0;
+    for (size_t j = 0; j < f->dict->mine.count; j++)
+        df_coder_state(f->coder)->silent[j] = (f->dict->mine.first + j) % 7 == 3 ? 1000 : 0;
 }
 
-/* ---- the twin ---------------------------------------------------------------------------------- */
+/* ---- the twin ------------------------------------------------------------------------------- */
 
 static double *doubles(size_t n) {
     return df_alloc(n, sizeof(double));
@@ -94,19 +115,33 @@ static double *doubles(size_t n) {
 
 static void open_twin(twin_double *t, const setting *s, size_t rows) {
     uint8_t *dead = df_alloc(LATENTS, 1);
-    *t = (twin_double){.rows = rows, .latents = LATENTS, .width = WIDTH, .sites = 2, .k = 7, .aux_k = 12, .site_first = site_first,
-                       .activation = s->activation, .code_norm = s->norm, .subtract_bias = s->subtract_bias, .l1 = s->l1, .aux = s->aux,
+    *t = (twin_double){.rows = rows,
+                       .latents = LATENTS,
+                       .width = WIDTH,
+                       .sites = 2,
+                       .k = 7,
+                       .aux_k = 12,
+                       .site_first = site_first,
+                       .activation = s->activation,
+                       .code_norm = s->norm,
+                       .subtract_bias = s->subtract_bias,
+                       .l1 = s->l1,
+                       .aux = s->aux,
                        .dead = dead};
     for (size_t j = 0; j < LATENTS; j++) dead[j] = j % 7 == 3;
     size_t weights = (size_t)LATENTS * WIDTH;
     t->x = doubles(rows * WIDTH);
-    t->w_enc = doubles(weights), t->w_dec = doubles(weights), t->b_enc = doubles(LATENTS), t->b_dec = doubles(WIDTH);
-    t->f = doubles(rows * LATENTS), t->aux_f = doubles(rows * LATENTS), t->error = doubles(rows * WIDTH);
-    t->g_enc = doubles(weights), t->g_dec = doubles(weights), t->g_b = doubles(LATENTS), t->g_center = doubles(WIDTH);
+    t->w_enc = doubles(weights), t->w_dec = doubles(weights), t->b_enc = doubles(LATENTS),
+    t->b_dec = doubles(WIDTH);
+    t->f = doubles(rows * LATENTS), t->aux_f = doubles(rows * LATENTS),
+    t->error = doubles(rows * WIDTH);
+    t->g_enc = doubles(weights), t->g_dec = doubles(weights), t->g_b = doubles(LATENTS),
+    t->g_center = doubles(WIDTH);
 }
 
 static void close_twin(twin_double *t) {
-    double *all[] = {t->w_enc, t->w_dec, t->b_enc, t->b_dec, t->f, t->aux_f, t->error, t->g_enc, t->g_dec, t->g_b, t->g_center};
+    double *all[] = {t->w_enc, t->w_dec, t->b_enc, t->b_dec, t->f,       t->aux_f,
+                     t->error, t->g_enc, t->g_dec, t->g_b,   t->g_center};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) df_free(all[i]);
     df_free((double *)(uintptr_t)t->x);
     df_free((uint8_t *)(uintptr_t)t->dead);
@@ -137,7 +172,8 @@ static double difference(twin_double *t, double *weight) {
     return (up - t->loss) / (2.0 * h);
 }
 
-static bool check_tensor(twin_double *t, double *weights, const double *gradient, size_t n, const char *name) {
+static bool check_tensor(twin_double *t, double *weights, const double *gradient, size_t n,
+                         const char *name) {
     bool good = true;
     double *analytic = doubles(n), *freeze = doubles(t->rows * WIDTH);
     run_double(t);
@@ -147,7 +183,8 @@ static bool check_tensor(twin_double *t, double *weights, const double *gradient
     for (size_t i = 0; i < n; i += 1 + n / 23) {
         double found = difference(t, &weights[i]);
         if (fabs(found - analytic[i]) <= 1e-8 * (1.0 + fabs(analytic[i]))) continue;
-        print_error("%s[%zu]: %.12g by differences, %.12g by formula\n", name, i, found, analytic[i]);
+        print_error("%s[%zu]: %.12g by differences, %.12g by formula\n", name, i, found,
+                    analytic[i]);
         good = false;
     }
     t->frozen_error = NULL;
@@ -193,7 +230,8 @@ static bool codes_agree(const twin_double *t, const df_codes *codes, df_range mi
         for (size_t j = mine.first; j < mine.first + mine.count; j++) {
             double f = t->f[r * LATENTS + j];
             if (!(f > 0.0)) continue;
-            if (n >= codes->start[r + 1] || codes->latent[n] != j - mine.first || fabs((double)codes->value[n] - f) > 1e-5 * (f + 0.1))
+            if (n >= codes->start[r + 1] || codes->latent[n] != j - mine.first ||
+                fabs((double)codes->value[n] - f) > 1e-5 * (f + 0.1))
                 return false;
             n++;
         }
@@ -218,7 +256,8 @@ static void test_gradients_match_twin(void **state) {
         run_double(&t);
         df_range mine = f.dict->mine;
         size_t n = mine.count * WIDTH, at = mine.first * WIDTH;
-        df_gradients g = {df_alloc(n, 4), df_alloc(n, 4), df_alloc(mine.count, 4), df_alloc(WIDTH, 4)};
+        df_gradients g = {df_alloc(n, 4), df_alloc(n, 4), df_alloc(mine.count, 4),
+                          df_alloc(WIDTH, 4)};
         df_test_all(world, df_coder_encode(f.coder, f.x, ROWS, true, &codes) == DF_OK);
         df_test_all(world, codes_agree(&t, codes, mine));
         df_test_all(world, df_coder_gradients(f.coder, f.x, ROWS, &set, &g, &report) == DF_OK);
@@ -238,7 +277,7 @@ static void test_gradients_match_twin(void **state) {
     df_comm_free(&self);
 }
 
-/* ---- same bytes -------------------------------------------------------------------------------- */
+/* ---- same bytes ----------------------------------------------------------------------------- */
 
 static df_status train(fixture *f, const setting *s, size_t steps, double *losses) {
     df_step_settings set = step_settings(s);
@@ -259,10 +298,13 @@ static bool same(const float *a, const float *whole, df_range mine, size_t width
 static bool same_training(const fixture *f, const fixture *whole) {
     const df_trainer_state *a = df_coder_state(f->coder), *b = df_coder_state(whole->coder);
     df_range m = f->dict->mine;
-    return same(f->dict->w_enc, whole->dict->w_enc, m, WIDTH) && same(f->dict->w_dec, whole->dict->w_dec, m, WIDTH) &&
-           same(f->dict->b_enc, whole->dict->b_enc, m, 1) && memcmp(f->dict->b_dec, whole->dict->b_dec, WIDTH * 4) == 0 &&
-           same(a->m_enc, b->m_enc, m, WIDTH) && same(a->v_dec, b->v_dec, m, WIDTH) && same(a->v_bias, b->v_bias, m, 1) &&
-           memcmp(a->m_center, b->m_center, WIDTH * 4) == 0 && f->dict->threshold == whole->dict->threshold &&
+    return same(f->dict->w_enc, whole->dict->w_enc, m, WIDTH) &&
+           same(f->dict->w_dec, whole->dict->w_dec, m, WIDTH) &&
+           same(f->dict->b_enc, whole->dict->b_enc, m, 1) &&
+           memcmp(f->dict->b_dec, whole->dict->b_dec, WIDTH * 4) == 0 &&
+           same(a->m_enc, b->m_enc, m, WIDTH) && same(a->v_dec, b->v_dec, m, WIDTH) &&
+           same(a->v_bias, b->v_bias, m, 1) && memcmp(a->m_center, b->m_center, WIDTH * 4) == 0 &&
+           f->dict->threshold == whole->dict->threshold &&
            memcmp(a->silent, b->silent + m.first, m.count * sizeof *a->silent) == 0;
 }
 
@@ -274,7 +316,8 @@ static void test_same_bytes(void **state) {
         fixture whole, f;
         double alone[6], together[6];
         omp_set_num_threads(1);
-        df_test_all(world, open_fixture(self, &settings[i], &whole) == DF_OK && train(&whole, &settings[i], 6, alone) == DF_OK);
+        df_test_all(world, open_fixture(self, &settings[i], &whole) == DF_OK &&
+                               train(&whole, &settings[i], 6, alone) == DF_OK);
         for (int threads = 1; threads <= 3; threads++) {
             omp_set_num_threads(threads);
             df_test_all(world, open_fixture(world, &settings[i], &f) == DF_OK);
@@ -300,31 +343,37 @@ static void test_apply(void **state) {
         const df_codes *codes;
         size_t n = ROWS / (size_t)size, rows = n * (size_t)size;
         float all[ROWS * WIDTH], mine[ROWS * WIDTH];
-        df_test_all(world, open_fixture(self, &settings[i], &whole) == DF_OK && open_fixture(world, &settings[i], &f) == DF_OK);
+        df_test_all(world, open_fixture(self, &settings[i], &whole) == DF_OK &&
+                               open_fixture(world, &settings[i], &f) == DF_OK);
         if (settings[i].activation == DF_BATCHTOPK) {
             df_test_all(world, df_coder_encode(f.coder, f.x, rows, false, &codes) == DF_BAD_INPUT);
             df_error_clear();
         }
         whole.dict->threshold = f.dict->threshold = 0.05f;
-        df_test_all(world, df_coder_encode(whole.coder, whole.x, rows, false, &codes) == DF_OK && df_coder_decode(whole.coder, codes, all) == DF_OK);
-        df_test_all(world, df_coder_apply(f.coder, f.x + (size_t)rank * n * WIDTH, n, mine, &codes) == DF_OK);
-        df_test_all(world, memcmp(mine, all + (size_t)rank * n * WIDTH, n * WIDTH * sizeof *mine) == 0);
+        df_test_all(world, df_coder_encode(whole.coder, whole.x, rows, false, &codes) == DF_OK &&
+                               df_coder_decode(whole.coder, codes, all) == DF_OK);
+        df_test_all(world, df_coder_apply(f.coder, f.x + (size_t)rank * n * WIDTH, n, mine,
+                                          &codes) == DF_OK);
+        df_test_all(world,
+                    memcmp(mine, all + (size_t)rank * n * WIDTH, n * WIDTH * sizeof *mine) == 0);
         close_fixture(&f);
         close_fixture(&whole);
     }
     df_comm_free(&self);
 }
 
-/* ---- rows and weights made to hurt ------------------------------------------------------------- */
+/* ---- rows and weights made to hurt ---------------------------------------------------------- */
 
-/* Duplicated latents (equal scores at the cut), zero and tiny and huge encoder rows, a zero decoder row, subnormals. */
+/* Duplicated latents (equal scores at the cut), zero and tiny and huge encoder rows, a zero decoder
+ * row, subnormals. */
 static void hurt(fixture *f) {
     df_dict *d = f->dict;
     for (size_t j = 0; j < d->mine.count; j++) {
         size_t latent = d->mine.first + j;
         float *enc = d->w_enc + j * WIDTH, *dec = d->w_dec + j * WIDTH;
         for (size_t c = 0; c < WIDTH; c++) {
-            if (latent % 4 != 1) enc[c] = dec[c] = (float)((latent / 32 + c) % 5) * 0.25f - 0.4f; // many twins
+            if (latent % 4 != 1)
+                enc[c] = dec[c] = (float)((latent / 32 + c) % 5) * 0.25f - 0.4f; // many twins
             if (latent % 50 == 7) enc[c] = 0.0f;
             if (latent % 50 == 9) enc[c] *= 1e15f;
             if (latent % 50 == 11) enc[c] *= 1e-41f;
@@ -343,8 +392,10 @@ static void hurt(fixture *f) {
     }
 }
 
-/* What selection must give, from settled products of every latent: all ranks hold the whole copy here. */
-static bool exactly_selected(const fixture *whole, const df_codes *codes, const fixture *f, size_t rows) {
+/* What selection must give, from settled products of every latent: all ranks hold the whole copy
+ * here. */
+static bool exactly_selected(const fixture *whole, const df_codes *codes, const fixture *f,
+                             size_t rows) {
     const df_dict *d = whole->dict;
     size_t n = rows * LATENTS;
     double *score = doubles(n), *value = doubles(n);
@@ -352,10 +403,13 @@ static bool exactly_selected(const fixture *whole, const df_codes *codes, const 
         for (size_t j = 0; j < LATENTS; j++) {
             float x[WIDTH], p, norm = 0.0f;
             double parts = 0.0;
-            for (size_t c = 0; c < WIDTH; c++) x[c] = d->subtract_bias ? f->x[r * WIDTH + c] - d->b_dec[c] : f->x[r * WIDTH + c];
+            for (size_t c = 0; c < WIDTH; c++)
+                x[c] = d->subtract_bias ? f->x[r * WIDTH + c] - d->b_dec[c] : f->x[r * WIDTH + c];
             p = df_dot_plain(x, d->w_enc + j * WIDTH, WIDTH) + d->b_enc[j];
             const float *dec = d->w_dec + j * WIDTH;
-            for (size_t s = 0; s < 2; s++) parts += sqrt(df_sum_squares_plain(dec + site_first[s], site_first[s + 1] - site_first[s]));
+            for (size_t s = 0; s < 2; s++)
+                parts += sqrt(
+                    df_sum_squares_plain(dec + site_first[s], site_first[s + 1] - site_first[s]));
             norm = d->code_norm == DF_NORM_SUM    ? (float)parts
                    : d->code_norm == DF_NORM_ROOT ? (float)sqrt(df_sum_squares_plain(dec, WIDTH))
                                                   : 1.0f;
@@ -366,14 +420,16 @@ static bool exactly_selected(const fixture *whole, const df_codes *codes, const 
     for (size_t i = 0; i < n; i++)
         if (!(score[i] > 0.0)) value[i] = 0.0;
     if (d->activation == DF_BATCHTOPK) keep_best_double(score, value, n, d->k * rows);
-    for (size_t r = 0; r < rows && d->activation == DF_TOPK; r++) keep_best_double(score + r * LATENTS, value + r * LATENTS, LATENTS, d->k);
+    for (size_t r = 0; r < rows && d->activation == DF_TOPK; r++)
+        keep_best_double(score + r * LATENTS, value + r * LATENTS, LATENTS, d->k);
     bool good = true;
     uint64_t at = 0;
     df_range mine = f->dict->mine;
     for (size_t r = 0; r < rows; r++)
         for (size_t j = mine.first; j < mine.first + mine.count; j++) {
             if (!(value[r * LATENTS + j] > 0.0)) continue;
-            good = good && at < codes->start[r + 1] && codes->latent[at] == j - mine.first && (double)codes->value[at] == value[r * LATENTS + j];
+            good = good && at < codes->start[r + 1] && codes->latent[at] == j - mine.first &&
+                   (double)codes->value[at] == value[r * LATENTS + j];
             at += good;
         }
     good = good && at == codes->start[rows];
@@ -389,7 +445,8 @@ static void test_adversarial(void **state) {
     for (size_t i = 0; i < SETTINGS; i++) {
         fixture whole, f;
         const df_codes *codes;
-        df_test_all(world, open_fixture(self, &settings[i], &whole) == DF_OK && open_fixture(world, &settings[i], &f) == DF_OK);
+        df_test_all(world, open_fixture(self, &settings[i], &whole) == DF_OK &&
+                               open_fixture(world, &settings[i], &f) == DF_OK);
         hurt(&whole);
         hurt(&f);
         size_t rows = 30;
@@ -409,39 +466,45 @@ static void test_refusals(void **state) {
     df_step_settings set = step_settings(&settings[1]);
     df_test_all(world, open_fixture(world, &settings[1], &f) == DF_OK);
     f.x[5 * WIDTH + 2] = NAN;
-    df_test_all(world, df_coder_encode(f.coder, f.x, ROWS, true, &codes) == DF_BAD_INPUT && strstr(df_error_text(), "row 5") != NULL);
+    df_test_all(world, df_coder_encode(f.coder, f.x, ROWS, true, &codes) == DF_BAD_INPUT &&
+                           strstr(df_error_text(), "row 5") != NULL);
     f.x[5 * WIDTH + 2] = INFINITY;
     df_test_all(world, df_coder_step(f.coder, f.x, ROWS, &set, &report) == DF_BAD_INPUT);
     f.x[5 * WIDTH + 2] = 3e38f;
-    df_test_all(world, df_coder_step(f.coder, f.x, ROWS, &set, &report) == DF_FAILED && strstr(df_error_text(), "range") != NULL);
+    df_test_all(world, df_coder_step(f.coder, f.x, ROWS, &set, &report) == DF_FAILED &&
+                           strstr(df_error_text(), "range") != NULL);
     f.x[5 * WIDTH + 2] = 0.0f;
     df_test_all(world, df_coder_encode(f.coder, f.x, ROWS + 1, true, &codes) == DF_FAILED);
     df_test_all(world, df_coder_step(f.coder, f.x, 0, &set, &report) == DF_FAILED);
-    if (f.dict->mine.count > 0 && df_comm_rank(world) == df_comm_size(world) - 1) f.dict->w_enc[3] = NAN;
+    if (f.dict->mine.count > 0 && df_comm_rank(world) == df_comm_size(world) - 1)
+        f.dict->w_enc[3] = NAN;
     df_test_all(world, df_coder_step(f.coder, f.x, ROWS, &set, &report) == DF_FAILED);
     close_fixture(&f);
     df_error_clear();
 }
 
-/* ---- memory ------------------------------------------------------------------------------------ */
+/* ---- memory --------------------------------------------------------------------------------- */
 
 static void test_plan(void **state) {
     (void)state;
     for (size_t i = 0; i < SETTINGS; i++) {
         fixture f;
         df_test_all(world, open_fixture(world, &settings[i], &f) == DF_OK);
-        size_t with = df_memory_now(), plan = df_coder_plan_bytes(f.dict, ROWS, df_comm_size(world), true);
+        size_t with = df_memory_now(),
+               plan = df_coder_plan_bytes(f.dict, ROWS, df_comm_size(world), true);
         double losses[3];
         df_test_all(world, train(&f, &settings[i], 3, losses) == DF_OK);
         df_test_all(world, df_memory_now() == with); // a step keeps nothing
         df_coder_close(&f.coder);
         double used = (double)(with - df_memory_now());
-        df_test_all(world, used <= 1.02 * (double)plan && (df_comm_rank(world) > 0 || used >= 0.98 * (double)plan));
+        df_test_all(world, used <= 1.02 * (double)plan &&
+                               (df_comm_rank(world) > 0 || used >= 0.98 * (double)plan));
         close_fixture(&f);
     }
 }
 
-/* The n-th allocation of one rank fails: every rank leaves with the failure, and nothing is lost. */
+/* The n-th allocation of one rank fails: every rank leaves with the failure, and nothing is lost.
+ */
 static void test_out_of_memory(void **state) {
     (void)state;
     fixture f;
@@ -465,9 +528,14 @@ static void test_out_of_memory(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_twin_differences), cmocka_unit_test(test_gradients_match_twin), cmocka_unit_test(test_same_bytes),
-    cmocka_unit_test(test_apply),            cmocka_unit_test(test_adversarial),          cmocka_unit_test(test_refusals),
-    cmocka_unit_test(test_plan),             cmocka_unit_test(test_out_of_memory),
+    cmocka_unit_test(test_twin_differences),
+    cmocka_unit_test(test_gradients_match_twin),
+    cmocka_unit_test(test_same_bytes),
+    cmocka_unit_test(test_apply),
+    cmocka_unit_test(test_adversarial),
+    cmocka_unit_test(test_refusals),
+    cmocka_unit_test(test_plan),
+    cmocka_unit_test(test_out_of_memory),
 };
 
 DF_TEST_MPI_MAIN(world, tests)

@@ -1,4 +1,5 @@
-/* Dictionary files: what is saved comes back on any number of ranks; damaged and hostile files are named. */
+/* Dictionary files: what is saved comes back on any number of ranks; damaged and hostile files are
+ * named. */
 #include "synthetic.h"
 
 #include "darkfield/dict.h"
@@ -23,7 +24,12 @@ static int tear_down(void **state) {
     return 0;
 }
 
-static const df_provenance facts = {.command = "test", .hosts = "here", .kernel_path = "", .volatile_options = "", .commit = "", .build = ""};
+static const df_provenance facts = {.command = "test",
+                                    .hosts = "here",
+                                    .kernel_path = "",
+                                    .volatile_options = "",
+                                    .commit = "",
+                                    .build = ""};
 
 /* Weight c of row j: exact in fp32. */
 static float weight(size_t j, size_t c, float part) {
@@ -54,16 +60,20 @@ static bool same_numbers(const df_dict *d) {
     for (size_t i = 0; i < d->mine.count * WIDTH; i++)
         same = same && d->w_enc[i] == weight(d->mine.first + i / WIDTH, i % WIDTH, 0.25f) &&
                d->w_dec[i] == weight(d->mine.first + i / WIDTH, i % WIDTH, 0.5f);
-    for (size_t j = 0; j < d->mine.count; j++) same = same && d->b_enc[j] == -(float)(d->mine.first + j);
+    for (size_t j = 0; j < d->mine.count; j++)
+        same = same && d->b_enc[j] == -(float)(d->mine.first + j);
     for (size_t c = 0; c < WIDTH; c++) same = same && d->b_dec[c] == (float)c;
     return same;
 }
 
 static bool same_settings(const df_dict *d) {
-    return d->latents == LATENTS && d->width == WIDTH && d->activation == DF_BATCHTOPK && d->code_norm == DF_NORM_ROOT && d->k == 4 &&
-           d->threshold == 0.125f && !d->subtract_bias && d->sites == 2 && strcmp(d->site[1].name, "blocks.1.hook_resid_post") == 0 &&
-           strcmp(d->site[0].model, "base") == 0 && strcmp(d->site[1].model, "tuned") == 0 && d->site[1].first == 3 && d->site[1].width == 4 &&
-           d->site[0].scale == 0.25 && d->site[1].scale == 1.0 / 3 && strcmp(d->job, "a job\n") == 0;
+    return d->latents == LATENTS && d->width == WIDTH && d->activation == DF_BATCHTOPK &&
+           d->code_norm == DF_NORM_ROOT && d->k == 4 && d->threshold == 0.125f &&
+           !d->subtract_bias && d->sites == 2 &&
+           strcmp(d->site[1].name, "blocks.1.hook_resid_post") == 0 &&
+           strcmp(d->site[0].model, "base") == 0 && strcmp(d->site[1].model, "tuned") == 0 &&
+           d->site[1].first == 3 && d->site[1].width == 4 && d->site[0].scale == 0.25 &&
+           d->site[1].scale == 1.0 / 3 && strcmp(d->job, "a job\n") == 0;
 }
 
 static void comes_back(void **state) {
@@ -83,7 +93,8 @@ static void comes_back(void **state) {
     df_reader *file = NULL;
     double *lr = NULL;
     df_test_all(world, df_reader_open(path, "darkfield-dictionary", &file) == DF_OK);
-    df_test_all(world, df_reader_all(file, "/history/lr", DF_F64, 2, (void **)&lr) == DF_OK && lr[0] == 8 && lr[1] == 19);
+    df_test_all(world, df_reader_all(file, "/history/lr", DF_F64, 2, (void **)&lr) == DF_OK &&
+                           lr[0] == 8 && lr[1] == 19);
     df_test_all(world, df_reader_has(file, "/history/fvu.tuned"));
     df_free(lr);
     df_reader_close(&file);
@@ -93,7 +104,8 @@ static void comes_back(void **state) {
 /* The same bytes whether one rank or all write. */
 static void same_digest(void **state) {
     (void)state;
-    char *all = df_format("%s/all.dict.h5", folder), *one = df_format("%s/one-%d.dict.h5", folder, df_comm_rank(world));
+    char *all = df_format("%s/all.dict.h5", folder),
+         *one = df_format("%s/one-%d.dict.h5", folder, df_comm_rank(world));
     df_comm *self = NULL;
     uint64_t a = 0, b = 1;
     df_dict *d = make_dict(world);
@@ -109,7 +121,7 @@ static void same_digest(void **state) {
     df_free(one);
 }
 
-/* ---- hostile files ----------------------------------------------------------------------------- */
+/* ---- hostile files -------------------------------------------------------------------------- */
 
 /* A dictionary file with any of its parts wrong. */
 typedef struct forged {
@@ -122,7 +134,20 @@ typedef struct forged {
     const char *left_out, *part; /* a dataset that is missing; what the message must say */
 } forged;
 
-static const forged sound = {"darkfield-dictionary", "batchtopk", "sum", {0, 16, 0, 5, 0, 5}, 16, 5, 2, {0, 2}, {2, 3}, 1, 2, 0.5f, "", ""};
+static const forged sound = {"darkfield-dictionary",
+                             "batchtopk",
+                             "sum",
+                             {0, 16, 0, 5, 0, 5},
+                             16,
+                             5,
+                             2,
+                             {0, 2},
+                             {2, 3},
+                             1,
+                             2,
+                             0.5f,
+                             "",
+                             ""};
 
 static int declare(df_file *file, const forged *f, const df_dataset *spec) {
     int id = -1;
@@ -145,12 +170,17 @@ static void forge(df_comm *self, const char *path, const forged *f) {
     assert_ok(df_file_text(file, "/", "job", "forged"));
     assert_ok(df_file_int(file, "/", "k", f->k));
     assert_ok(df_file_int(file, "/", "subtract_bias", 1));
-    const df_dataset all[] = {{"/groups", DF_U64, 2, {1, 6}, "1", "", ""}, {"/group/0/W_enc", DF_F32, 2, {f->latents, f->width}, "1", "", ""},
-                              {"/group/0/W_dec", DF_F32, 2, {f->latents, f->width}, "1", "", ""}, {"/group/0/b_enc", DF_F32, 1, {f->latents}, "1", "", ""},
-                              {"/b_dec", DF_F32, 1, {f->width}, "1", "", ""}, {"/group/0/threshold", DF_F32, 1, {1}, "1", "", ""},
-                              {"/sites/input/first", DF_U64, 1, {f->sites}, "1", "", ""}, {"/sites/input/width", DF_U64, 1, {f->sites}, "1", "", ""},
+    const df_dataset all[] = {{"/groups", DF_U64, 2, {1, 6}, "1", "", ""},
+                              {"/group/0/W_enc", DF_F32, 2, {f->latents, f->width}, "1", "", ""},
+                              {"/group/0/W_dec", DF_F32, 2, {f->latents, f->width}, "1", "", ""},
+                              {"/group/0/b_enc", DF_F32, 1, {f->latents}, "1", "", ""},
+                              {"/b_dec", DF_F32, 1, {f->width}, "1", "", ""},
+                              {"/group/0/threshold", DF_F32, 1, {1}, "1", "", ""},
+                              {"/sites/input/first", DF_U64, 1, {f->sites}, "1", "", ""},
+                              {"/sites/input/width", DF_U64, 1, {f->sites}, "1", "", ""},
                               {"/sites/input/scale", DF_F64, 1, {f->sites}, "1", "", ""}};
-    const void *data[] = {f->group, weights, weights, weights, weights, weights, f->first, f->site_width, scale};
+    const void *data[] = {f->group, weights,  weights,       weights, weights,
+                          weights,  f->first, f->site_width, scale};
     int id[9];
     for (int i = 0; i < 9; i++) id[i] = declare(file, f, &all[i]);
     for (uint64_t s = 0; s < f->sites; s++) {
@@ -168,8 +198,10 @@ static void forge(df_comm *self, const char *path, const forged *f) {
 static bool refused(const char *path, const char *part) {
     df_dict *d = NULL;
     df_status status = df_dict_load(world, path, &d);
-    bool good = status == DF_BAD_INPUT && d == NULL && strstr(df_error_text(), part) != NULL && strstr(df_error_text(), path) != NULL;
-    if (!good) fprintf(stderr, "status %d, \"%s\"; expected \"%s\"\n", (int)status, df_error_text(), part);
+    bool good = status == DF_BAD_INPUT && d == NULL && strstr(df_error_text(), part) != NULL &&
+                strstr(df_error_text(), path) != NULL;
+    if (!good)
+        fprintf(stderr, "status %d, \"%s\"; expected \"%s\"\n", (int)status, df_error_text(), part);
     df_error_clear();
     df_dict_free(&d);
     return good;
@@ -237,7 +269,8 @@ static void truncated_files_are_refused(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(comes_back), cmocka_unit_test(same_digest),
-                                       cmocka_unit_test(forged_files_are_refused), cmocka_unit_test(truncated_files_are_refused)};
+                                       cmocka_unit_test(forged_files_are_refused),
+                                       cmocka_unit_test(truncated_files_are_refused)};
     if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
     if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
     uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, set_up, tear_down);

@@ -1,4 +1,5 @@
-/* The coder against float64 PyTorch (tests/golden/dict_oracle.py): gradients of one batch, the loss of 200 steps, FVU. */
+/* The coder against float64 PyTorch (tests/golden/dict_oracle.py): gradients of one batch, the loss
+ * of 200 steps, FVU. */
 #define DF_TEST_MPI
 #include "df_test.h"
 
@@ -13,7 +14,7 @@
 
 static df_comm *world;
 
-/* ---- records ----------------------------------------------------------------------------------- */
+/* ---- records -------------------------------------------------------------------------------- */
 
 typedef struct golden {
     char *bytes;
@@ -52,7 +53,7 @@ static double distance(const golden *g, const char *name, size_t n, df_range par
     return part.count > 0 ? sqrt(above / below) : 0.0;
 }
 
-/* ---- a case ------------------------------------------------------------------------------------ */
+/* ---- a case --------------------------------------------------------------------------------- */
 
 typedef struct oracle_case {
     const char *name;
@@ -77,8 +78,9 @@ typedef struct run {
 } run;
 
 static df_status open_run(const oracle_case *oracle, run *r) {
-    df_dict_site sites[2] = {{.name = (char *)"a", .model = (char *)"one", .width = FIRST_SITE, .scale = 1.0},
-                             {.name = (char *)"b", .model = (char *)"two", .width = WIDTH - FIRST_SITE, .scale = 1.0}};
+    df_dict_site sites[2] = {
+        {.name = (char *)"a", .model = (char *)"one", .width = FIRST_SITE, .scale = 1.0},
+        {.name = (char *)"b", .model = (char *)"two", .width = WIDTH - FIRST_SITE, .scale = 1.0}};
     char path[512];
     *r = (run){0};
     snprintf(path, sizeof path, "%s/tests/golden/dict_%s.bin", DF_SOURCE_DIR, oracle->name);
@@ -100,7 +102,8 @@ static df_status open_run(const oracle_case *oracle, run *r) {
     DF_TRY(df_coder_open(world, r->kernels, d, ROWS, &r->coder));
     DF_TRY(df_coder_train_open(r->coder));
     for (size_t j = 0; j < r->latents.count; j++)
-        df_coder_state(r->coder)->silent[j] = (uint64_t)number(&r->file, "silent", LATENTS, r->latents.first + j);
+        df_coder_state(r->coder)->silent[j] =
+            (uint64_t)number(&r->file, "silent", LATENTS, r->latents.first + j);
     return DF_OK;
 }
 
@@ -113,14 +116,22 @@ static void close_run(run *r) {
 }
 
 static df_step_settings step_settings(const oracle_case *oracle) {
-    return (df_step_settings){.lr = 3e-3, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .l1 = oracle->l1, .aux = oracle->aux,
-                              .aux_k = 12, .dead_rows = 20000, .unit_decoder = oracle->unit_decoder};
+    return (df_step_settings){.lr = 3e-3,
+                              .beta1 = 0.9,
+                              .beta2 = 0.999,
+                              .epsilon = 1e-8,
+                              .l1 = oracle->l1,
+                              .aux = oracle->aux,
+                              .aux_k = 12,
+                              .dead_rows = 20000,
+                              .unit_decoder = oracle->unit_decoder};
 }
 
 static bool gradients_agree(run *r, const oracle_case *oracle) {
     df_step_settings set = step_settings(oracle);
     df_step_report report;
-    df_gradients g = {df_alloc(r->weights.count, 4), df_alloc(r->weights.count, 4), df_alloc(r->latents.count, 4), df_alloc(WIDTH, 4)};
+    df_gradients g = {df_alloc(r->weights.count, 4), df_alloc(r->weights.count, 4),
+                      df_alloc(r->latents.count, 4), df_alloc(WIDTH, 4)};
     bool good = df_coder_gradients(r->coder, r->x, ROWS, &set, &g, &report) == DF_OK;
     good = good && distance(&r->file, "g_w_enc", LATENTS * WIDTH, r->weights, g.w_enc) <= 1e-5;
     good = good && distance(&r->file, "g_w_dec", LATENTS * WIDTH, r->weights, g.w_dec) <= 1e-5;
@@ -141,20 +152,25 @@ static void test_against_torch(void **state) {
         df_test_all(world, gradients_agree(&r, &cases[i]));
         double worst = 0.0;
         for (size_t s = 0; s < STEPS; s++) {
-            df_test_all(world, df_coder_step(r.coder, r.x + s % BATCHES * ROWS * WIDTH, ROWS, &set, &report) == DF_OK);
-            double loss = number(&r.file, "losses", STEPS, s), off = fabs(report.loss - loss) / loss;
+            df_test_all(world, df_coder_step(r.coder, r.x + s % BATCHES * ROWS * WIDTH, ROWS, &set,
+                                             &report) == DF_OK);
+            double loss = number(&r.file, "losses", STEPS, s),
+                   off = fabs(report.loss - loss) / loss;
             worst = off > worst ? off : worst;
         }
-        print_message("%s: largest relative difference of the loss over %d steps %.2e\n", cases[i].name, STEPS, worst);
+        print_message("%s: largest relative difference of the loss over %d steps %.2e\n",
+                      cases[i].name, STEPS, worst);
         df_test_all(world, worst <= 1e-3);
         df_test_all(world, df_coder_step(r.coder, r.x, ROWS, &set, &report) == DF_OK);
-        double above = report.reconstruction * ROWS, below = 0.0; // the report gives FVU by site; the oracle's is pooled
+        double above = report.reconstruction * ROWS,
+               below = 0.0; // the report gives FVU by site; the oracle's is pooled
         for (size_t c = 0; c < WIDTH; c++) {
             double mean = 0.0;
             for (size_t b = 0; b < ROWS; b++) mean += (double)r.x[b * WIDTH + c] / ROWS;
             for (size_t b = 0; b < ROWS; b++) below += pow((double)r.x[b * WIDTH + c] - mean, 2.0);
         }
-        df_test_all(world, fabs(above / below - number(&r.file, "fvu", 1, 0)) <= 1e-3 * number(&r.file, "fvu", 1, 0));
+        df_test_all(world, fabs(above / below - number(&r.file, "fvu", 1, 0)) <=
+                               1e-3 * number(&r.file, "fvu", 1, 0));
         df_test_all(world, (double)report.dead == number(&r.file, "dead", 2, 1));
         close_run(&r);
     }

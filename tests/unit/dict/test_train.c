@@ -1,5 +1,5 @@
-/* Training: the same dictionary on any number of ranks and after any stop; what is wrong with inputs and
- * checkpoints is found and named. */
+/* Training: the same dictionary on any number of ranks and after any stop; what is wrong with
+ * inputs and checkpoints is found and named. */
 #include "synthetic.h"
 
 #include "darkfield/dict.h"
@@ -35,11 +35,33 @@ static int set_up(void **state) {
     folder = synthetic_folder(world, "train");
     assert_ok(df_comm_self(&self));
     if (df_comm_rank(world) == 0) {
-        char *path[4] = {in_folder("a.acts.h5"), in_folder("b.acts.h5"), in_folder("shifted.acts.h5"), in_folder("nan.acts.h5")};
-        synthetic_write(&(synthetic){.path = path[0], .model = "a", .rows = ROWS, .documents = 40, .width = 12, .bad_row = -1});
-        synthetic_write(&(synthetic){.path = path[1], .model = "b", .rows = ROWS, .documents = 40, .width = 20, .bad_row = -1});
-        synthetic_write(&(synthetic){.path = path[2], .model = "b", .rows = ROWS, .documents = 40, .width = 20, .token_shift = 1, .bad_row = -1});
-        synthetic_write(&(synthetic){.path = path[3], .model = "b", .rows = ROWS, .documents = 40, .width = 20, .bad_row = 5});
+        char *path[4] = {in_folder("a.acts.h5"), in_folder("b.acts.h5"),
+                         in_folder("shifted.acts.h5"), in_folder("nan.acts.h5")};
+        synthetic_write(&(synthetic){.path = path[0],
+                                     .model = "a",
+                                     .rows = ROWS,
+                                     .documents = 40,
+                                     .width = 12,
+                                     .bad_row = -1});
+        synthetic_write(&(synthetic){.path = path[1],
+                                     .model = "b",
+                                     .rows = ROWS,
+                                     .documents = 40,
+                                     .width = 20,
+                                     .bad_row = -1});
+        synthetic_write(&(synthetic){.path = path[2],
+                                     .model = "b",
+                                     .rows = ROWS,
+                                     .documents = 40,
+                                     .width = 20,
+                                     .token_shift = 1,
+                                     .bad_row = -1});
+        synthetic_write(&(synthetic){.path = path[3],
+                                     .model = "b",
+                                     .rows = ROWS,
+                                     .documents = 40,
+                                     .width = 20,
+                                     .bad_row = 5});
         for (int i = 0; i < 4; i++) df_free(path[i]);
     }
     df_barrier(world);
@@ -63,18 +85,42 @@ static int tear_down(void **state) {
     return 0;
 }
 
-/* ---- one training ------------------------------------------------------------------------------ */
+/* ---- one training --------------------------------------------------------------------------- */
 
-static const df_train_options common = {
-    .latents = LATENTS, .k = 3, .batch = BATCH, .steps = STEPS, .seed = 5, .activation = DF_BATCHTOPK, .code_norm = DF_NORM_SUM,
-    .subtract_bias = true, .init_norm = 1, .lr = 3e-3, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .warmup = 10, .decay = 20,
-    .aux = 1.0 / 32, .dead_rows = 600, .threshold_rate = 0.01, .threshold_start = 20, .skip_first = true, .log_every = 7,
-    .resolved_job = "job: one\n", .facts = {.command = "test", .hosts = "here", .kernel_path = "", .volatile_options = "", .commit = "", .build = ""}};
+static const df_train_options common = {.latents = LATENTS,
+                                        .k = 3,
+                                        .batch = BATCH,
+                                        .steps = STEPS,
+                                        .seed = 5,
+                                        .activation = DF_BATCHTOPK,
+                                        .code_norm = DF_NORM_SUM,
+                                        .subtract_bias = true,
+                                        .init_norm = 1,
+                                        .lr = 3e-3,
+                                        .beta1 = 0.9,
+                                        .beta2 = 0.999,
+                                        .epsilon = 1e-8,
+                                        .warmup = 10,
+                                        .decay = 20,
+                                        .aux = 1.0 / 32,
+                                        .dead_rows = 600,
+                                        .threshold_rate = 0.01,
+                                        .threshold_start = 20,
+                                        .skip_first = true,
+                                        .log_every = 7,
+                                        .resolved_job = "job: one\n",
+                                        .facts = {.command = "test",
+                                                  .hosts = "here",
+                                                  .kernel_path = "",
+                                                  .volatile_options = "",
+                                                  .commit = "",
+                                                  .build = ""}};
 
 /* Trains into NAME.dict.h5; checkpoints are NAME.*.ckpt.h5. */
 static df_status train(df_comm *comm, const char *name, const df_train_options *changed) {
     df_train_options o = changed != NULL ? *changed : common;
-    char *output = df_format("%s/%s.dict.h5", folder, name), *prefix = df_format("%s/%s", folder, name);
+    char *output = df_format("%s/%s.dict.h5", folder, name),
+         *prefix = df_format("%s/%s", folder, name);
     o.output = output;
     o.checkpoint = prefix;
     df_status status = df_train(comm, kernels, acts, site, 2, &o);
@@ -94,13 +140,14 @@ static uint64_t digest_of(const char *name) {
 /* What one rank alone makes of the job: everything is compared with it. */
 static uint64_t reference(void) {
     static uint64_t hash;
-    if (hash == 0 && df_comm_rank(world) == 0 && train(self, "reference", NULL) == DF_OK) hash = digest_of("reference");
+    if (hash == 0 && df_comm_rank(world) == 0 && train(self, "reference", NULL) == DF_OK)
+        hash = digest_of("reference");
     df_broadcast(world, 0, &hash, sizeof hash);
     df_test_all(world, hash != 0);
     return hash;
 }
 
-/* ---- stopping in the middle -------------------------------------------------------------------- */
+/* ---- stopping in the middle ----------------------------------------------------------------- */
 
 typedef struct watch {
     char *checkpoint, *halt;
@@ -116,7 +163,8 @@ static void *ask_for_stop(void *argument) {
     return NULL;
 }
 
-/* Runs the job with a checkpoint after every step until it is stopped. Afterwards two checkpoints are there. */
+/* Runs the job with a checkpoint after every step until it is stopped. Afterwards two checkpoints
+ * are there. */
 static df_status train_and_stop(df_comm *comm, const char *name, const df_train_options *changed) {
     df_train_options o = changed != NULL ? *changed : common;
     o.checkpoint_seconds = 1e-9;
@@ -147,7 +195,8 @@ static bool stopped_with_two(const char *name, df_status status) {
     uint64_t steps[8];
     bool told = strstr(df_error_text(), "stopped on request") != NULL;
     df_error_clear();
-    return status == DF_STOPPED && told && checkpoints(name, steps, 8) == 2 && steps[0] == steps[1] + 1;
+    return status == DF_STOPPED && told && checkpoints(name, steps, 8) == 2 &&
+           steps[0] == steps[1] + 1;
 }
 
 /* Overwrites some bytes in the middle of a file, or cuts it there. */
@@ -163,7 +212,7 @@ static void damage(const char *name, uint64_t step, bool cut) {
     df_free(path);
 }
 
-/* ---- tests ------------------------------------------------------------------------------------- */
+/* ---- tests ---------------------------------------------------------------------------------- */
 
 static void same_on_any_ranks(void **state) {
     (void)state;
@@ -199,7 +248,8 @@ static void loss_falls(void **state) {
     char *path = in_folder("reference.dict.h5");
     reference();
     df_test_all(world, df_reader_open(path, "darkfield-dictionary", &file) == DF_OK);
-    df_test_all(world, df_reader_find(file, "/history/fvu.a", 1, &type, rows) == DF_OK && rows[0] == STEPS / 7 + 1);
+    df_test_all(world, df_reader_find(file, "/history/fvu.a", 1, &type, rows) == DF_OK &&
+                           rows[0] == STEPS / 7 + 1);
     df_test_all(world, df_reader_all(file, "/history/fvu.a", DF_F64, -1, (void **)&loss) == DF_OK);
     df_test_all(world, loss[rows[0] - 1] < 0.5 * loss[0]);
     df_free(loss);
@@ -215,7 +265,8 @@ static void resumes_on_other_ranks(void **state) {
     df_test_all(world, stopped_with_two("wide", status));
     df_test_all(world, df_comm_rank(world) != 0 || train(self, "wide", NULL) == DF_OK);
     df_test_all(world, digest_of("wide") == alone);
-    bool good = df_comm_rank(world) != 0 || stopped_with_two("narrow", train_and_stop(self, "narrow", NULL));
+    bool good = df_comm_rank(world) != 0 ||
+                stopped_with_two("narrow", train_and_stop(self, "narrow", NULL));
     df_test_all(world, good);
     df_test_all(world, train(world, "narrow", NULL) == DF_OK);
     df_test_all(world, digest_of("narrow") == alone);
@@ -253,16 +304,20 @@ static void other_job_is_left_alone(void **state) {
 
 static bool fails_with(df_status status, df_status expected, const char *part) {
     bool good = status == expected && strstr(df_error_text(), part) != NULL;
-    if (!good) fprintf(stderr, "status %d, \"%s\"; expected %d with \"%s\"\n", (int)status, df_error_text(), (int)expected, part);
+    if (!good)
+        fprintf(stderr, "status %d, \"%s\"; expected %d with \"%s\"\n", (int)status,
+                df_error_text(), (int)expected, part);
     df_error_clear();
     return good;
 }
 
 /* Copies a checkpoint, but for the kernels that it says made it. */
 static void copy_checkpoint(const df_reader *from, df_file *to) {
-    static const char *const paths[] = {"/weights/W_enc", "/weights/W_dec", "/weights/b_enc", "/weights/b_dec", "/moments/m_enc",
-                                        "/moments/v_enc", "/moments/m_dec", "/moments/v_dec", "/moments/m_bias", "/moments/v_bias",
-                                        "/moments/m_center", "/moments/v_center", "/silent", "/history", "/scale"};
+    static const char *const paths[] = {"/weights/W_enc",  "/weights/W_dec",    "/weights/b_enc",
+                                        "/weights/b_dec",  "/moments/m_enc",    "/moments/v_enc",
+                                        "/moments/m_dec",  "/moments/v_dec",    "/moments/m_bias",
+                                        "/moments/v_bias", "/moments/m_center", "/moments/v_center",
+                                        "/silent",         "/history",          "/scale"};
     enum { PATHS = sizeof paths / sizeof *paths };
     uint64_t shape[PATHS][DF_MAX_DIMS] = {{0}};
     char *job = NULL;
@@ -280,8 +335,12 @@ static void copy_checkpoint(const df_reader *from, df_file *to) {
     for (int i = 0; i < PATHS; i++) {
         df_dataset spec = {.path = paths[i], .units = "1", .long_name = "copy", .labels = "row"};
         int id;
-        spec.dims = strstr(paths[i], "_enc") != NULL || strstr(paths[i], "_dec") != NULL || strcmp(paths[i], "/history") == 0 ? 2 : 1;
-        if (strcmp(paths[i], "/weights/b_enc") == 0 || strcmp(paths[i], "/weights/b_dec") == 0) spec.dims = 1;
+        spec.dims = strstr(paths[i], "_enc") != NULL || strstr(paths[i], "_dec") != NULL ||
+                            strcmp(paths[i], "/history") == 0
+                        ? 2
+                        : 1;
+        if (strcmp(paths[i], "/weights/b_enc") == 0 || strcmp(paths[i], "/weights/b_dec") == 0)
+            spec.dims = 1;
         assert_ok(df_reader_find(from, paths[i], spec.dims, &spec.type, shape[i]));
         memcpy(spec.shape, shape[i], sizeof spec.shape);
         assert_ok(df_file_dataset(to, &spec, &id));
@@ -316,7 +375,8 @@ static void other_kernels_are_refused(void **state) {
     df_barrier(world);
     if (df_comm_rank(world) == 0) rename_kernels("kernels", steps[0]);
     df_barrier(world);
-    df_test_all(world, fails_with(train(world, "kernels", NULL), DF_USAGE, "train.accept_kernel_path"));
+    df_test_all(world,
+                fails_with(train(world, "kernels", NULL), DF_USAGE, "train.accept_kernel_path"));
     df_train_options o = common;
     o.accept_kernel_path = true;
     df_test_all(world, train(world, "kernels", &o) == DF_OK && digest_of("kernels") == alone);
@@ -324,7 +384,8 @@ static void other_kernels_are_refused(void **state) {
     df_reader *file = NULL;
     df_test_all(world, df_reader_open(path, "darkfield-dictionary", &file) == DF_OK);
     df_test_all(world, df_reader_text(file, "/provenance", "kernel_path", &recorded) == DF_OK);
-    df_test_all(world, strncmp(recorded, "an abacus; ", 11) == 0 && strstr(recorded, " from step ") != NULL);
+    df_test_all(world, strncmp(recorded, "an abacus; ", 11) == 0 &&
+                           strstr(recorded, " from step ") != NULL);
     df_free(recorded);
     df_reader_close(&file);
     df_free(path);
@@ -337,13 +398,17 @@ static void bad_inputs_are_named(void **state) {
     o.output = output;
     o.checkpoint = prefix;
     df_acts *nan[2] = {acts[0], damaged}, *apart[2] = {acts[0], shifted};
-    df_test_all(world, fails_with(df_train(world, kernels, nan, site, 2, &o), DF_BAD_INPUT, "nan.acts.h5"));
-    df_test_all(world, fails_with(df_train(world, kernels, apart, site, 2, &o), DF_BAD_INPUT, "shifted.acts.h5"));
+    df_test_all(
+        world, fails_with(df_train(world, kernels, nan, site, 2, &o), DF_BAD_INPUT, "nan.acts.h5"));
+    df_test_all(world, fails_with(df_train(world, kernels, apart, site, 2, &o), DF_BAD_INPUT,
+                                  "shifted.acts.h5"));
     o.k = LATENTS + 1;
-    df_test_all(world, fails_with(df_train(world, kernels, acts, site, 2, &o), DF_USAGE, "k is 97"));
+    df_test_all(world,
+                fails_with(df_train(world, kernels, acts, site, 2, &o), DF_USAGE, "k is 97"));
     o.k = 3;
     o.lr = 1e30; // diverges: the loss is no number any more
-    df_test_all(world, fails_with(df_train(world, kernels, acts, site, 2, &o), DF_FAILED, "training step"));
+    df_test_all(
+        world, fails_with(df_train(world, kernels, acts, site, 2, &o), DF_FAILED, "training step"));
     df_test_all(world, !df_file_exists(output));
     df_free(output);
     df_free(prefix);
@@ -357,7 +422,8 @@ static void unwritable_output(void **state) {
     o.output = "/nonexistent/x.dict.h5";
     o.checkpoint = "/nonexistent/x";
     df_status status = df_train(world, kernels, acts, site, 2, &o);
-    df_test_all(world, status != DF_OK && strstr(df_error_text(), "/nonexistent/x.dict.h5") != NULL);
+    df_test_all(world,
+                status != DF_OK && strstr(df_error_text(), "/nonexistent/x.dict.h5") != NULL);
     df_error_clear();
 }
 
@@ -408,19 +474,28 @@ static void gathers_scaled_rows(void **state) {
     df_test_all(world, df_rows_gather(dict, acts, site, rows, 3, out) == DF_OK);
     bool same = true;
     for (int r = 0; r < 3; r++) {
-        same = same && df_acts_read(acts[0], 0, rows[r], 1, a, 12) == DF_OK && df_acts_read(acts[1], 0, rows[r], 1, b, 20) == DF_OK;
-        for (int c = 0; c < 32; c++) same = same && out[r * 32 + c] == (c < 12 ? 2.0f * a[c] : 0.5f * b[c - 12]);
+        same = same && df_acts_read(acts[0], 0, rows[r], 1, a, 12) == DF_OK &&
+               df_acts_read(acts[1], 0, rows[r], 1, b, 20) == DF_OK;
+        for (int c = 0; c < 32; c++)
+            same = same && out[r * 32 + c] == (c < 12 ? 2.0f * a[c] : 0.5f * b[c - 12]);
     }
     df_test_all(world, same);
     df_dict_free(&dict);
 }
 
 int main(int argc, char **argv) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_on_any_ranks),     cmocka_unit_test(activations_and_norms_agree), cmocka_unit_test(loss_falls),
-        cmocka_unit_test(resumes_on_other_ranks), cmocka_unit_test(damaged_checkpoint_falls_back),
-        cmocka_unit_test(other_job_is_left_alone), cmocka_unit_test(other_kernels_are_refused), cmocka_unit_test(bad_inputs_are_named),      cmocka_unit_test(unwritable_output),
-        cmocka_unit_test(plan_is_what_is_used),  cmocka_unit_test(failing_memory),              cmocka_unit_test(gathers_scaled_rows)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(same_on_any_ranks),
+                                       cmocka_unit_test(activations_and_norms_agree),
+                                       cmocka_unit_test(loss_falls),
+                                       cmocka_unit_test(resumes_on_other_ranks),
+                                       cmocka_unit_test(damaged_checkpoint_falls_back),
+                                       cmocka_unit_test(other_job_is_left_alone),
+                                       cmocka_unit_test(other_kernels_are_refused),
+                                       cmocka_unit_test(bad_inputs_are_named),
+                                       cmocka_unit_test(unwritable_output),
+                                       cmocka_unit_test(plan_is_what_is_used),
+                                       cmocka_unit_test(failing_memory),
+                                       cmocka_unit_test(gathers_scaled_rows)};
     if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
     if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
     uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, set_up, tear_down);

@@ -1,5 +1,6 @@
-/* Comparing the halves of a crosscoder: classes at their edges, norms and cosines worked out by hand, the table of
- * concepts, the same file on any number of ranks, and inputs that do not belong together. */
+/* Comparing the halves of a crosscoder: classes at their edges, norms and cosines worked out by
+ * hand, the table of concepts, the same file on any number of ranks, and inputs that do not belong
+ * together. */
 #define DF_TEST_MPI
 #include "df_test.h"
 
@@ -25,7 +26,8 @@ static df_dict *make_dict(df_comm *comm, size_t sites) {
     return dict;
 }
 
-/* Statistics in which latent j fired j times; concept "trigger" is found by latent 30 always and by 10 sometimes. */
+/* Statistics in which latent j fired j times; concept "trigger" is found by latent 30 always and by
+ * 10 sometimes. */
 static void make_stats(const char *path, uint64_t latents) {
     df_comm *self = NULL;
     df_file *file = NULL;
@@ -34,10 +36,11 @@ static void make_stats(const char *path, uint64_t latents) {
     assert_ok(df_file_create(self, path, "darkfield-statistics", &file));
     assert_ok(df_file_int(file, "/concepts", "count", 1));
     assert_ok(df_file_text(file, "/concepts", "name0", "trigger"));
-    const df_dataset all[4] = {{"/latents/fires", DF_U64, 1, {latents}, "rows", "fires", "latent"},
-                               {"/concepts/fires", DF_U64, 2, {latents, 2}, "rows", "fires", "latent, part"},
-                               {"/concepts/inside", DF_U64, 3, {latents, 1, 2}, "rows", "inside", "latent, concept, part"},
-                               {"/concepts/found", DF_U64, 3, {latents, 1, 2}, "1", "found", "latent, concept, part"}};
+    const df_dataset all[4] = {
+        {"/latents/fires", DF_U64, 1, {latents}, "rows", "fires", "latent"},
+        {"/concepts/fires", DF_U64, 2, {latents, 2}, "rows", "fires", "latent, part"},
+        {"/concepts/inside", DF_U64, 3, {latents, 1, 2}, "rows", "inside", "latent, concept, part"},
+        {"/concepts/found", DF_U64, 3, {latents, 1, 2}, "1", "found", "latent, concept, part"}};
     for (int i = 0; i < 4; i++) assert_ok(df_file_dataset(file, &all[i], &id[i]));
     const df_dataset spans = {"/concepts/spans", DF_U64, 2, {1, 2}, "1", "spans", "concept, part"};
     int spans_id;
@@ -69,7 +72,8 @@ static char *folder_for(const char *name) {
 }
 
 /* One rank alone, with all latents, writes the same file. */
-static bool same_alone(const char *folder, const char *output, const df_reader *stats, const df_diff_options *options) {
+static bool same_alone(const char *folder, const char *output, const df_reader *stats,
+                       const df_diff_options *options) {
     df_comm *self = NULL;
     if (df_comm_self(&self) != DF_OK) return false;
     df_dict *dict = make_dict(self, 2);
@@ -77,7 +81,8 @@ static bool same_alone(const char *folder, const char *output, const df_reader *
     df_diff_options o = *options;
     o.output = path;
     uint64_t together = 0, alone = 1;
-    bool same = df_diff_run(self, dict, stats, &o) == DF_OK && df_digest(output, &together) == DF_OK && df_digest(path, &alone) == DF_OK &&
+    bool same = df_diff_run(self, dict, stats, &o) == DF_OK &&
+                df_digest(output, &together) == DF_OK && df_digest(path, &alone) == DF_OK &&
                 together == alone;
     df_dict_free(&dict);
     df_comm_free(&self);
@@ -101,38 +106,53 @@ static void classes_change_at_their_edges(void **state) {
 
 static void norms_cosines_and_table_are_right(void **state) {
     (void)state;
-    char *folder = folder_for("diff"), *stats_path = df_format("%s/stats.h5", folder), *output = df_format("%s/diff.h5", folder);
+    char *folder = folder_for("diff"), *stats_path = df_format("%s/stats.h5", folder),
+         *output = df_format("%s/diff.h5", folder);
     if (df_comm_rank(world) == 0) make_stats(stats_path, LATENTS);
     df_barrier(world);
     df_dict *dict = make_dict(world, 2);
     df_reader *stats = NULL, *result = NULL;
     df_test_all(world, df_reader_open(stats_path, "darkfield-statistics", &stats) == DF_OK);
-    df_diff_options o = {.output = output, .resolved_job = "seed: 1\n", .facts = {.command = "test", .hosts = "here", .kernel_path = "plain", .volatile_options = "", .commit = "", .build = "", .ranks = 1, .threads = 1}};
+    df_diff_options o = {.output = output,
+                         .resolved_job = "seed: 1\n",
+                         .facts = {.command = "test",
+                                   .hosts = "here",
+                                   .kernel_path = "plain",
+                                   .volatile_options = "",
+                                   .commit = "",
+                                   .build = "",
+                                   .ranks = 1,
+                                   .threads = 1}};
     df_test_all(world, df_diff_run(world, dict, stats, &o) == DF_OK);
     double *delta = NULL, *cosine = NULL, *precision = NULL;
     uint64_t *count = NULL, *sorted = NULL, *latent = NULL;
-    bool read = df_reader_open(output, "darkfield-diff", &result) == DF_OK &&
-                df_reader_all(result, "/latents/delta_norm", DF_F64, LATENTS, (void **)&delta) == DF_OK &&
-                df_reader_all(result, "/latents/cosine", DF_F64, LATENTS, (void **)&cosine) == DF_OK &&
-                df_reader_all(result, "/classes/count", DF_U64, DF_CLASSES, (void **)&count) == DF_OK &&
-                df_reader_all(result, "/sorted/latent", DF_U64, LATENTS - 1, (void **)&sorted) == DF_OK &&
-                df_reader_all(result, "/table/precision", DF_F64, 2, (void **)&precision) == DF_OK &&
-                df_reader_all(result, "/table/latent", DF_U64, 2, (void **)&latent) == DF_OK;
+    bool read =
+        df_reader_open(output, "darkfield-diff", &result) == DF_OK &&
+        df_reader_all(result, "/latents/delta_norm", DF_F64, LATENTS, (void **)&delta) == DF_OK &&
+        df_reader_all(result, "/latents/cosine", DF_F64, LATENTS, (void **)&cosine) == DF_OK &&
+        df_reader_all(result, "/classes/count", DF_U64, DF_CLASSES, (void **)&count) == DF_OK &&
+        df_reader_all(result, "/sorted/latent", DF_U64, LATENTS - 1, (void **)&sorted) == DF_OK &&
+        df_reader_all(result, "/table/precision", DF_F64, 2, (void **)&precision) == DF_OK &&
+        df_reader_all(result, "/table/latent", DF_U64, 2, (void **)&latent) == DF_OK;
     df_test_all(world, read);
-    df_test_all(world, fabs(delta[10] - 0.25) < 1e-6 && fabs(delta[20] - 0.5) < 1e-6 && fabs(cosine[7] - 0.6) < 1e-6);
+    df_test_all(world, fabs(delta[10] - 0.25) < 1e-6 && fabs(delta[20] - 0.5) < 1e-6 &&
+                           fabs(cosine[7] - 0.6) < 1e-6);
     df_test_all(world, cosine[0] == 0.0 && delta[0] == 0.0);
-    df_test_all(world, sorted[0] == 1 && sorted[LATENTS - 2] == LATENTS - 1); // latent 0 never fired
+    df_test_all(world,
+                sorted[0] == 1 && sorted[LATENTS - 2] == LATENTS - 1); // latent 0 never fired
     df_test_all(world, count[0] + count[1] + count[2] + count[3] + count[4] == LATENTS - 1);
     df_test_all(world, latent[0] == 30 && latent[1] == 30 && precision[0] == 1.0);
     df_test_all(world, df_comm_rank(world) != 0 || same_alone(folder, output, stats, &o));
     const char *missing[] = {"triger"};
     o.concepts = missing;
     o.n_concepts = 1;
-    df_test_all(world, df_diff_run(world, dict, stats, &o) == DF_USAGE && strstr(df_error_text(), "did you mean \"trigger\"") != NULL);
+    df_test_all(world, df_diff_run(world, dict, stats, &o) == DF_USAGE &&
+                           strstr(df_error_text(), "did you mean \"trigger\"") != NULL);
     df_reader_close(&stats);
     df_reader_close(&result);
     df_dict_free(&dict);
-    df_free(delta), df_free(cosine), df_free(count), df_free(sorted), df_free(latent), df_free(precision);
+    df_free(delta), df_free(cosine), df_free(count), df_free(sorted), df_free(latent),
+        df_free(precision);
     df_free(folder), df_free(stats_path), df_free(output);
 }
 
@@ -145,8 +165,10 @@ static void inputs_that_do_not_belong_together_are_refused(void **state) {
     df_reader *stats = NULL;
     df_test_all(world, df_reader_open(path, "darkfield-statistics", &stats) == DF_OK);
     df_diff_options o = {.output = path, .resolved_job = ""};
-    df_test_all(world, df_diff_run(world, one, stats, &o) == DF_BAD_INPUT && strstr(df_error_text(), "has 1 site") != NULL);
-    df_test_all(world, df_diff_run(world, two, stats, &o) == DF_BAD_INPUT && strstr(df_error_text(), "is of 39 latents") != NULL);
+    df_test_all(world, df_diff_run(world, one, stats, &o) == DF_BAD_INPUT &&
+                           strstr(df_error_text(), "has 1 site") != NULL);
+    df_test_all(world, df_diff_run(world, two, stats, &o) == DF_BAD_INPUT &&
+                           strstr(df_error_text(), "is of 39 latents") != NULL);
     df_reader_close(&stats);
     df_dict_free(&one);
     df_dict_free(&two);

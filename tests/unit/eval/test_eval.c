@@ -1,4 +1,5 @@
-/* Evaluation against numpy (tests/golden/eval_oracle.py), on any number of ranks, and inputs that do not fit. */
+/* Evaluation against numpy (tests/golden/eval_oracle.py), on any number of ranks, and inputs that
+ * do not fit. */
 #include "synthetic.h"
 
 #include "darkfield/eval.h"
@@ -10,7 +11,12 @@ static json_t *golden;
 static df_acts *acts[2];
 static const size_t site[2] = {0, 0};
 static char site_name[] = "blocks.0.hook_resid_post", models[2][6] = {"base", "tuned"};
-static const df_provenance facts = {.command = "test", .hosts = "here", .kernel_path = "", .volatile_options = "", .commit = "", .build = ""};
+static const df_provenance facts = {.command = "test",
+                                    .hosts = "here",
+                                    .kernel_path = "",
+                                    .volatile_options = "",
+                                    .commit = "",
+                                    .build = ""};
 
 static size_t number(const char *key) {
     return (size_t)json_integer_value(json_object_get(golden, key));
@@ -30,8 +36,14 @@ static void write_acts(size_t s, size_t first, const char *path, uint64_t shift)
     float *values = df_alloc(rows * width, sizeof *values);
     for (size_t r = 0; r < rows; r++)
         for (size_t c = 0; c < width; c++) values[r * width + c] = item("x", r * all + first + c);
-    synthetic_write(&(synthetic){.path = path, .model = models[s], .rows = rows, .documents = number("documents"), .width = width,
-                                 .token_shift = shift, .bad_row = -1, .values = values});
+    synthetic_write(&(synthetic){.path = path,
+                                 .model = models[s],
+                                 .rows = rows,
+                                 .documents = number("documents"),
+                                 .width = width,
+                                 .token_shift = shift,
+                                 .bad_row = -1,
+                                 .values = values});
     df_free(values);
 }
 
@@ -68,8 +80,10 @@ static int tear_down(void **state) {
 
 static df_dict *make_dict(df_comm *comm, df_activation activation) {
     const json_t *scale = json_object_get(golden, "scale");
-    const df_dict_site sites[2] = {{site_name, models[0], 0, width_of(0), json_real_value(json_array_get(scale, 0))},
-                                   {site_name, models[1], width_of(0), width_of(1), json_real_value(json_array_get(scale, 1))}};
+    const df_dict_site sites[2] = {
+        {site_name, models[0], 0, width_of(0), json_real_value(json_array_get(scale, 0))},
+        {site_name, models[1], width_of(0), width_of(1),
+         json_real_value(json_array_get(scale, 1))}};
     df_dict *d = NULL;
     if (df_dict_new(comm, number("latents"), sites, 2, &d) != DF_OK) return NULL;
     for (size_t i = 0; i < d->mine.count * d->width; i++) {
@@ -87,7 +101,11 @@ static df_dict *make_dict(df_comm *comm, df_activation activation) {
 }
 
 static df_eval_options options_for(const char *path, size_t batch) {
-    return (df_eval_options){.batch = batch, .skip_first = true, .output = path, .resolved_job = "job\n", .facts = facts};
+    return (df_eval_options){.batch = batch,
+                             .skip_first = true,
+                             .output = path,
+                             .resolved_job = "job\n",
+                             .facts = facts};
 }
 
 static bool near(double found, double expected) {
@@ -103,12 +121,17 @@ static bool agrees(const df_dict *d, const df_evaluation *e, const json_t *expec
         uint64_t n = (uint64_t)json_integer_value(json_array_get(fires, j));
         dead += n == 0;
         dense += n * 10 > e->rows;
-        if (j >= d->mine.first && j < d->mine.first + d->mine.count) same = same && e->fires[j - d->mine.first] == n;
+        if (j >= d->mine.first && j < d->mine.first + d->mine.count)
+            same = same && e->fires[j - d->mine.first] == n;
     }
     for (size_t s = 0; s < 2; s++)
-        same = same && near(e->fvu[s], json_real_value(json_array_get(json_object_get(expected, "fvu"), s))) &&
-               near(e->fvu_error[s], json_real_value(json_array_get(json_object_get(expected, "fvu_error"), s)));
-    return same && e->dead == dead && e->dense == dense && near(e->l0, json_real_value(json_object_get(expected, "l0")));
+        same =
+            same &&
+            near(e->fvu[s], json_real_value(json_array_get(json_object_get(expected, "fvu"), s))) &&
+            near(e->fvu_error[s],
+                 json_real_value(json_array_get(json_object_get(expected, "fvu_error"), s)));
+    return same && e->dead == dead && e->dense == dense &&
+           near(e->l0, json_real_value(json_object_get(expected, "l0")));
 }
 
 static void agrees_with_numpy(void **state) {
@@ -119,7 +142,8 @@ static void agrees_with_numpy(void **state) {
         df_dict *d = make_dict(world, (df_activation)i);
         df_evaluation e;
         df_eval_options o = options_for(path, 17 + 100 * i);
-        df_test_all(world, d != NULL && df_evaluate(world, kernels, d, acts, site, &o, &e) == DF_OK);
+        df_test_all(world,
+                    d != NULL && df_evaluate(world, kernels, d, acts, site, &o, &e) == DF_OK);
         df_test_all(world, agrees(d, &e, json_array_get(cases, i)));
         df_free(e.fires);
         df_dict_free(&d);
@@ -133,8 +157,8 @@ static uint64_t file_digest(df_comm *comm, const char *path, size_t batch) {
     df_evaluation e = {0};
     df_eval_options o = options_for(path, batch);
     uint64_t hash = 0;
-    bool good = d != NULL && df_evaluate(comm, kernels, d, acts, site, &o, &e) == DF_OK && df_evaluation_write(comm, d, &e, &o) == DF_OK &&
-                df_digest(path, &hash) == DF_OK;
+    bool good = d != NULL && df_evaluate(comm, kernels, d, acts, site, &o, &e) == DF_OK &&
+                df_evaluation_write(comm, d, &e, &o) == DF_OK && df_digest(path, &hash) == DF_OK;
     df_free(e.fires);
     df_dict_free(&d);
     return good ? hash : 0;
@@ -142,7 +166,8 @@ static uint64_t file_digest(df_comm *comm, const char *path, size_t batch) {
 
 static void same_file_on_any_ranks(void **state) {
     (void)state;
-    char *all = df_format("%s/all.h5", folder), *one = df_format("%s/one-%d.h5", folder, df_comm_rank(world));
+    char *all = df_format("%s/all.h5", folder),
+         *one = df_format("%s/one-%d.h5", folder, df_comm_rank(world));
     df_comm *self = NULL;
     df_test_all(world, df_comm_self(&self) == DF_OK);
     uint64_t together = file_digest(world, all, 24), alone = file_digest(self, one, 1000);
@@ -160,7 +185,8 @@ static bool refused(df_dict *d, df_acts *const *files, const char *part) {
     df_eval_options o = options_for("unused", 64);
     df_status status = df_evaluate(world, kernels, d, files, site, &o, &e);
     bool good = status == DF_BAD_INPUT && e.fires == NULL && strstr(df_error_text(), part) != NULL;
-    if (!good) fprintf(stderr, "status %d, \"%s\"; expected \"%s\"\n", (int)status, df_error_text(), part);
+    if (!good)
+        fprintf(stderr, "status %d, \"%s\"; expected \"%s\"\n", (int)status, df_error_text(), part);
     df_error_clear();
     return good;
 }
@@ -186,7 +212,8 @@ static void inputs_that_do_not_fit(void **state) {
 }
 
 int main(int argc, char **argv) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(agrees_with_numpy), cmocka_unit_test(same_file_on_any_ranks),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(agrees_with_numpy),
+                                       cmocka_unit_test(same_file_on_any_ranks),
                                        cmocka_unit_test(inputs_that_do_not_fit)};
     if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
     if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;

@@ -54,7 +54,8 @@ static void test_adam(void **state) {
     (void)state;
     float w[2][MOST], m[2][MOST], v[2][MOST], g[MOST];
     for (size_t n = 0; n <= MOST; n += 9) {
-        for (uint64_t i = 0; i < 2; i++) fill(w[i], MOST, 5), fill(m[i], MOST, 6), fill(v[i], MOST, 7);
+        for (uint64_t i = 0; i < 2; i++)
+            fill(w[i], MOST, 5), fill(m[i], MOST, 6), fill(v[i], MOST, 7);
         for (size_t i = 0; i < MOST; i++) v[0][i] = v[1][i] = v[0][i] * v[0][i];
         for (uint64_t t = 1; t < 5; t++) {
             df_adam adam = df_adam_at(1e-3, 0.9, 0.999, 1e-8, t);
@@ -62,7 +63,8 @@ static void test_adam(void **state) {
             df_adam_row(&adam, (df_moments){w[0], m[0], v[0]}, g, n);
             df_adam_row_plain(&adam, (df_moments){w[1], m[1], v[1]}, g, n);
         }
-        assert_true(same_bits(w[0], w[1], MOST) && same_bits(m[0], m[1], MOST) && same_bits(v[0], v[1], MOST));
+        assert_true(same_bits(w[0], w[1], MOST) && same_bits(m[0], m[1], MOST) &&
+                    same_bits(v[0], v[1], MOST));
     }
 }
 
@@ -92,12 +94,21 @@ static void test_scan(void **state) {
     fill(product, MOST, 20), fill(lift, MOST, 21);
     for (size_t i = 0; i < MOST; i++) scale[i] = 1.0f + (float)(i % 3), slack[i] = 1e-6f;
     for (size_t n = 0; n <= MOST; n++) {
-        df_scan s = {.product = product, .scale = scale, .lift = lift, .slack = slack, .n = n, .norm = 2.0f, .floor = 0.7f, .first = 9};
-        size_t fast = df_scan_row(&s, upper[0], label[0]), plain = df_scan_row_plain(&s, upper[1], label[1]);
+        df_scan s = {.product = product,
+                     .scale = scale,
+                     .lift = lift,
+                     .slack = slack,
+                     .n = n,
+                     .norm = 2.0f,
+                     .floor = 0.7f,
+                     .first = 9};
+        size_t fast = df_scan_row(&s, upper[0], label[0]),
+               plain = df_scan_row_plain(&s, upper[1], label[1]);
         assert_int_equal(fast, plain);
         assert_memory_equal(label[0], label[1], plain * sizeof(uint32_t));
         assert_true(same_bits(upper[0], upper[1], plain));
-        for (size_t i = 0; i < fast; i++) assert_true(upper[0][i] >= 0.7f && (i == 0 || label[0][i] > label[0][i - 1]));
+        for (size_t i = 0; i < fast; i++)
+            assert_true(upper[0][i] >= 0.7f && (i == 0 || label[0][i] > label[0][i - 1]));
     }
 }
 
@@ -120,7 +131,9 @@ static void test_nth(void **state) {
         for (size_t i = 0; i < n; i++) {
             uint64_t bits = df_random_bits(31 + round, DF_STREAM_TEST, i);
             keys[i] = in_order[i] = round % 3 == 0 ? bits % 5 : bits;
-            values[i] = sorted[i] = round % 3 == 0 ? (float)(bits % 5) : (round % 3 == 1 ? (float)i : (float)(bits >> 40));
+            values[i] = sorted[i] = round % 3 == 0
+                                        ? (float)(bits % 5)
+                                        : (round % 3 == 1 ? (float)i : (float)(bits >> 40));
         }
         qsort(sorted, n, sizeof *sorted, descending);
         qsort(in_order, n, sizeof *in_order, ascending);
@@ -148,8 +161,9 @@ static void test_handle(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_dot),          cmocka_unit_test(test_scaled_sums), cmocka_unit_test(test_adam),
-        cmocka_unit_test(test_adam_first_step), cmocka_unit_test(test_adam_flushes), cmocka_unit_test(test_scan),
+        cmocka_unit_test(test_dot),          cmocka_unit_test(test_scaled_sums),
+        cmocka_unit_test(test_adam),         cmocka_unit_test(test_adam_first_step),
+        cmocka_unit_test(test_adam_flushes), cmocka_unit_test(test_scan),
         cmocka_unit_test(test_nth),          cmocka_unit_test(test_handle),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;

@@ -11,7 +11,8 @@ static int setup(void **state) {
     (void)state;
     char *text;
     size_t bytes;
-    if (df_read_file(DF_SOURCE_DIR "/tests/golden/linalg_oracle.json", &text, &bytes) != DF_OK) return -1;
+    if (df_read_file(DF_SOURCE_DIR "/tests/golden/linalg_oracle.json", &text, &bytes) != DF_OK)
+        return -1;
     df_status status = df_json_parse(text, bytes, "linalg_oracle.json", &golden);
     df_free(text);
     return status == DF_OK && df_grid_new(world, &grid) == DF_OK ? 0 : -1;
@@ -117,14 +118,16 @@ static void impossible_shapes_are_refused(void **state) {
 static void products_match_loops(void **state) {
     (void)state;
     const size_t m = 45, k = 70, n = 33;
-    double *a = random_array(1, m * k), *b = random_array(2, n * k), *c = df_alloc(m * n, sizeof *c);
+    double *a = random_array(1, m * k), *b = random_array(2, n * k),
+           *c = df_alloc(m * n, sizeof *c);
     double *expected = df_alloc(m * n, sizeof *expected);
     for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < n; j++)
             for (size_t l = 0; l < k; l++) expected[i * n + j] += a[i * k + l] * b[j * k + l];
     df_matrix *da = from_array(m, k, a), *db = from_array(n, k, b), *dc = from_array(m, n, NULL);
     df_test_all(world, df_matrix_multiply(DF_PLAIN, da, DF_TRANSPOSED, db, dc) == DF_OK);
-    df_test_all(world, df_matrix_collect(dc, -1, c) == DF_OK && distance(c, expected, m * n) < 1e-12);
+    df_test_all(world,
+                df_matrix_collect(dc, -1, c) == DF_OK && distance(c, expected, m * n) < 1e-12);
     df_matrix *back = from_array(k, k, NULL);
     df_test_all(world, df_matrix_multiply(DF_TRANSPOSED, da, DF_PLAIN, da, back) == DF_OK);
     df_matrix_free(&back);
@@ -140,7 +143,8 @@ static void products_match_loops(void **state) {
 static void eigenvalues_match_numpy(void **state) {
     (void)state;
     size_t n = (size_t)json_integer_value(json_object_get(golden, "n"));
-    double *a = stored("symmetric"), *expected = stored("eigenvalues"), *values = df_alloc(n, sizeof *values);
+    double *a = stored("symmetric"), *expected = stored("eigenvalues"),
+           *values = df_alloc(n, sizeof *values);
     df_matrix *da = from_array(n, n, a), *vectors = from_array(n, n, NULL);
     df_eigen_quality quality;
     df_test_all(world, df_eigen_symmetric(da, values, vectors, &quality) == DF_OK);
@@ -193,7 +197,8 @@ static void random_matrices(void **state) {
     }
 }
 
-/* Two clusters whose members differ by 1e-13 of the norm: vectors must stay orthogonal all the same. */
+/* Two clusters whose members differ by 1e-13 of the norm: vectors must stay orthogonal all the
+ * same. */
 static void near_degenerate_matrix(void **state) {
     (void)state;
     const size_t n = 80;
@@ -204,7 +209,8 @@ static void near_degenerate_matrix(void **state) {
             double sum = 0;
             for (size_t k = 0; k < n; k++) {
                 double value = (k < n / 2 ? 1.0 : 2.0) + 1e-13 * (double)k;
-                double left = (i == k) - 2 * u[i] * u[k] / norm, right = (j == k) - 2 * u[j] * u[k] / norm;
+                double left = (i == k) - 2 * u[i] * u[k] / norm,
+                       right = (j == k) - 2 * u[j] * u[k] / norm;
                 sum += left * value * right;
             }
             a[i * n + j] = sum;
@@ -274,7 +280,8 @@ static void indefinite_system_is_refused(void **state) {
     df_error_clear();
 }
 
-/* Whatever allocation fails on one rank, all ranks leave with the same message and nothing leaks. */
+/* Whatever allocation fails on one rank, all ranks leave with the same message and nothing leaks.
+ */
 static void no_memory_on_one_rank(void **state) {
     (void)state;
     const size_t n = 40;

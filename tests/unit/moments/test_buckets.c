@@ -50,7 +50,8 @@ static double mean_of(const double *sums, void *context) {
     return sums[1] / sums[0];
 }
 
-/* For the mean of equal buckets the jackknife is the textbook standard error of the bucket means. */
+/* For the mean of equal buckets the jackknife is the textbook standard error of the bucket means.
+ */
 static void jackknife_of_a_mean(void **state) {
     (void)state;
     double buckets[DF_BUCKETS][2] = {{0}}, mean = 0, squares = 0;

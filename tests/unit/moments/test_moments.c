@@ -1,4 +1,5 @@
-/* Streaming moments against numpy, against plain loops, and against themselves on other rank counts. */
+/* Streaming moments against numpy, against plain loops, and against themselves on other rank
+ * counts. */
 #define DF_TEST_MPI
 #include "darkfield/moments.h"
 #include "df_test.h"
@@ -7,11 +8,11 @@
 
 static df_comm *world;
 
-/* ---- rows -------------------------------------------------------------------------------------- */
+/* ---- rows ----------------------------------------------------------------------------------- */
 
 typedef struct corpus {
     size_t width, rows;
-    float *x, *x_hat;   // [rows, width]
+    float *x, *x_hat; // [rows, width]
     df_buckets buckets;
 } corpus;
 
@@ -49,7 +50,8 @@ static df_sums *sums_of(df_comm *comm, const corpus *c, size_t batch, const doub
         for (size_t at = c->buckets.row[b]; status == DF_OK && at < end; at += batch) {
             size_t n = end - at < batch ? end - at : batch, first = at * c->width;
             status = df_moments_bucket(m, b);
-            if (status == DF_OK) status = df_moments_add(m, c->x + first, c->x_hat + first, n, c->width);
+            if (status == DF_OK)
+                status = df_moments_add(m, c->x + first, c->x_hat + first, n, c->width);
         }
     }
     if (status == DF_OK) status = df_moments_finish(comm, &m, &sums);
@@ -72,7 +74,7 @@ static bool same_bits(const df_sums *a, const df_sums *b) {
     return same;
 }
 
-/* ---- sums -------------------------------------------------------------------------------------- */
+/* ---- sums ----------------------------------------------------------------------------------- */
 
 static void bits_do_not_depend_on_ranks_threads_or_batches(void **state) {
     (void)state;
@@ -239,7 +241,7 @@ static void form_is_the_squared_error(void **state) {
     free_corpus(&c);
 }
 
-/* ---- misuse and damage ------------------------------------------------------------------------- */
+/* ---- misuse and damage ---------------------------------------------------------------------- */
 
 static void damaged_rows_are_refused(void **state) {
     (void)state;

@@ -1,11 +1,13 @@
-/* The spectrum of the residual against numpy and scikit-learn, its file, and what happens when a callback fails. */
+/* The spectrum of the residual against numpy and scikit-learn, its file, and what happens when a
+ * callback fails. */
 #define DF_TEST_MPI
 #include "darkfield/spectrum.h"
 #include "df_test.h"
 
 static df_comm *world;
 
-/* Rows in memory, and a "dictionary" that knows the answer: it looks up the rows that were read last. */
+/* Rows in memory, and a "dictionary" that knows the answer: it looks up the rows that were read
+ * last. */
 typedef struct corpus {
     size_t width, rows, documents;
     float *x, *x_hat; // [rows, width]
@@ -97,7 +99,8 @@ static json_t *load_golden(corpus *c) {
         c->x[i] = (float)element(golden, "x", i);
         c->x_hat[i] = (float)element(golden, "x_hat", i);
     }
-    for (size_t d = 0; d <= c->documents; d++) c->document[d] = (uint64_t)element(golden, "documents", d);
+    for (size_t d = 0; d <= c->documents; d++)
+        c->document[d] = (uint64_t)element(golden, "documents", d);
     for (size_t d = 0; d < c->documents; d++) choose(c, d, element(golden, "heldout", d) != 0);
     return golden;
 }
@@ -114,23 +117,28 @@ static void everything_matches_numpy_and_sklearn(void **state) {
     for (int s = 0; s < DF_SIDES; s++) {
         const json_t *expected = json_object_get(golden, sides[s]);
         double largest = element(expected, "eigenvalues", 0);
-        bool good = fabs(r->participation_ratio[s] - number(expected, "participation_ratio")) < 1e-9;
+        bool good =
+            fabs(r->participation_ratio[s] - number(expected, "participation_ratio")) < 1e-9;
         for (size_t k = 0; k < c.width; k++)
-            good = good && fabs(r->values[s][k] - element(expected, "eigenvalues", k)) < 1e-10 * largest;
+            good = good &&
+                   fabs(r->values[s][k] - element(expected, "eigenvalues", k)) < 1e-10 * largest;
         df_test_all(world, good && r->eigen_residual[s] < 1e-12);
     }
     const struct {
         const char *key;
         double found;
-    } scalars[] = {{"r2_pooled", r->r2_pooled}, {"r2_mean", r->r2_mean},       {"r2_error", r->r2_error},
-                   {"fvu_heldout", r->fvu},     {"fvu_error", r->fvu_error},   {"slope", r->slope}};
+    } scalars[] = {{"r2_pooled", r->r2_pooled}, {"r2_mean", r->r2_mean},
+                   {"r2_error", r->r2_error},   {"fvu_heldout", r->fvu},
+                   {"fvu_error", r->fvu_error}, {"slope", r->slope}};
     for (size_t i = 0; i < sizeof scalars / sizeof *scalars; i++) {
         double expected = number(golden, scalars[i].key);
         if (!(fabs(scalars[i].found - expected) < 1e-8))
-            fprintf(stderr, "%s: %.12g, expected %.12g\n", scalars[i].key, scalars[i].found, expected);
+            fprintf(stderr, "%s: %.12g, expected %.12g\n", scalars[i].key, scalars[i].found,
+                    expected);
         df_test_all(world, fabs(scalars[i].found - expected) < 1e-8);
     }
-    df_test_all(world, r->rows_train == (double)c.n_chosen[0] && r->rows_heldout == (double)c.n_chosen[1]);
+    df_test_all(world,
+                r->rows_train == (double)c.n_chosen[0] && r->rows_heldout == (double)c.n_chosen[1]);
     df_test_all(world, (r->vectors != NULL) == (df_comm_rank(world) == 0));
     df_spectrum_free(&r, 1);
     free_corpus(&c);
@@ -181,17 +189,24 @@ static void file_reads_back(void **state) {
     df_broadcast(world, 0, path, sizeof path);
     snprintf(path + strlen(path), 20, "/s.spectrum.h5");
     df_spectrum_options options = {.ridge = 1e-9, .output = path, .resolved_job = "spectrum: {}\n"};
-    options.facts = (df_provenance){.command = "test", .hosts = "here", .kernel_path = "plain",
-                                    .volatile_options = "", .ranks = df_comm_size(world), .threads = 1};
+    options.facts = (df_provenance){.command = "test",
+                                    .hosts = "here",
+                                    .kernel_path = "plain",
+                                    .volatile_options = "",
+                                    .ranks = df_comm_size(world),
+                                    .threads = 1};
     df_status status = df_spectrum_run(world, &in, &options);
     df_test_all(world, status == DF_OK);
     df_test_all(world, df_spectrum_compute(world, &in, 1e-9, &r) == DF_OK);
     df_reader *file = NULL;
     double *values = NULL, *vectors = NULL, r2 = 0;
     df_test_all(world, df_reader_open(path, "darkfield-spectrum", &file) == DF_OK);
-    df_test_all(world, df_reader_all(file, "/noise/residual/eigenvalues", DF_F64, 20, (void **)&values) == DF_OK);
-    df_test_all(world, df_reader_all(file, "/noise/residual/eigenvectors", DF_F64, 400, (void **)&vectors) == DF_OK);
-    df_test_all(world, df_reader_real(file, "/noise", "r2_pooled", &r2) == DF_OK && r2 == r[1].r2_pooled);
+    df_test_all(world, df_reader_all(file, "/noise/residual/eigenvalues", DF_F64, 20,
+                                     (void **)&values) == DF_OK);
+    df_test_all(world, df_reader_all(file, "/noise/residual/eigenvectors", DF_F64, 400,
+                                     (void **)&vectors) == DF_OK);
+    df_test_all(world,
+                df_reader_real(file, "/noise", "r2_pooled", &r2) == DF_OK && r2 == r[1].r2_pooled);
     df_test_all(world, memcmp(values, r[1].values[DF_SIDE_RESIDUAL], 20 * sizeof *values) == 0);
     bool good = true;
     for (size_t k = 0; k < 20; k++) { // rows of unit length

@@ -1,12 +1,13 @@
-/* Counting batches of codes against a plain recount over all rows: frequencies, histogram, top windows with their
- * activations, labelled stretches; and spans of a text as stretches of rows. */
+/* Counting batches of codes against a plain recount over all rows: frequencies, histogram, top
+ * windows with their activations, labelled stretches; and spans of a text as stretches of rows. */
 #include "df_test.h"
 
 #include "stats_internal.h"
 
 enum { ROWS = 600, LATENTS = 13, WINDOW = 40, SHOWN = 9, KEPT = 3, CONCEPTS = 2, DOCUMENTS = 12 };
 
-/* A corpus of 600 rows in windows of 40 and documents of 50, and a random sparse code, dense[row][latent]. */
+/* A corpus of 600 rows in windows of 40 and documents of 50, and a random sparse code,
+ * dense[row][latent]. */
 typedef struct world {
     df_acts acts;
     uint64_t window[ROWS / WINDOW + 1], document[DOCUMENTS + 1], source[DOCUMENTS];
@@ -29,17 +30,20 @@ static void make_world(world *w, uint64_t seed) {
         for (size_t j = 0; j < LATENTS; j++) {
             double u = df_random_uniform(seed, DF_STREAM_TEST, r * LATENTS + j);
             // few distinct values, so that ties are common; latent 0 never fires
-            w->dense[r][j] = j > 0 && u < 0.08 * (double)j / LATENTS ? (float)(1 + (int)(u * 1e4) % 4) : 0.0f;
+            w->dense[r][j] =
+                j > 0 && u < 0.08 * (double)j / LATENTS ? (float)(1 + (int)(u * 1e4) % 4) : 0.0f;
         }
     for (size_t d = 0; d < DOCUMENTS; d++)
         for (size_t s = 0; s < 3; s++) {
             uint64_t first = w->document[d] + 3 + 14 * s;
-            w->stretch[w->stretches++] = (df_stretch){first, first + 2 + s, (uint32_t)(s % CONCEPTS), w->heldout[d]};
+            w->stretch[w->stretches++] =
+                (df_stretch){first, first + 2 + s, (uint32_t)(s % CONCEPTS), w->heldout[d]};
         }
 }
 
 /* Codes of rows first .. first + n as the coder gives them. */
-static df_codes codes_of(const world *w, size_t first, size_t n, uint64_t *start, uint32_t *latent, float *value) {
+static df_codes codes_of(const world *w, size_t first, size_t n, uint64_t *start, uint32_t *latent,
+                         float *value) {
     uint64_t used = 0;
     for (size_t r = 0; r < n; r++) {
         start[r] = used;
@@ -78,12 +82,19 @@ static void count_rows(const world *w, size_t batch_rows, counted *out) {
             heldout[r] = w->heldout[rows[r] / (ROWS / DOCUMENTS)];
             near[r] = used;
             for (uint32_t s = 0; s < w->stretches; s++)
-                if (w->stretch[s].first <= rows[r] && rows[r] <= w->stretch[s].last) stretch_of[used++] = s;
+                if (w->stretch[s].first <= rows[r] && rows[r] <= w->stretch[s].last)
+                    stretch_of[used++] = s;
         }
         near[n] = used;
         df_codes codes = codes_of(w, first, n, start, latent, value);
         assert_ok(by_latent_fill(&order, &codes));
-        batch b = {.acts = &w->acts, .rows = rows, .n = n, .heldout = heldout, .window = window, .near = near, .stretch_of = stretch_of};
+        batch b = {.acts = &w->acts,
+                   .rows = rows,
+                   .n = n,
+                   .heldout = heldout,
+                   .window = window,
+                   .near = near,
+                   .stretch_of = stretch_of};
         for (size_t j = 0; j < LATENTS; j++) {
             count_latent(&out->tally, j, &order);
             count_examples(&out->examples, j, &order, &b);
@@ -114,7 +125,8 @@ static void frequencies_equal_a_plain_recount(void **state) {
             sum += (double)w.dense[r][j];
             max = fmaxf(max, w.dense[r][j]);
         }
-        for (size_t b = 0; b < DF_STATS_BINS; b++) binned += c.tally.histogram[j * DF_STATS_BINS + b];
+        for (size_t b = 0; b < DF_STATS_BINS; b++)
+            binned += c.tally.histogram[j * DF_STATS_BINS + b];
         assert_int_equal(c.tally.fires[j], fires);
         assert_int_equal(binned, fires);
         assert_close(c.tally.sum[j], sum, 0.0, 0.0);
@@ -150,7 +162,9 @@ static void top_windows_equal_a_full_sort(void **state) {
             assert_true(first <= best && best < first + shown && shown <= SHOWN);
             assert_int_equal(first / WINDOW, (first + shown - 1) / WINDOW);
             assert_int_equal(first / (ROWS / DOCUMENTS), (first + shown - 1) / (ROWS / DOCUMENTS));
-            for (size_t i = 0; i < shown; i++) assert_close(c.examples.activation[at * SHOWN + i], w.dense[first + i][j], 0.0, 0.0);
+            for (size_t i = 0; i < shown; i++)
+                assert_close(c.examples.activation[at * SHOWN + i], w.dense[first + i][j], 0.0,
+                             0.0);
         }
     }
     counted_free(&c);
@@ -160,7 +174,8 @@ static void stretches_are_counted_once_each(void **state) {
     (void)state;
     static world w;
     make_world(&w, 3);
-    w.stretch[w.stretches++] = (df_stretch){ROWS - 4, ROWS - 1, 0, w.heldout[DOCUMENTS - 1]}; // overlapping twins
+    w.stretch[w.stretches++] =
+        (df_stretch){ROWS - 4, ROWS - 1, 0, w.heldout[DOCUMENTS - 1]}; // overlapping twins
     w.stretch[w.stretches++] = (df_stretch){ROWS - 3, ROWS - 1, 0, w.heldout[DOCUMENTS - 1]};
     for (size_t r = ROWS - 3; r < ROWS; r++) w.dense[r][5] = 1.0f;
     counted c;
@@ -172,12 +187,15 @@ static void stretches_are_counted_once_each(void **state) {
                 for (size_t r = 0; r < ROWS; r++) {
                     bool in = false;
                     for (size_t s = 0; s < w.stretches; s++)
-                        in |= w.stretch[s].concept == k && w.stretch[s].first <= r && r <= w.stretch[s].last;
-                    inside += in && w.dense[r][j] > 0.0f && w.heldout[r / (ROWS / DOCUMENTS)] == part;
+                    in |= w.stretch[s].concept == k && w.stretch[s].first <= r &&
+                          r <= w.stretch[s].last;
+                    inside +=
+                        in && w.dense[r][j] > 0.0f && w.heldout[r / (ROWS / DOCUMENTS)] == part;
                 }
                 for (size_t s = 0; s < w.stretches; s++) {
                     bool hit = false;
-                    for (uint64_t r = w.stretch[s].first; r <= w.stretch[s].last; r++) hit |= w.dense[r][j] > 0.0f;
+                    for (uint64_t r = w.stretch[s].first; r <= w.stretch[s].last; r++)
+                        hit |= w.dense[r][j] > 0.0f;
                     found += hit && w.stretch[s].concept == k && w.stretch[s].heldout == part;
                 }
                 assert_int_equal(c.concepts.inside[2 * (j * CONCEPTS + k) + part], inside);
@@ -190,25 +208,35 @@ static void spans_become_rows_with_the_token_before(void **state) {
     (void)state;
     const char *folder = df_test_folder("stretches");
     char *path = df_format("%s/text.jsonl", folder);
-    const char *text = "{\"text\": \"ab cd ef\", \"labels\": [[\"x\", 3, 5], [\"y\", 0, 2]]}\n{\"text\": \"gh ij\", \"labels\": [[\"x\", 4, 5]]}\n";
+    const char *text = "{\"text\": \"ab cd ef\", \"labels\": [[\"x\", 3, 5], [\"y\", 0, "
+                       "2]]}\n{\"text\": \"gh ij\", \"labels\": [[\"x\", 4, 5]]}\n";
     assert_ok(df_write_file(path, text, strlen(text)));
     df_corpus *corpus = NULL;
     assert_ok(df_corpus_open(path, NULL, "labels", 0, &corpus));
-    uint32_t end[] = {0, 2, 3, 5, 8, 0, 3, 4, 5}; // BOS, "ab", " ", "cd", " ef"; BOS, "gh ", "i", "j"
+    uint32_t end[] = {0, 2, 3, 5, 8,
+                      0, 3, 4, 5}; // BOS, "ab", " ", "cd", " ef"; BOS, "gh ", "i", "j"
     uint64_t document[] = {0, 5, 9}, source[] = {0, 1}, spans[4] = {0};
     uint8_t heldout[] = {0, 1};
-    df_acts acts = {.rows = 9, .documents = 2, .token_end = end, .document = document, .source = source, .heldout = heldout, .path = path};
+    df_acts acts = {.rows = 9,
+                    .documents = 2,
+                    .token_end = end,
+                    .document = document,
+                    .source = source,
+                    .heldout = heldout,
+                    .path = path};
     df_stretch *stretch = NULL;
     size_t n = 0;
     assert_ok(df_stats_stretches(&acts, corpus, &stretch, &n, spans));
     assert_int_equal(n, 3);
     assert_true(stretch[0].concept == 1 && stretch[0].first == 0 && stretch[0].last == 1);
     assert_true(stretch[1].concept == 0 && stretch[1].first == 2 && stretch[1].last == 3);
-    assert_true(stretch[2].concept == 0 && stretch[2].first == 7 && stretch[2].last == 8 && stretch[2].heldout == 1);
+    assert_true(stretch[2].concept == 0 && stretch[2].first == 7 && stretch[2].last == 8 &&
+                stretch[2].heldout == 1);
     assert_true(spans[0] == 1 && spans[1] == 1 && spans[2] == 1 && spans[3] == 0);
     df_free(stretch);
     source[1] = 7;
-    assert_fails(df_stats_stretches(&acts, corpus, &stretch, &n, spans), DF_BAD_INPUT, "made from another text");
+    assert_fails(df_stats_stretches(&acts, corpus, &stretch, &n, spans), DF_BAD_INPUT,
+                 "made from another text");
     df_corpus_close(&corpus);
     df_free(path);
 }
