@@ -46,7 +46,7 @@ static const df_option options[] = {
      .help = "how often finished work is secured against a kill"},
 };
 
-/* ---- what a model's harvest needs - */
+/* ---- what a model's harvest needs ----------------------------------------------------------- */
 
 static packing read_packing(const df_run *run) {
     return (packing){.context = (size_t)df_job_int(run->job, "harvest.context"),
@@ -129,7 +129,7 @@ static const char *corpus_name(const df_run *run) {
     return slash != NULL ? slash + 1 : path;
 }
 
-/* ---- the output file - */
+/* ---- the output file ------------------------------------------------------------------------ */
 
 static df_status declare(harvest *h, const uint64_t *width, const int64_t *layer) {
     const df_job *job = h->run->job;
@@ -253,7 +253,7 @@ static df_status finish_output(harvest *h) {
     return status;
 }
 
-/* ---- a model - */
+/* ---- a model -------------------------------------------------------------------------------- */
 
 static df_status fill(harvest *h) {
     df_comm *world = h->run->world;

@@ -8,7 +8,7 @@
 #include "darkfield/tokenizer.h"
 #include "jobs.h"
 
-/* ---- tokens - */
+/* ---- tokens --------------------------------------------------------------------------------- */
 
 /* The corpus as rows and windows, the same on every rank. */
 typedef struct packed_text {
@@ -35,7 +35,7 @@ df_status df_pack_text(const df_run *run, const df_corpus *corpus, const df_toke
                        const packing *how, packed_text *out) DF_MUST_CHECK;
 void df_packed_free(packed_text *text);
 
-/* ---- windows - */
+/* ---- windows -------------------------------------------------------------------------------- */
 
 enum {
     HARVEST_UNIT = 16,
@@ -74,7 +74,7 @@ df_status df_harvest_units(harvest *h) DF_MUST_CHECK;
 /* Bytes that df_harvest_units takes beside model and text. */
 uint64_t df_harvest_bytes(const harvest *h);
 
-/* ---- progress - */
+/* ---- progress ------------------------------------------------------------------------------- */
 
 df_status df_units_new(harvest *h) DF_MUST_CHECK;
 void df_units_free(unit_table *table);

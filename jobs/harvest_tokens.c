@@ -74,7 +74,7 @@ static df_status tokenise_mine(const tokenising *t) {
     return raise_carried(&failure);
 }
 
-/* ---- passing around - */
+/* ---- passing around ------------------------------------------------------------------------- */
 
 // Every rank's bytes in rank order, in new memory on every rank.
 static df_status gather_all(df_comm *world, const void *mine, size_t bytes, void **all,
@@ -160,7 +160,7 @@ static df_status tokenise(df_comm *world, tokenising *t, packed_text *out) {
     return status;
 }
 
-/* ---- windows - */
+/* ---- windows -------------------------------------------------------------------------------- */
 
 // Cuts rows [first, end) every `context` rows, appending window ends; counts only when window is
 // NULL.

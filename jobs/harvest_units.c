@@ -31,7 +31,7 @@ typedef struct crew {
     char *failure;
 } crew;
 
-/* ---- memory - */
+/* ---- memory --------------------------------------------------------------------------------- */
 
 static size_t thread_count(void) {
     return (size_t)omp_get_max_threads();
@@ -85,7 +85,7 @@ static void dismiss(crew *c) {
     df_free(c->failure);
 }
 
-/* ---- one window - */
+/* ---- one window ----------------------------------------------------------------------------- */
 
 // The summed squares of rows [n, width], row by row.
 static double sum_squares(const float *rows, size_t n, size_t width) {
@@ -172,7 +172,7 @@ static void remember_failure(crew *c, df_status code, size_t window) {
     df_error_clear();
 }
 
-/* ---- one round - */
+/* ---- one round ------------------------------------------------------------------------------ */
 
 // The round's next units that are not done, `units` for each rank in turn; returns how many there
 // are in all.
@@ -258,7 +258,7 @@ static df_status share_round(crew *c, size_t first, size_t end) {
     return DF_OK;
 }
 
-/* ---- all rounds - */
+/* ---- all rounds ----------------------------------------------------------------------------- */
 
 static uint64_t rows_of(const harvest *h, size_t unit) {
     size_t first = unit * HARVEST_UNIT, end = first + HARVEST_UNIT;

@@ -11,7 +11,7 @@
 
 #include "darkfield/base.h"
 
-/* ---- models - */
+/* ---- models --------------------------------------------------------------------------------- */
 
 typedef struct df_model df_model;
 
@@ -42,7 +42,7 @@ df_model_final_norm(const df_model *model); // [width] gain of the norm before t
  * cut into files. Maps the files and takes no memory. */
 df_status df_model_hash(const char *path, uint64_t *out) DF_MUST_CHECK;
 
-/* ---- hook sites - */
+/* ---- hook sites ----------------------------------------------------------------------------- */
 
 /* TransformerLens names: hook_embed, blocks.L.hook_resid_pre, blocks.L.hook_attn_out,
  * blocks.L.hook_resid_mid, blocks.L.hook_mlp_out, blocks.L.hook_resid_post,
@@ -52,7 +52,7 @@ df_status df_model_site_width(const df_model_shape *shape, const char *site,
                               size_t *width) DF_MUST_CHECK;
 int64_t df_site_layer(const char *site); /* L of blocks.L.*, -1 for the others */
 
-/* ---- forward - */
+/* ---- forward -------------------------------------------------------------------------------- */
 
 /* The working memory of one thread. Windows are padded to `context` rows (rounded up to
  * DF_FORWARD_ROWS): every GEMM has a fixed shape, so a window's numbers depend on its tokens alone,

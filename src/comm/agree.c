@@ -6,7 +6,7 @@
 
 #define TEXT_BYTES 4096
 
-/* ---- failures - */
+/* ---- failures ------------------------------------------------------------------------------- */
 
 /* Installs the text of `rank` as the pending failure of every rank, with that rank's code. */
 static df_status adopt(df_comm *comm, int rank, df_status mine) {
@@ -27,7 +27,7 @@ df_status df_agree(df_comm *comm, df_status mine) {
     return first == comm->size ? DF_OK : adopt(comm, first, mine);
 }
 
-/* ---- stop requests - */
+/* ---- stop requests -------------------------------------------------------------------------- */
 
 static volatile sig_atomic_t signalled;
 static double deadline; // on df_now's clock; 0: none

@@ -61,7 +61,7 @@ void df_timer_reset(void) {
     depth = 0;
 }
 
-/* ---- the table over ranks - */
+/* ---- the table over ranks ------------------------------------------------------------------- */
 
 typedef struct line {
     uint64_t calls;

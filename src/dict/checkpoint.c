@@ -11,7 +11,7 @@ char *checkpoint_path(const char *prefix, uint64_t step) {
     return df_format("%s.%" PRIu64 ".ckpt.h5", prefix, step);
 }
 
-/* ---- what is there - */
+/* ---- what is there -------------------------------------------------------------------------- */
 
 /* The step in "BASE.STEP<ending>", when `name` is that. */
 static bool parse_name(const char *name, const char *base, const char *ending, uint64_t *step) {
@@ -48,7 +48,7 @@ size_t checkpoint_list(const char *prefix, uint64_t *out, size_t room) {
     return list_ending(prefix, ".ckpt.h5", out, room);
 }
 
-/* ---- removing - */
+/* ---- removing ------------------------------------------------------------------------------- */
 
 /* False only for a sound file of another job: that one is not ours to remove. */
 static bool is_ours(const char *path, const char *job) {
@@ -91,7 +91,7 @@ void checkpoint_prune(const char *prefix, const char *job, uint64_t step, size_t
     remove_parts(prefix);
 }
 
-/* ---- writing - */
+/* ---- writing -------------------------------------------------------------------------------- */
 
 static df_status declare_part(df_file *file, const df_dict *dict, const checkpoint_part *part,
                               int *id) {

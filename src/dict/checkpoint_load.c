@@ -21,7 +21,7 @@ static void header_free(header *h) {
     df_free(h->kernel_history);
 }
 
-/* ---- one file, this rank - */
+/* ---- one file, this rank -------------------------------------------------------------------- */
 
 static df_status check_part(const df_reader *file, const df_dict *dict,
                             const checkpoint_part *part) {
@@ -85,7 +85,7 @@ static df_status read_state(const df_reader *file, train_run *run, const header 
     return DF_OK;
 }
 
-/* ---- one file, all ranks - */
+/* ---- one file, all ranks -------------------------------------------------------------------- */
 
 /* The same numbers come only from the same kernels. */
 static df_status check_kernels(const train_run *run, const header *h, const char *path) {

@@ -47,7 +47,7 @@ void data_close(train_data *data) {
     data->rows = NULL;
 }
 
-/* ---- normalisation - */
+/* ---- normalisation -------------------------------------------------------------------------- */
 
 /* Adds rows x [n, width] to a leaf [width + sites]: sums of the columns, then of |x|^2 per site. */
 static void add_rows(const df_dict *dict, const float *x, size_t n, double *leaf) {

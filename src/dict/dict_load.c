@@ -42,7 +42,7 @@ static df_status expect_shape(const df_reader *file, const char *dataset, df_typ
     return DF_OK;
 }
 
-/* ---- the header - */
+/* ---- the header ----------------------------------------------------------------------------- */
 
 static df_status read_group(const df_reader *file, header *h) {
     const uint64_t shape[2] = {1, 6};
@@ -143,7 +143,7 @@ static df_status read_header(const df_reader *file, header *h) {
     return df_reader_text(file, "/", "job", &h->job);
 }
 
-/* ---- the numbers - */
+/* ---- the numbers ---------------------------------------------------------------------------- */
 
 static df_status read_floats(const df_reader *file, const char *dataset, df_range rows,
                              size_t width, float *out) {

@@ -7,7 +7,7 @@
 
 enum { NOTE_BYTES = 320 };
 
-/* ---- opening - */
+/* ---- opening -------------------------------------------------------------------------------- */
 
 /* The dictionary with its sites side by side; scales are 1 until they are known. */
 static df_status new_dict(train_run *run) {
@@ -84,7 +84,7 @@ static void close_run(train_run *run) {
     df_free(run->checkpoint);
 }
 
-/* ---- steps - */
+/* ---- steps ---------------------------------------------------------------------------------- */
 
 /* Everything for a log; what fits beside a bar for a terminal. */
 static void describe_step(const train_run *run, bool terminal, double lr, const df_step_report *r,
@@ -167,7 +167,7 @@ static df_status take_steps(train_run *run) {
     return DF_OK;
 }
 
-/* ---- the end - */
+/* ---- the end -------------------------------------------------------------------------------- */
 
 /* The dictionary is safe on disk before the checkpoints go. */
 static df_status finish(train_run *run) {

@@ -6,14 +6,14 @@
 
 enum { TRAIN_MAX_SITES = 8, CHECKPOINTS_KEPT = 2 };
 
-/* ---- names in files (names.c) - */
+/* ---- names in files (names.c) --------------------------------------------------------------- */
 
 const char *activation_name(df_activation activation); // "batchtopk"
 df_status activation_parse(const char *name, df_activation *out) DF_MUST_CHECK;
 const char *code_norm_name(df_code_norm norm); // "sum"
 df_status code_norm_parse(const char *name, df_code_norm *out) DF_MUST_CHECK;
 
-/* ---- rows (data.c) - */
+/* ---- rows (data.c) -------------------------------------------------------------------------- */
 
 /* The training rows, the same on every rank. The files are borrowed. */
 typedef struct train_data {
@@ -34,7 +34,7 @@ void data_close(train_data *data);
 df_status data_normalise(df_comm *comm, const train_data *data, df_dict *dict,
                          float *center) DF_MUST_CHECK;
 
-/* ---- batches (loader.c) - */
+/* ---- batches (loader.c) --------------------------------------------------------------------- */
 
 /* Reads this rank's share of the next batch in a thread of its own while a step computes. */
 typedef struct loader loader;
@@ -45,7 +45,7 @@ void loader_start(loader *l, uint64_t step); // begins to read the rows of a ste
 df_status loader_take(loader *l, const float **x) DF_MUST_CHECK; // x [batch, width]; collective
 size_t loader_plan_bytes(size_t batch, size_t width, int size);
 
-/* ---- history (history.c) - */
+/* ---- history (history.c) -------------------------------------------------------------------- */
 
 df_status history_open(size_t capacity, size_t sites, df_history *out) DF_MUST_CHECK;
 void history_close(df_history *history);
@@ -56,7 +56,7 @@ size_t history_columns(size_t sites);
 char *history_column_name(const df_dict *dict, size_t column);
 double *history_column(const df_history *history, size_t column); // [rows], new memory
 
-/* ---- a run (train.c) - */
+/* ---- a run (train.c) ------------------------------------------------------------------------ */
 
 typedef struct train_run {
     df_comm *comm;
@@ -79,7 +79,7 @@ size_t history_rows(const df_train_options *options);
 df_step_settings step_settings(const df_train_options *options, const train_data *data,
                                uint64_t step);
 
-/* ---- checkpoints (checkpoint.c, checkpoint_load.c) - */
+/* ---- checkpoints (checkpoint.c, checkpoint_load.c) ------------------------------------------ */
 
 /* PREFIX.STEP.ckpt.h5; new memory. */
 char *checkpoint_path(const char *prefix, uint64_t step);

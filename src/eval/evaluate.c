@@ -20,7 +20,7 @@ typedef struct pass {
     size_t *counts;                 // [size]
 } pass;
 
-/* ---- which rows - */
+/* ---- which rows ----------------------------------------------------------------------------- */
 
 static df_status check_inputs(const df_dict *dict, df_acts *const *acts, const size_t *site) {
     if (dict->sites > DF_EVAL_MAX_SITES)
@@ -61,7 +61,7 @@ static df_status list_rows(pass *p, bool skip_first, uint64_t *n_rows) {
                    p->acts[0]->path);
 }
 
-/* ---- the pass - */
+/* ---- the pass ------------------------------------------------------------------------------- */
 
 static df_status pass_open(pass *p, const df_eval_options *options, df_evaluation *out) {
     int size = df_comm_size(p->comm);
@@ -154,7 +154,7 @@ static df_status run_batches(pass *p, df_evaluation *out) {
     return DF_OK;
 }
 
-/* ---- what follows - */
+/* ---- what follows --------------------------------------------------------------------------- */
 
 /* Every rank gets the sums of all buckets: each was made by one rank. */
 static void gather_sums(pass *p, double *all) {

@@ -68,7 +68,7 @@ void df_attend(const df_attention *a) {
             attend_block(a, head, first);
 }
 
-/* ---- loss - */
+/* ---- loss ----------------------------------------------------------------------------------- */
 
 // log of the sum of e^(x - top), in double.
 static double log_sum(const float *x, size_t n, float top) {

@@ -6,7 +6,7 @@
 
 #define TOLERANCE 1e-10
 
-/* ---- the solver - */
+/* ---- the solver ----------------------------------------------------------------------------- */
 
 typedef struct workspace {
     double *reals;
@@ -61,7 +61,7 @@ done:
     return status;
 }
 
-/* ---- signs - */
+/* ---- signs ---------------------------------------------------------------------------------- */
 
 /* scratch [2, n]: row 0 the largest modulus of each column, row 1 the first row that reaches it. */
 static void find_largest(const df_matrix *v, double *scratch) {
@@ -104,7 +104,7 @@ static void fix_signs(df_matrix *v, double *scratch) {
     }
 }
 
-/* ---- checks - */
+/* ---- checks --------------------------------------------------------------------------------- */
 
 static double largest_on_all(const df_matrix *m, double mine) {
     df_max_double(m->grid->comm, &mine, 1);
@@ -156,7 +156,7 @@ static df_status check(const df_matrix *a, const double *values, const df_matrix
                    a->rows, a->rows, quality->residual, quality->orthogonality, TOLERANCE);
 }
 
-/* ---- the whole - */
+/* ---- the whole ------------------------------------------------------------------------------ */
 
 static void scale(df_matrix *m, double factor) {
     for (size_t i = 0; i < m->local_rows * m->local_columns; i++) m->local[i] *= factor;

@@ -85,7 +85,7 @@ df_status df_matrix_largest(const df_matrix *m, const char *what, double *out) {
     return DF_OK;
 }
 
-/* ---- between row-major arrays and local parts - */
+/* ---- between row-major arrays and local parts ----------------------------------------------- */
 
 /* One rank's part of a matrix: its place in the grid and its shape. */
 typedef struct part {
@@ -177,7 +177,7 @@ done:
     return status;
 }
 
-/* ---- products - */
+/* ---- products ------------------------------------------------------------------------------- */
 
 df_status df_matrix_multiply(df_op op_a, const df_matrix *a, df_op op_b, const df_matrix *b,
                              df_matrix *out) {

@@ -6,7 +6,7 @@
 #include "darkfield/model.h"
 #include "darkfield/store.h"
 
-/* ---- the table of families - */
+/* ---- the table of families ------------------------------------------------------------------ */
 
 typedef enum { NORM_RMS } norm_kind;           // x / sqrt(mean x^2 + eps) * gain
 typedef enum { ROPE_HALF_SPLIT } rope_style;   // pairs (i, i + width / 2)
@@ -78,7 +78,7 @@ typedef struct model_family {
 const model_family *df_family_find(const char *model_type); // NULL when unknown
 df_status df_family_unknown(const char *file, const char *model_type);
 
-/* ---- the configuration - */
+/* ---- the configuration ---------------------------------------------------------------------- */
 
 typedef enum { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3 } rope_rule;
 
@@ -100,7 +100,7 @@ df_status df_config_read(const char *folder, model_config *out, uint64_t *hash) 
 /* Angle per position of each rotary pair, after the scaling rule: out [head_width / 2]. */
 void df_rope_frequencies(const model_config *config, double *out);
 
-/* ---- the weights - */
+/* ---- the weights ---------------------------------------------------------------------------- */
 
 typedef struct model_weights {
     float *block;     // one allocation for everything
@@ -129,7 +129,7 @@ static inline const float *df_weight(const df_model *model, role use, size_t lay
     return model->weights.at[df_weight_slot(use, layer)];
 }
 
-/* ---- sites - */
+/* ---- sites ---------------------------------------------------------------------------------- */
 
 typedef enum {
     SITE_EMBED,

@@ -44,7 +44,7 @@ static df_status positive(source from, const char *key, double *out) {
     return positive_or(from, key, 0, out);
 }
 
-/* ---- shape - */
+/* ---- shape ---------------------------------------------------------------------------------- */
 
 static df_status read_heads(source from, df_model_shape *shape) {
     DF_TRY(extent_of(from, "num_attention_heads", MOST_HEADS, &shape->heads));
@@ -77,7 +77,7 @@ static df_status read_shape(source from, df_model_shape *shape) {
     return read_heads(from, shape);
 }
 
-/* ---- rotary positions - */
+/* ---- rotary positions ----------------------------------------------------------------------- */
 
 static df_status read_rope_rule(source from, const char *rule, model_config *config) {
     if (strcmp(rule, "default") == 0) return DF_OK;
@@ -136,7 +136,7 @@ void df_rope_frequencies(const model_config *config, double *out) {
     }
 }
 
-/* ---- what we would compute wrongly - */
+/* ---- what we would compute wrongly ---------------------------------------------------------- */
 
 static df_status refuse_unsupported(source from, const model_family *family) {
     const char *activation;

@@ -130,7 +130,7 @@ void df_forward_close(df_forward **forward) {
     *forward = NULL;
 }
 
-/* ---- parts - */
+/* ---- parts ---------------------------------------------------------------------------------- */
 
 // y [rows, outputs] = x [rows, inputs] W' + bias; extent holds inputs (rows) and outputs (width).
 static void project(const df_forward *f, role weight, size_t layer, df_extent extent,
@@ -207,7 +207,7 @@ static void add_change(const df_forward *f) {
         f->stream[i] += f->change[i];
 }
 
-/* ---- the pass - */
+/* ---- the pass ------------------------------------------------------------------------------- */
 
 // Hands rows that the pass has just made to every site that is this place.
 static void reach(const df_forward *f, site_kind kind, size_t layer, const float *rows) {

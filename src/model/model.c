@@ -71,7 +71,7 @@ df_status df_model_hash(const char *path, uint64_t *out) {
     return DF_OK;
 }
 
-/* ---- hook sites - */
+/* ---- hook sites ----------------------------------------------------------------------------- */
 
 static const struct {
     const char *name; // after "blocks.L." where the site belongs to a block

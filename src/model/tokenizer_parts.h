@@ -15,7 +15,7 @@
 
 #define DF_NO_ID UINT32_MAX
 
-/* ---- growable arrays - */
+/* ---- growable arrays ------------------------------------------------------------------------ */
 
 typedef struct df_bytes {
     char *at;
@@ -34,7 +34,7 @@ typedef struct df_spans {
 } df_spans;
 df_status df_spans_add(df_spans *spans, size_t begin, size_t end);
 
-/* ---- code points - */
+/* ---- code points ---------------------------------------------------------------------------- */
 
 /* Bytes of valid UTF-8 at the start of text: n when all of it is valid. */
 size_t df_utf8_valid(const char *text, size_t n);
@@ -50,7 +50,7 @@ df_status df_bytes_to_chars(df_bytes *out, const char *text, size_t n); // appen
  * spells none. */
 df_status df_chars_to_bytes(df_bytes *out, const char *text, size_t n, bool *mapped);
 
-/* ---- maps - */
+/* ---- maps ----------------------------------------------------------------------------------- */
 
 /* (left, right) -> (rank, id); open addressing at half load, size fixed when made. */
 typedef struct df_pair_slot {
@@ -86,7 +86,7 @@ typedef struct df_vocabulary {
 df_status df_vocabulary_index(df_vocabulary *vocabulary); // (re)builds the slots
 uint32_t df_vocabulary_find(const df_vocabulary *vocabulary, const char *text, size_t n);
 
-/* ---- steps of normalizer and pre-tokenizer - */
+/* ---- steps of normalizer and pre-tokenizer -------------------------------------------------- */
 
 typedef enum df_step_kind {
     DF_STEP_NFC,

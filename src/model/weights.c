@@ -59,7 +59,7 @@ df_status df_weights_count(const model_config *config, uint64_t *out) {
     return DF_OK;
 }
 
-/* ---- finding a tensor - */
+/* ---- finding a tensor ----------------------------------------------------------------------- */
 
 // Writes the rule's name for one layer, with or without the family's prefix.
 static void write_name(const model_family *family, const tensor_rule *rule, size_t layer,
@@ -114,7 +114,7 @@ static df_status check_tensor(const df_tensor *tensor, const tensor_rule *rule,
                    df_type_name(tensor->type));
 }
 
-/* ---- reading - */
+/* ---- reading -------------------------------------------------------------------------------- */
 
 typedef struct loading {
     const model_config *config;

@@ -69,7 +69,7 @@ void df_moments_free(df_moments **moments) {
     *moments = NULL;
 }
 
-/* ---- blocks - */
+/* ---- blocks --------------------------------------------------------------------------------- */
 
 /* The matrix of the open bucket: the level above the stack. */
 static double *open_tiles(const df_moments *m) {
@@ -95,7 +95,7 @@ static void flush_block(df_moments *m) {
     m->waiting = 0;
 }
 
-/* ---- buckets - */
+/* ---- buckets -------------------------------------------------------------------------------- */
 
 /* The inner product of the bucket's sums with the form, tile by tile. */
 static double form_of(const df_moments *m) {
@@ -162,7 +162,7 @@ df_status df_moments_add(df_moments *m, const float *x, const float *x_hat, size
     return DF_OK;
 }
 
-/* ---- joining the ranks - */
+/* ---- joining the ranks ---------------------------------------------------------------------- */
 
 static df_status make_sums(const df_moments *m, df_sums **out) {
     DF_TRY(DF_NEW(*out, 1));

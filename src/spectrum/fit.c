@@ -1,7 +1,7 @@
 /* How much of the residual is linear in x: fitted on training sums, tested on held-out sums. */
 #include "parts.h"
 
-/* ---- the fit - */
+/* ---- the fit -------------------------------------------------------------------------------- */
 
 /* A distributed matrix from sums. `array` [d, d] is scratch. */
 static df_status distribute(df_grid *grid, const df_sums *sums, df_product product, double *array,
@@ -73,7 +73,7 @@ void df_spectrum_fit_free(linear_fit *fit) {
     *fit = (linear_fit){0};
 }
 
-/* ---- the test - */
+/* ---- the test ------------------------------------------------------------------------------- */
 
 /* numerator / sum |a - mean a|^2 of sums laid out n, numerator, sum |a|^2, sum of a [d]. */
 static double pooled_ratio(const double *sums, void *width) {

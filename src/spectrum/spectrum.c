@@ -6,7 +6,7 @@
 
 static const df_product side_product[DF_SIDES] = {DF_EE, DF_XX, DF_HH};
 
-/* ---- spectra - */
+/* ---- spectra -------------------------------------------------------------------------------- */
 
 static void summarise(df_spectrum_result *r, df_spectrum_side side, double scale) {
     double sum = 0, squares = 0;
@@ -76,7 +76,7 @@ done:
     return status;
 }
 
-/* ---- the work - */
+/* ---- the work ------------------------------------------------------------------------------- */
 
 /* Everything that lives while the spectra are made. */
 typedef struct work {

@@ -6,7 +6,7 @@
 
 #define FORMAT "darkfield-activations"
 
-/* ---- declaring - */
+/* ---- declaring ------------------------------------------------------------------------------ */
 
 static df_status index_dataset(df_file *file, const char *path, df_type type, uint64_t n,
                                const char *const about[3]) {
@@ -100,7 +100,7 @@ df_status df_acts_declare(df_file *file, const df_acts_spec *spec) {
     return declare_corpus(file, spec);
 }
 
-/* ---- opening - */
+/* ---- opening -------------------------------------------------------------------------------- */
 
 static df_status load(df_acts *acts, const char *name, df_type type, uint64_t n, void *out) {
     return df_reader_all(acts->file, name, type, (int64_t)n, out);
@@ -269,7 +269,7 @@ void df_acts_close(df_acts **acts_pointer) {
     df_free(acts);
 }
 
-/* ---- comparing - */
+/* ---- comparing ------------------------------------------------------------------------------ */
 
 df_status df_acts_aligned(const df_acts *a, const df_acts *b) {
     static const char *const names[3] = {"/tokens", "/windows", "/documents"};

@@ -101,7 +101,7 @@ df_status df_acts_gather(const df_acts *acts, size_t site, const uint64_t *rows,
     return status;
 }
 
-/* ---- which rows - */
+/* ---- which rows ----------------------------------------------------------------------------- */
 
 static bool wanted_part(const df_acts *acts, uint64_t document, int which) {
     return which == 2 || acts->heldout[document] == which;

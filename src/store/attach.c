@@ -5,7 +5,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* ---- attaching - */
+/* ---- attaching ------------------------------------------------------------------------------ */
 
 static bool is_data(const store_object *object) {
     return object->is_dataset && !store_under(object->path, STORE_CHECKSUMS);
@@ -80,7 +80,7 @@ df_status store_attach(df_file *file) {
     return find_places(file);
 }
 
-/* ---- changing attributes - */
+/* ---- changing attributes -------------------------------------------------------------------- */
 
 static df_status change_text(hid_t attribute, hid_t type, const store_change *change) {
     char *padded;

@@ -23,7 +23,7 @@ static df_status add_line(report *to, char *line) {
     return status;
 }
 
-/* ---- activations - */
+/* ---- activations ---------------------------------------------------------------------------- */
 
 static df_status check_activations(const df_reader *reader, report *to) {
     df_acts *acts;
@@ -43,7 +43,7 @@ static df_status check_activations(const df_reader *reader, report *to) {
     return status;
 }
 
-/* ---- dictionaries - */
+/* ---- dictionaries --------------------------------------------------------------------------- */
 
 static df_status expect(const df_reader *reader, const char *path, int dims,
                         const uint64_t *shape) {
@@ -130,7 +130,7 @@ static df_status check_dictionary(const df_reader *reader, report *to) {
     return check_history(reader);
 }
 
-/* ---- any file - */
+/* ---- any file ------------------------------------------------------------------------------- */
 
 static df_status check_layout(const df_reader *reader, report *to) {
     if (strcmp(reader->format, "darkfield-activations") == 0) return check_activations(reader, to);

@@ -29,7 +29,7 @@ typedef struct source { /* what is being read */
     uint64_t max_documents, line;
 } source;
 
-/* ---- documents - */
+/* ---- documents ------------------------------------------------------------------------------ */
 
 // The bytes that the next document may need are there already.
 static df_status add_document(df_corpus *corpus, const char *text, size_t bytes) {
@@ -62,7 +62,7 @@ static void hash_documents(df_corpus *corpus) {
     }
 }
 
-/* ---- labels - */
+/* ---- labels --------------------------------------------------------------------------------- */
 
 static df_status bad_label(const source *from, const char *what) {
     return df_fail(DF_BAD_INPUT,
@@ -150,7 +150,7 @@ static df_status sort_concepts(df_corpus *corpus) {
     return status;
 }
 
-/* ---- JSON Lines - */
+/* ---- JSON Lines ----------------------------------------------------------------------------- */
 
 static df_status add_object(df_corpus *corpus, const source *from, const json_t *object) {
     const json_t *text = json_object_get(object, from->field);
@@ -209,7 +209,7 @@ static df_status read_lines(df_corpus *corpus, source *from, const char *text, s
     return DF_OK;
 }
 
-/* ---- any text - */
+/* ---- any text ------------------------------------------------------------------------------- */
 
 static bool ends_with(const char *path, const char *suffix) {
     size_t n = strlen(path), m = strlen(suffix);

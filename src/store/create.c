@@ -13,7 +13,7 @@
 #define METADATA_EACH ((uint64_t)4 << 10)
 #define ALIGNMENT 4096
 
-/* ---- the plan - */
+/* ---- the plan ------------------------------------------------------------------------------- */
 
 static uint64_t saturating(uint64_t a, uint64_t b) {
     return a > UINT64_MAX - b ? UINT64_MAX : a + b;
@@ -54,7 +54,7 @@ df_status store_layout_hash(const store_object *datasets, size_t n, uint64_t *ou
     return DF_OK;
 }
 
-/* ---- property lists - */
+/* ---- property lists ------------------------------------------------------------------------- */
 
 // Times would make every file differ.
 static hid_t without_times(hid_t kind) {
@@ -88,7 +88,7 @@ static df_status make_empty(const df_file *file) {
     return store_reserve(file->descriptor, file->part, store_planned_bytes(file));
 }
 
-/* ---- objects - */
+/* ---- objects -------------------------------------------------------------------------------- */
 
 static df_status make_groups(hid_t file, const char *path) {
     char prefix[1024];

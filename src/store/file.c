@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* ---- life - */
+/* ---- life ----------------------------------------------------------------------------------- */
 
 static df_status new_file(df_comm *comm, const char *path, const char *format, df_file **out) {
     DF_TRY(DF_NEW(*out, 1));
@@ -95,7 +95,7 @@ void df_file_abandon(df_file **file_pointer, bool keep_part) {
     store_file_free(file_pointer);
 }
 
-/* ---- ready - */
+/* ---- ready ---------------------------------------------------------------------------------- */
 
 static df_status open_descriptor(df_file *file) {
     if (file->descriptor < 0) file->descriptor = open(file->part, O_RDWR | O_CLOEXEC);
@@ -132,7 +132,7 @@ df_status df_file_ready(df_file *file) {
     return DF_OK;
 }
 
-/* ---- rows - */
+/* ---- rows ----------------------------------------------------------------------------------- */
 
 static df_status write_rows(df_file *file, int id, uint64_t first, uint64_t count,
                             const void *data) {
@@ -166,7 +166,7 @@ df_status df_file_sync(df_file *file) {
     return df_file_agree(file, store_remember(file, store_fsync(file->descriptor, file->part)));
 }
 
-/* ---- resume - */
+/* ---- resume --------------------------------------------------------------------------------- */
 
 static df_status adopt(df_file *file) {
     DF_TRY(open_descriptor(file));

@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* ---- checksums - */
+/* ---- checksums ------------------------------------------------------------------------------ */
 
 uint64_t store_block_bytes(const store_object *object, size_t block) {
     uint64_t first = block * object->block_rows, rows = object->shape[0] - first;
@@ -77,7 +77,7 @@ df_status store_write_checksums(df_file *file) {
     return df_file_sync(file);
 }
 
-/* ---- finish - */
+/* ---- finish --------------------------------------------------------------------------------- */
 
 static df_status complete_part(df_file *file) {
     store_change complete = {.where = "/", .name = "complete", .kind = STORE_INT, .integer = 1};
@@ -131,7 +131,7 @@ df_status df_file_finish(df_file **file) {
     return status;
 }
 
-/* ---- provenance - */
+/* ---- provenance ----------------------------------------------------------------------------- */
 
 void store_time_before(double ago, char out[static 32]) {
     time_t then = time(NULL) - (time_t)(ago > 0 ? ago : 0);

@@ -22,7 +22,7 @@ const char *store_h5_reason(void) {
     return text;
 }
 
-/* ---- element types - */
+/* ---- element types -------------------------------------------------------------------------- */
 
 // HDF5 1.10 has no 2-byte float: an IEEE f32 is narrowed field by field. Memory and file type are
 // always the same, since its own conversion rounds ties up and is slow.
@@ -84,7 +84,7 @@ hid_t store_h5_access(void) {
     return access;
 }
 
-/* ---- writing attributes - */
+/* ---- writing attributes --------------------------------------------------------------------- */
 
 static df_status write_attribute(hid_t object, const char *name, hid_t type, const void *value) {
     bool done = false;
@@ -124,7 +124,7 @@ df_status store_h5_real(hid_t object, const char *name, double value) {
     return write_attribute(object, name, H5T_IEEE_F64LE, &value);
 }
 
-/* ---- reading attributes - */
+/* ---- reading attributes --------------------------------------------------------------------- */
 
 static df_status read_fixed_text(hid_t attribute, hid_t type, store_attribute *out) {
     size_t bytes = H5Tget_size(type);

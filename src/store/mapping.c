@@ -39,7 +39,7 @@ void store_unmap(store_mapping *mapping) {
     *mapping = (store_mapping){.bytes = ""};
 }
 
-/* ---- UTF-8 - */
+/* ---- UTF-8 ---------------------------------------------------------------------------------- */
 
 // How many bytes a lead byte asks for, and the range of the second one; 0: no lead byte.
 static int lead(unsigned char c, unsigned char *low, unsigned char *high) {

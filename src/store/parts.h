@@ -18,7 +18,7 @@
 #define STORE_PROVENANCE "/provenance"
 #define STORE_VERSION 1
 
-/* ---- attributes and objects - */
+/* ---- attributes and objects ----------------------------------------------------------------- */
 
 typedef enum store_kind { STORE_TEXT, STORE_INT, STORE_REAL } store_kind;
 
@@ -65,7 +65,7 @@ store_object *store_table_find(const store_table *table,
                                const char *path); /* NULL when absent; "" is the root */
 const store_attribute *store_find_attribute(const store_object *object, const char *name);
 
-/* ---- HDF5 - */
+/* ---- HDF5 ----------------------------------------------------------------------------------- */
 
 void store_h5_quiet(void); /* HDF5 prints its own error stack unless told not to */
 const char *
@@ -91,7 +91,7 @@ typedef struct store_change {
 df_status store_change_attributes(const char *path, const store_change *changes,
                                   size_t n) DF_MUST_CHECK;
 
-/* ---- raw bytes - */
+/* ---- raw bytes ------------------------------------------------------------------------------ */
 
 df_status store_pread(int descriptor, const char *path, void *out, uint64_t bytes,
                       uint64_t offset) DF_MUST_CHECK;
@@ -101,7 +101,7 @@ df_status store_fsync(int descriptor, const char *path) DF_MUST_CHECK;
 df_status store_fsync_folder(const char *path) DF_MUST_CHECK; /* of the folder that holds path */
 df_status store_reserve(int descriptor, const char *path, uint64_t bytes) DF_MUST_CHECK;
 
-/* ---- a file being written - */
+/* ---- a file being written ------------------------------------------------------------------- */
 
 typedef struct store_declaration { /* of a dataset or an attribute, until df_file_ready makes it */
     char *where, *name;            /* dataset: where is its path, name NULL */
@@ -155,7 +155,7 @@ df_status store_seal(const df_file *file, uint64_t file_bytes)
 df_status store_seal_check(int descriptor, const char *path, uint64_t size) DF_MUST_CHECK;
 df_status store_reserve_and_seal(const df_file *file) DF_MUST_CHECK; /* rank 0 */
 
-/* ---- a file being read - */
+/* ---- a file being read ---------------------------------------------------------------------- */
 
 struct df_reader {
     char *path, *format;

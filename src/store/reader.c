@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- opening - */
+/* ---- opening -------------------------------------------------------------------------------- */
 
 static df_status open_plain(df_reader *reader) {
     struct stat facts;
@@ -103,7 +103,7 @@ void df_reader_close(df_reader **reader_pointer) {
     df_free(reader);
 }
 
-/* ---- looking up - */
+/* ---- looking up ----------------------------------------------------------------------------- */
 
 const char *df_reader_path(const df_reader *reader) {
     return reader->path;
@@ -153,7 +153,7 @@ df_status df_reader_offset(const df_reader *reader, const char *dataset, uint64_
     return DF_OK;
 }
 
-/* ---- rows - */
+/* ---- rows ----------------------------------------------------------------------------------- */
 
 static df_status verify_block(const df_reader *reader, store_object *object, size_t block,
                               void *scratch) {
@@ -235,7 +235,7 @@ df_status store_verify_all(const df_reader *reader) {
     return DF_OK;
 }
 
-/* ---- attributes and groups - */
+/* ---- attributes and groups ------------------------------------------------------------------ */
 
 static df_status find_attribute(const df_reader *reader, const char *where, const char *name,
                                 store_kind kind, const store_attribute **out) {

@@ -20,7 +20,7 @@ struct df_tensors {
     size_t n_skipped;
 };
 
-/* ---- one entry - */
+/* ---- one entry ------------------------------------------------------------------------------ */
 
 typedef struct entry { /* one tensor of a shard, as its header says */
     const char *file, *name, *dtype;
@@ -125,7 +125,7 @@ static df_status add_tensor(df_tensors *all, entry *e, const json_t *value, cons
     return all->skipped != NULL ? DF_OK : DF_FAILED;
 }
 
-/* ---- one shard - */
+/* ---- one shard ------------------------------------------------------------------------------ */
 
 static int by_begin(const void *a, const void *b) {
     const entry *x = a, *y = b;
@@ -212,7 +212,7 @@ static df_status sort_tensors(df_tensors *all, const char *path) {
     return DF_OK;
 }
 
-/* ---- shards - */
+/* ---- shards --------------------------------------------------------------------------------- */
 
 // A shard lies beside its index: a path that leads elsewhere is refused.
 static df_status shard_path(const char *index, const char *shard, char **out) {

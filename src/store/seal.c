@@ -36,7 +36,7 @@ uint64_t store_seal_bytes(size_t datasets) {
     return bytes;
 }
 
-/* ---- hashing - */
+/* ---- hashing -------------------------------------------------------------------------------- */
 
 static df_status hash_span(int descriptor, const char *path, extent span, char *chunk,
                            uint64_t *hash) {
@@ -73,7 +73,7 @@ static uint64_t hash_self(const seal *block) {
     return df_hash_more(hash, (const char *)block + after, block->block_bytes - after);
 }
 
-/* ---- sealing - */
+/* ---- sealing -------------------------------------------------------------------------------- */
 
 static int by_offset(const void *a, const void *b) {
     const extent *x = a, *y = b;
@@ -106,7 +106,7 @@ done:
     return status;
 }
 
-/* ---- checking - */
+/* ---- checking ------------------------------------------------------------------------------- */
 
 static df_status broken(const char *path, const char *what) {
     return df_fail(DF_BAD_INPUT, "%s: %s; the file is damaged, or was changed by another program",

@@ -30,7 +30,7 @@ bool store_under(const char *path, const char *group) {
     return strncmp(path, group, n) == 0 && (path[n] == '\0' || path[n] == '/');
 }
 
-/* ---- one object - */
+/* ---- one object ----------------------------------------------------------------------------- */
 
 static df_status read_shape(hid_t dataset, store_object *object) {
     hid_t space = H5Dget_space(dataset);
@@ -78,7 +78,7 @@ static df_status read_dataset(hid_t dataset, uint64_t size, store_object *object
     return read_place(dataset, size, object);
 }
 
-/* ---- walking the tree - */
+/* ---- walking the tree ----------------------------------------------------------------------- */
 
 typedef struct walk {
     store_table *table;

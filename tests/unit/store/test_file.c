@@ -37,7 +37,7 @@ static bool exists(const char *what) {
     return there;
 }
 
-/* ---- a file - */
+/* ---- a file --------------------------------------------------------------------------------- */
 
 static df_status declare(df_file *file) {
     const df_dataset numbers = {"/sites/numbers", DF_F32,      2, {ROWS, 4}, "1",
@@ -215,7 +215,7 @@ static void late_and_wrong_calls_are_refused(void **state) {
     df_error_clear();
 }
 
-/* ---- kills and resumes - */
+/* ---- kills and resumes ---------------------------------------------------------------------- */
 
 static void an_abandoned_file_is_resumed(void **state) {
     (void)state;
@@ -271,7 +271,7 @@ static void a_complete_part_is_opened_again(void **state) {
     df_test_all(world, df_digest(path, &digest) == DF_OK && digest == DIGEST);
 }
 
-/* ---- failures - */
+/* ---- failures ------------------------------------------------------------------------------- */
 
 // A limit on the size of files, on the last rank alone, stands for a disk that fails one node only.
 static void a_write_that_fails_on_one_rank_ends_all(void **state) {

@@ -171,7 +171,7 @@ static void a_job_is_current_or_says_why_not(void **state) {
     assert_string_equal(df_error_text(), "");
 }
 
-/* ---- dictionaries - */
+/* ---- dictionaries --------------------------------------------------------------------------- */
 
 static void write_dictionary(uint64_t decoder_rows, uint64_t bias) {
     const df_dataset specs[] = {

@@ -148,7 +148,7 @@ static void unread_types_are_left_out_with_a_warning(void **state) {
     df_tensors_close(&tensors);
 }
 
-/* ---- shards - */
+/* ---- shards --------------------------------------------------------------------------------- */
 
 static void put_index(const char *map) {
     char text[512];
