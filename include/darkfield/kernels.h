@@ -170,4 +170,22 @@ typedef struct df_moments {
 void df_adam_row(const df_adam *adam, df_moments row, const float *gradient, size_t n);
 void df_adam_row_plain(const df_adam *adam, df_moments row, const float *gradient, size_t n);
 
+/* ---- 16-bit numbers ------------------------------------------------------------------------- */
+
+/* bf16 (the upper half of an fp32) and IEEE f16 to fp32, exactly; fp32 to them, to the nearest,
+ * ties to even, too large becoming infinite. A NaN stays one: signalling ones become quiet, but for
+ * bf16 to fp32, which keeps all bits. `in` of the widening ones may have any alignment. */
+void df_widen_bf16(const void *in, float *out, size_t n);
+void df_widen_bf16_plain(const void *in, float *out, size_t n);
+void df_widen_f16(const void *in, float *out, size_t n);
+void df_widen_f16_plain(const void *in, float *out, size_t n);
+void df_narrow_bf16(const float *in, uint16_t *out, size_t n);
+void df_narrow_bf16_plain(const float *in, uint16_t *out, size_t n);
+void df_narrow_f16(const float *in, uint16_t *out, size_t n);
+void df_narrow_f16_plain(const float *in, uint16_t *out, size_t n);
+
+/* Whether none of n numbers is NaN or infinite. */
+bool df_all_finite(const float *x, size_t n);
+bool df_all_finite_plain(const float *x, size_t n);
+
 #endif

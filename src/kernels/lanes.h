@@ -61,6 +61,38 @@ static inline size_t lanes_keep(lanes a, lanes b, uint32_t first, float *values,
     _mm512_storeu_si512(labels, _mm512_maskz_compress_epi32(keep, label));
     return (size_t)__builtin_popcount(keep);
 }
+
+/* Sixteen 16-bit numbers; the conversions of convert.c. */
+typedef __m256i halves;
+static inline halves halves_load(const void *p) { // any alignment
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+static inline void halves_store(void *p, halves a) {
+    _mm256_storeu_si256((__m256i *)p, a);
+}
+static inline lanes lanes_from_bf16(halves a) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(a), 16));
+}
+static inline lanes lanes_from_f16(halves a) {
+    return _mm512_cvtph_ps(a);
+}
+static inline halves lanes_to_bf16(lanes a) {
+    __m512i bits = _mm512_castps_si512(a), high = _mm512_srli_epi32(bits, 16);
+    __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+    __m512i sum = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    __m512i quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
+    __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+    return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(_mm512_srli_epi32(sum, 16), nan, quiet));
+}
+static inline halves lanes_to_f16(lanes a) {
+    return _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+/* Whether one of them is NaN or infinite. */
+static inline int lanes_not_finite(lanes a) {
+    __m512i exponent = _mm512_set1_epi32(0x7f800000);
+    return _mm512_cmpeq_epi32_mask(_mm512_and_si512(_mm512_castps_si512(a), exponent), exponent) !=
+           0;
+}
 #else
 
 typedef struct lanes {

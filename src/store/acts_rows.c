@@ -1,6 +1,8 @@
 /* Rows of activations as fp32, and which rows to use. */
 #include "parts.h"
 
+#include "darkfield/kernels.h"
+
 #include <string.h>
 
 #define CHUNK_BYTES ((size_t)1 << 20)
@@ -21,23 +23,12 @@ df_status df_acts_site(const df_acts *acts, const char *name, size_t *out) {
                    near != NULL ? ", the nearest is " : "", near != NULL ? near : "");
 }
 
-// Whether all n are finite: exponent bits all set means infinite or NaN.
-static bool finite_row(const float *x, size_t n) {
-    uint32_t bad = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, &x[i], sizeof bits);
-        bad |= (bits & 0x7f800000u) == 0x7f800000u;
-    }
-    return bad == 0;
-}
-
 static df_status convert(const df_acts *acts, const struct df_site *site, uint64_t first,
                          size_t count, const char *raw, float *out, size_t ld) {
     size_t row_bytes = site->width * df_type_bytes(site->type);
     for (size_t r = 0; r < count; r++) {
         df_to_f32(site->type, raw + r * row_bytes, out + r * ld, site->width);
-        if (!finite_row(out + r * ld, site->width))
+        if (!df_all_finite(out + r * ld, site->width))
             return df_fail(
                 DF_BAD_INPUT,
                 "%s: site %s, row %llu: found NaN or infinity, expected finite numbers; the "

@@ -1,4 +1,5 @@
-/* Element types and their conversion to and from fp32. */
+/* Element types; their conversion to and from fp32 is done in kernels. */
+#include "darkfield/kernels.h"
 #include "darkfield/store.h"
 
 #include <assert.h>
@@ -32,62 +33,6 @@ df_status df_type_parse(const char *name, df_type *out) {
                    name);
 }
 
-static uint32_t bits_of(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-static float float_of(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-// Round to nearest, ties to even. A NaN stays one: its top payload bit is set, so that it cannot
-// become infinity.
-static uint16_t to_bf16(float value) {
-    uint32_t bits = bits_of(value);
-    uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    uint32_t quiet = (bits >> 16) | 0x40u;
-    return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
-}
-
-static float from_f16(uint16_t half) {
-    uint32_t sign = (uint32_t)(half & 0x8000u) << 16, exponent = (half >> 10) & 31u;
-    uint32_t fraction = half & 0x3ffu;
-    if (exponent == 31) return float_of(sign | 0x7f800000u | fraction << 13);
-    if (exponent != 0) return float_of(sign | (exponent + 112u) << 23 | fraction << 13);
-    float magnitude = (float)fraction * 0x1p-24f; // subnormal, exact
-    return sign != 0 ? -magnitude : magnitude;
-}
-
-// Shifts right by n >= 1 bits, to nearest, ties to even.
-static uint32_t shift_round(uint32_t value, uint32_t n) {
-    uint32_t kept = value >> n, rest = value & ((1u << n) - 1u), half = 1u << (n - 1u);
-    return kept + (rest > half || (rest == half && (kept & 1u) != 0));
-}
-
-static uint16_t to_f16(float value) {
-    uint32_t bits = bits_of(value), magnitude = bits & 0x7fffffffu;
-    uint32_t sign = (bits >> 16) & 0x8000u;
-    if (magnitude > 0x7f800000u)
-        return (uint16_t)(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu)); // NaN, quiet
-    if (magnitude >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);      // 65520 and above
-    // Normal: the carry of rounding moves into the exponent, as it must.
-    if (magnitude >= 0x38800000u)
-        return (uint16_t)(sign | shift_round(magnitude - 0x38000000u, 13));
-    uint32_t shift = 126u - (magnitude >> 23); // subnormal: units of 2^-24
-    if (shift > 24) return (uint16_t)sign;
-    return (uint16_t)(sign | shift_round((magnitude & 0x7fffffu) | 0x800000u, shift));
-}
-
-static uint16_t load16(const void *in, size_t i) {
-    uint16_t value;
-    memcpy(&value, (const char *)in + 2 * i, sizeof value);
-    return value;
-}
-
 static void f64_to_f32(const void *in, float *out, size_t n) {
     for (size_t i = 0; i < n; i++) {
         double value;
@@ -104,10 +49,10 @@ void df_to_f32(df_type from, const void *in, float *out, size_t n) {
         memcpy(out, in, 4 * n);
         return;
     case DF_BF16:
-        for (size_t i = 0; i < n; i++) out[i] = float_of((uint32_t)load16(in, i) << 16);
+        df_widen_bf16(in, out, n);
         return;
     case DF_F16:
-        for (size_t i = 0; i < n; i++) out[i] = from_f16(load16(in, i));
+        df_widen_f16(in, out, n);
         return;
     case DF_F64:
         f64_to_f32(in, out, n);
@@ -118,17 +63,16 @@ void df_to_f32(df_type from, const void *in, float *out, size_t n) {
 }
 
 void df_from_f32(df_type to, const float *in, void *out, size_t n) {
-    uint16_t *halves = out;
     if (n == 0) return;
     switch (to) {
     case DF_F32:
         memcpy(out, in, 4 * n);
         return;
     case DF_BF16:
-        for (size_t i = 0; i < n; i++) halves[i] = to_bf16(in[i]);
+        df_narrow_bf16(in, out, n);
         return;
     case DF_F16:
-        for (size_t i = 0; i < n; i++) halves[i] = to_f16(in[i]);
+        df_narrow_f16(in, out, n);
         return;
     case DF_F64:
         for (size_t i = 0; i < n; i++) ((double *)out)[i] = (double)in[i];
