@@ -1,9 +1,12 @@
 #!/bin/sh
 # Benches by name: tests/bench/run.sh [--json FILE] [NAME...]; without names all. BUILD is the build folder (default: build).
 # Each bench prints a table and one JSON object per line; --json gathers the objects into one array.
+# PAIRS: alternated pairs of GEMM and step (20); PYTHON: an interpreter with torch for the torch-* rows.
 set -eu
 
 build=${BUILD:-build}
+here=$(dirname "$0")
+known="step-topk step-batchtopk torch-dense torch-sparse"
 json=
 names=
 while [ $# -gt 0 ]; do
@@ -12,24 +15,47 @@ while [ $# -gt 0 ]; do
     *) names="$names $1"; shift ;;
     esac
 done
-[ -n "$names" ] || names="step-topk step-batchtopk"
+[ -n "$names" ] || names=$known
 
 mpirun="mpirun --oversubscribe --bind-to none"
 [ "$(id -u)" != 0 ] || mpirun="$mpirun --allow-run-as-root"
 lines=$(mktemp)
 trap 'rm -f "$lines"' EXIT
 
-# one NAME RANKS THREADS: m 16384, d 768, B 4096, k 32, 20 alternated pairs of GEMM and step
-one() {
-    OMP_NUM_THREADS=$3 $mpirun -n "$2" "$build/tests/bench/bench_step" 16384 768 4096 32 "${PAIRS:-20}" "$1" | tee -a "$lines"
+# step NAME RANKS THREADS [PAIRS]: m 16384, d 768, B 4096, k 32, alternated pairs of GEMM and step
+step() {
+    OMP_NUM_THREADS=$3 $mpirun -n "$2" "$build/tests/bench/bench_step" 16384 768 4096 32 "${4:-${PAIRS:-20}}" "$1"
+}
+
+# An interpreter that has torch, or nothing.
+python_with_torch() {
+    for p in ${PYTHON:-python3 /usr/bin/python3}; do
+        if "$p" -c 'import torch' 2>/dev/null; then echo "$p"; return; fi
+    done
+}
+
+# torch KIND THREADS: PyTorch's step in turns with step-topk on as many cores
+torch() {
+    python=$(python_with_torch)
+    if [ -z "$python" ]; then echo "torch-$1: skipped, there is no Python with torch (set PYTHON)"; return; fi
+    OPENBLAS_NUM_THREADS=$2 OMP_NUM_THREADS=$2 "$python" "$here/torch_step.py" "$1" 16384 768 4096 32 "$2" "${ROUNDS:-3}" \
+        $mpirun -n 1 "$build/tests/bench/bench_step" 16384 768 4096 32 3 step-topk
+}
+
+bench() {
+    case $1 in
+    step-topk) step $1 1 1; step $1 1 2; step $1 2 1 ;;
+    step-batchtopk) step $1 1 1 ;;
+    torch-dense) torch dense 1; torch dense 2 ;;
+    torch-sparse) torch sparse 1; torch sparse 2 ;;
+    *) echo "run.sh: unknown bench '$1'; there are: $known" >&2; return 2 ;;
+    esac
 }
 
 for name in $names; do
-    case $name in
-    step-topk) one $name 1 1; one $name 1 2; one $name 2 1 ;;
-    step-batchtopk) one $name 1 1 ;;
-    *) echo "run.sh: unknown bench '$name'; there are step-topk and step-batchtopk" >&2; exit 2 ;;
-    esac
+    status=0
+    { bench "$name" || echo "$?" >"$lines.failed"; } | tee -a "$lines"
+    if [ -e "$lines.failed" ]; then status=$(cat "$lines.failed"); rm -f "$lines.failed"; exit "$status"; fi
 done
 
 if [ -n "$json" ]; then
