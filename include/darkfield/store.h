@@ -22,7 +22,17 @@
 
 /* ---- element types -------------------------------------------------------------------------- */
 
-typedef enum df_type { DF_U8, DF_U32, DF_U64, DF_I64, DF_BF16, DF_F16, DF_F32, DF_F64 } df_type;
+typedef enum df_type {
+    DF_U8,
+    DF_U32,
+    DF_U64,
+    DF_I64,
+    DF_BF16,
+    DF_F16,
+    DF_F32,
+    DF_F64,
+    DF_I32
+} df_type;
 size_t df_type_bytes(df_type type);     /* of one element */
 const char *df_type_name(df_type type); /* "bf16" */
 df_status df_type_parse(const char *name,
@@ -224,26 +234,49 @@ df_status df_acts_aligned(const df_acts *a, const df_acts *b) DF_MUST_CHECK;
 void df_to_f32(df_type from, const void *in, float *out, size_t n);
 void df_from_f32(df_type to, const float *in, void *out, size_t n);
 
-/* ---- safetensors ---------------------------------------------------------------------------- */
+/* ---- tensors: safetensors and npz ----------------------------------------------------------- */
 
-typedef struct df_tensors
-    df_tensors; /* one directory's *.safetensors: single file or index.json shards, mapped */
+typedef struct df_tensors df_tensors; /* the tensors of one folder or file */
 typedef struct df_tensor {
-    const char *name;
+    const char *name; /* npz: without ".npy" */
     df_type type;
     int dims;
     uint64_t shape[DF_MAX_DIMS];
-    const void *data; /* in the mapping; may be unaligned */
+    const void *data; /* C order; may be unaligned */
     uint64_t elements;
 } df_tensor;
-/* Hostile headers (lengths, overlaps, offsets past the end, shapes that disagree with bytes,
- * duplicate names) are DF_BAD_INPUT. Not collective. path: a directory or one file. */
+/* path: a folder (model.safetensors, or model.safetensors.index.json and its shards), or one file:
+ * safetensors or npz, told by its first bytes. What is stored plainly is mapped; deflated and
+ * Fortran-ordered members of an npz are unpacked into memory, their checksums verified. Hostile
+ * headers (lengths, overlaps, offsets past the end, shapes that disagree with bytes, duplicate
+ * names, sizes that no compression reaches) are DF_BAD_INPUT. Not collective. */
 df_status df_tensors_open(const char *path, df_tensors **out) DF_MUST_CHECK;
 void df_tensors_close(df_tensors **tensors);
 size_t df_tensors_count(const df_tensors *tensors);
 const df_tensor *df_tensors_at(const df_tensors *tensors, size_t i); /* sorted by name */
 const df_tensor *df_tensors_find(const df_tensors *tensors,
                                  const char *name); /* NULL when absent */
+
+/* A file of tensors being written: as PATH.part, renamed by finish. Its bytes are a function of the
+ * specs and of what is put, never of the number of ranks or of the day. */
+typedef struct df_tensor_spec {
+    const char *name;
+    df_type type;
+    int dims;
+    uint64_t shape[DF_MAX_DIMS];
+} df_tensor_spec;
+typedef struct df_tensor_file df_tensor_file;
+/* npz (members stored, as numpy.savez does) where the path ends in ".npz", else safetensors. Space
+ * is reserved. Collective; the same arguments on every rank. */
+df_status df_tensor_file_create(df_comm *comm, const char *path, const df_tensor_spec *specs,
+                                size_t n, df_tensor_file **out) DF_MUST_CHECK;
+/* Elements [first, first + count) of tensor `i` of the specs, in C order and in its own type. A
+ * failure is also remembered for finish. Not collective. */
+df_status df_tensor_file_put(df_tensor_file *file, size_t i, uint64_t first, uint64_t count,
+                             const void *data) DF_MUST_CHECK;
+/* Frees the handle in every case; nothing is left after a failure. Collective. */
+df_status df_tensor_file_finish(df_tensor_file **file) DF_MUST_CHECK;
+void df_tensor_file_abandon(df_tensor_file **file); /* collective */
 
 /* ---- text corpora --------------------------------------------------------------------------- */
 

@@ -2,23 +2,13 @@
  * the header (JSON: name
  * -> {dtype, shape, data_offsets}), the bytes. Everything in a header is checked before a tensor is
  * handed out. */
-#include "darkfield/store.h"
-#include "mapping.h"
+#include "tensors.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #define MAX_HEADER ((uint64_t)100 << 20) /* what the reference implementation allows */
-
-struct df_tensors {
-    store_mapping *shards;
-    size_t n_shards, shard_capacity;
-    df_tensor *tensors; /* sorted by name */
-    size_t n, capacity;
-    char *skipped; /* the first tensor left out: a type or rank that we do not know how to use */
-    size_t n_skipped;
-};
 
 /* ---- one entry ------------------------------------------------------------------------------ */
 
@@ -34,7 +24,7 @@ static const struct {
     {"BF16", 2, DF_BF16}, {"F16", 2, DF_F16}, {"F32", 4, DF_F32}, {"F64", 8, DF_F64},
     {"U8", 1, DF_U8},     {"U32", 4, DF_U32}, {"U64", 8, DF_U64}, {"I64", 8, DF_I64},
     {"BOOL", 1, -1},      {"I8", 1, -1},      {"I16", 2, -1},     {"U16", 2, -1},
-    {"I32", 4, -1},       {"F8_E4M3", 1, -1}, {"F8_E5M2", 1, -1},
+    {"I32", 4, DF_I32},   {"F8_E4M3", 1, -1}, {"F8_E5M2", 1, -1},
 };
 
 static df_status bad(const entry *e, const char *what) {
@@ -97,7 +87,7 @@ static df_status check_size(const entry *e, uint64_t elements, size_t element_by
                    e->file, e->name, bytes, (unsigned long long)(e->end - e->begin));
 }
 
-static df_status keep_tensor(df_tensors *all, const char *name, df_tensor tensor) {
+df_status store_keep_tensor(df_tensors *all, const char *name, df_tensor tensor) {
     DF_TRY(df_grow((void **)&all->tensors, &all->capacity, all->n + 1, sizeof *all->tensors));
     tensor.name = df_strdup(name);
     if (tensor.name == NULL) return DF_FAILED;
@@ -118,7 +108,7 @@ static df_status add_tensor(df_tensors *all, entry *e, const json_t *value, cons
     if (type >= 0 && dims <= DF_MAX_DIMS) {
         tensor.type = (df_type)type;
         tensor.data = data + e->begin;
-        return keep_tensor(all, e->name, tensor);
+        return store_keep_tensor(all, e->name, tensor);
     }
     if (all->n_skipped++ > 0) return DF_OK;
     all->skipped = df_strdup(e->name);
@@ -196,7 +186,7 @@ static df_status add_shard(df_tensors *all, const char *file) {
     store_mapping *map = &all->shards[all->n_shards];
     DF_TRY(store_map(file, map));
     all->n_shards++;
-    return read_header(all, file, map);
+    return store_is_zip(map) ? store_npz_read(all, file, map) : read_header(all, file, map);
 }
 
 static int by_name(const void *a, const void *b) {
@@ -207,7 +197,7 @@ static df_status sort_tensors(df_tensors *all, const char *path) {
     if (all->n > 0) qsort(all->tensors, all->n, sizeof *all->tensors, by_name);
     for (size_t i = 1; i < all->n; i++)
         if (strcmp(all->tensors[i - 1].name, all->tensors[i].name) == 0)
-            return df_fail(DF_BAD_INPUT, "%s: tensor \"%s\" stands in two shards", path,
+            return df_fail(DF_BAD_INPUT, "%s: tensor \"%s\" stands there twice", path,
                            all->tensors[i].name);
     return DF_OK;
 }
@@ -331,7 +321,9 @@ void df_tensors_close(df_tensors **tensors) {
     *tensors = NULL;
     if (all == NULL) return;
     for (size_t i = 0; i < all->n; i++) df_free((void *)all->tensors[i].name);
+    for (size_t i = 0; i < all->n_owned; i++) df_free(all->owned[i]);
     for (size_t i = 0; i < all->n_shards; i++) store_unmap(&all->shards[i]);
+    df_free(all->owned);
     df_free(all->tensors);
     df_free(all->shards);
     df_free(all->skipped);
