@@ -68,8 +68,8 @@ static df_status read_sites(harvest *h, const char **single) {
                        df_job_where(job, "harvest.sites"), h->sites, HARVEST_MOST_SITES);
     for (size_t i = 0; i < h->sites; i++) {
         size_t width;
-        DF_TRY_AS(df_model_site_width(&h->shape, h->site[i], &width), "choosing sites of model %s",
-                  h->name);
+        DF_TRY_AS(df_model_site_width(&h->shape, h->site[i], h->how.context, &width),
+                  "choosing sites of model %s", h->name);
         for (size_t j = 0; j < i; j++)
             if (strcmp(h->site[i], h->site[j]) == 0)
                 return df_fail(DF_USAGE, "%s: %s is listed twice",

@@ -45,8 +45,8 @@ static size_t units_per_round(void) {
 uint64_t df_harvest_bytes(const harvest *h) {
     uint64_t context = h->how.context, windows = units_per_round() * HARVEST_UNIT;
     uint64_t numbers = context * h->shape.width * h->sites;
-    uint64_t thread = df_forward_bytes(&h->shape, h->how.context) + numbers * sizeof(float) +
-                      context * sizeof(double);
+    uint64_t thread = df_forward_bytes(&h->shape, h->how.context, h->site, h->sites) +
+                      numbers * sizeof(float) + context * sizeof(double);
     return thread_count() * thread + windows * numbers * df_type_bytes(h->type);
 }
 

@@ -69,27 +69,56 @@ void df_rms_norm_plain_double(const double *x, const double *gain, double epsilo
 /* x [rows, width] += bias [width] on every row. */
 void df_add_rows(const float *bias, df_extent extent, float *x);
 
-/* Rotary positions, half-split pairs (i, i + head_width / 2) (Su et al. 2021). Row t stands at
- * position t; cosine and sine [positions, head_width / 2]; x [rows, heads * head_width], in place.
- * rows_heads: rows, and heads as width. */
-void df_rotate(const float *cosine, const float *sine, size_t head_width, df_extent rows_heads,
-               float *x);
-void df_rotate_plain(const float *cosine, const float *sine, size_t head_width,
-                     df_extent rows_heads, float *x);
-void df_rotate_plain_double(const double *cosine, const double *sine, size_t head_width,
-                            df_extent rows_heads, double *x);
+/* y = (x - mean) / sqrt(variance + epsilon) * gain + bias, the variance over n (Ba et al. 2016).
+ * bias NULL: none. y may be x. */
+void df_layer_norm(const float *x, const float *gain, const float *bias, float epsilon,
+                   df_extent extent, float *y);
+void df_layer_norm_plain(const float *x, const float *gain, const float *bias, float epsilon,
+                         df_extent extent, float *y);
+void df_layer_norm_plain_double(const double *x, const double *gain, const double *bias,
+                                double epsilon, df_extent extent, double *y);
 
-/* gate = silu(gate) * up, n elements (Shazeer 2020). */
-void df_silu_gate(const float *up, size_t n, float *gate);
-void df_silu_gate_plain(const float *up, size_t n, float *gate);
-void df_silu_gate_plain_double(const double *up, size_t n, double *gate);
+/* Rotary positions, half-split pairs (i, i + turned / 2) of the first `turned` columns of each head
+ * (Su et al. 2021). Row t stands at position t; cosine and sine [rows, turned / 2]; x [rows, heads
+ * * width], in place. */
+typedef struct df_heads {
+    size_t rows, heads, width, turned;
+} df_heads;
+void df_rotate(const float *cosine, const float *sine, df_heads heads, float *x);
+void df_rotate_plain(const float *cosine, const float *sine, df_heads heads, float *x);
+void df_rotate_plain_double(const double *cosine, const double *sine, df_heads heads, double *x);
 
-/* scores [rows, columns], in place: row r becomes softmax(scale * scores) over columns 0..first +
- * r, and 0 behind. */
-void df_causal_softmax(float *scores, size_t rows, size_t first, size_t columns, float scale);
-void df_causal_softmax_plain(float *scores, size_t rows, size_t first, size_t columns, float scale);
-void df_causal_softmax_plain_double(double *scores, size_t rows, size_t first, size_t columns,
-                                    double scale);
+/* silu x / (1 + e^-x); gelu x Phi(x); its tanh form (Hendrycks and Gimpel 2016); relu. */
+typedef enum df_activation_kind {
+    DF_ACT_SILU,
+    DF_ACT_GELU,
+    DF_ACT_GELU_TANH,
+    DF_ACT_RELU
+} df_activation_kind;
+
+/* x = act(x), n elements; with `up` x = act(x) * up (Shazeer 2020), NULL: none. */
+void df_activate(df_activation_kind kind, const float *up, size_t n, float *x);
+void df_activate_plain(df_activation_kind kind, const float *up, size_t n, float *x);
+void df_activate_plain_double(df_activation_kind kind, const double *up, size_t n, double *x);
+
+/* x = cap * tanh(x / cap), n elements (Gemma 2's soft-cap). */
+void df_soft_cap(float cap, size_t n, float *x);
+void df_soft_cap_plain(float cap, size_t n, float *x);
+void df_soft_cap_plain_double(double cap, size_t n, double *x);
+
+/* From scores to weights: soft-cap(scale * score) where cap > 0, over the last `window` columns up
+ * to the row's own; window 0: all of them. */
+typedef struct df_score_rule {
+    float scale, cap;
+    size_t window;
+} df_score_rule;
+
+/* scores [rows, width], in place: row r becomes the softmax by the rule over columns up to first +
+ * r, and 0 elsewhere. */
+void df_causal_softmax(float *scores, df_extent extent, size_t first, df_score_rule rule);
+void df_causal_softmax_plain(float *scores, df_extent extent, size_t first, df_score_rule rule);
+void df_causal_softmax_plain_double(double *scores, df_extent extent, size_t first,
+                                    df_score_rule rule);
 
 /* Causal attention of one window: query head h reads key and value head h / (heads / kv_heads).
  * rows is a multiple of DF_ATTENTION_ROWS, so that every GEMM has a shape that `rows` alone
@@ -99,9 +128,10 @@ void df_causal_softmax_plain_double(double *scores, size_t rows, size_t first, s
 #define DF_ATTENTION_ROWS 64
 typedef struct df_attention {
     size_t rows, heads, kv_heads, head_width;
-    float scale;
+    df_score_rule rule;
     const float *q, *k, *v;
     float *out, *scratch;
+    float *pattern; /* [heads, rows, rows] the weights; NULL: not wanted */
 } df_attention;
 size_t df_attention_scratch(size_t rows); /* in floats */
 void df_attend(const df_attention *a);

@@ -2,10 +2,11 @@
  * hook sites.
  *
  * A directory holds config.json and *.safetensors (F32, F16 or BF16, widened to fp32). Families are
- * rows of one table (src/model/arch.c): a family joins by naming its tensors and parts there. Llama
- * for now. What cannot be computed exactly as the checkpoint means it (an unknown family, an
- * activation, a rope rule, a missing, unexpected or misshapen tensor) is DF_BAD_INPUT naming the
- * file, the tensor or key, what was expected and what was found. Nothing here is collective. */
+ * rows of one table (src/model/arch.c): GPT-2, GPT-Neo (TinyStories), GPT-NeoX (Pythia), OPT,
+ * Llama, Mistral, Qwen2, Qwen3, Gemma 1 to 3; a family joins by naming its tensors and parts there.
+ * What cannot be computed exactly as the checkpoint means it (an unknown family, an activation, a
+ * rope rule, a missing, unexpected or misshapen tensor) is DF_BAD_INPUT naming the file, the tensor
+ * or key, what was expected and what was found. Nothing here is collective. */
 #ifndef DARKFIELD_MODEL_H
 #define DARKFIELD_MODEL_H
 
@@ -20,8 +21,9 @@ typedef struct df_model_shape {
     size_t layers, width; /* width: of the residual stream */
     size_t heads, kv_heads, head_width;
     size_t mlp_width, vocabulary;
-    size_t positions;    /* max_position_embeddings; 0 when the file does not say */
-    uint64_t parameters; /* stored numbers, a tied unembedding counted once */
+    size_t positions;              /* max_position_embeddings; 0 when the file does not say */
+    bool gated, parallel, learned; /* gated MLP; parallel residual; a table of positions */
+    uint64_t parameters;           /* stored numbers, a tied unembedding counted once */
 } df_model_shape;
 
 /* Reads config.json alone: what a plan needs. */
@@ -44,11 +46,21 @@ df_status df_model_hash(const char *path, uint64_t *out) DF_MUST_CHECK;
 
 /* ---- hook sites ----------------------------------------------------------------------------- */
 
-/* TransformerLens names: hook_embed, blocks.L.hook_resid_pre, blocks.L.hook_attn_out,
- * blocks.L.hook_resid_mid, blocks.L.hook_mlp_out, blocks.L.hook_resid_post,
- * ln_final.hook_normalized (the gain applied: what the unembedding reads). Writes the number of
- * columns; an unknown name is DF_USAGE with the nearest one. */
-df_status df_model_site_width(const df_model_shape *shape, const char *site,
+/* TransformerLens names. Of the whole model: hook_embed (after Gemma's scale), hook_pos_embed
+ * (learned positions), ln_final.hook_scale, ln_final.hook_normalized, logits (after the soft-cap).
+ * Of block L, behind "blocks.L.": hook_resid_pre, ln1.hook_scale, ln1.hook_normalized, attn.hook_q,
+ * attn.hook_k, attn.hook_v (before any norm of heads and rotation), attn.hook_rot_q,
+ * attn.hook_rot_k (as they are compared), attn.hook_pattern, attn.hook_z, attn.hook_result (what
+ * each head adds), hook_attn_out, hook_resid_mid (not with a parallel residual), ln2.*, mlp.hook_in
+ * (what the MLP reads), mlp.hook_pre, mlp.hook_pre_linear (gated), mlp.hook_post, hook_mlp_out,
+ * hook_resid_post. hook_scale is what the norm divides by, hook_normalized its quotient before gain
+ * and bias (TransformerLens' RMSNorm, and its LayerNorm after folding); attention's and MLP's
+ * outputs are what is added to the stream. Heads stand side by side: attn.hook_pattern [heads,
+ * context] is wide, for small runs.
+ *
+ * Writes the number of columns in windows of `context` tokens; an unknown name, or one that the
+ * family does not have, is DF_USAGE with the nearest one. */
+df_status df_model_site_width(const df_model_shape *shape, const char *site, size_t context,
                               size_t *width) DF_MUST_CHECK;
 int64_t df_site_layer(const char *site); /* L of blocks.L.*, -1 for the others */
 
@@ -67,7 +79,8 @@ df_status df_forward_open(const df_model *model, size_t context, const char *con
 void df_forward_close(df_forward **forward); /* *forward may be NULL */
 
 /* Bytes that df_forward_open takes, for plans. */
-uint64_t df_forward_bytes(const df_model_shape *shape, size_t context);
+uint64_t df_forward_bytes(const df_model_shape *shape, size_t context, const char *const *sites,
+                          size_t n_sites);
 
 /* Runs one window of 1..context token ids. out[i] [n, width of site i] receives site i; out NULL
  * when there are no sites. logits [n, vocabulary] or NULL. An id outside the vocabulary is

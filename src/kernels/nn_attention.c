@@ -5,8 +5,14 @@
 #include <math.h>
 
 // Row of n scores to weights in place.
-static void softmax_row(float *x, size_t n, float scale) {
-    float lane[LANES] = {0}, top = largest(x, n) * scale;
+static void softmax_row(float *x, size_t n, df_score_rule rule) {
+    float lane[LANES] = {0}, scale = rule.scale;
+    if (rule.cap > 0.0f) {
+        for (size_t i = 0; i < n; i++) x[i] *= scale;
+        df_soft_cap(rule.cap, n, x);
+        scale = 1.0f;
+    }
+    float top = largest(x, n) * scale;
     size_t i = 0;
     for (; i + LANES <= n; i += LANES)
         for (size_t j = 0; j < LANES; j++) {
@@ -21,12 +27,16 @@ static void softmax_row(float *x, size_t n, float scale) {
     for (i = 0; i < n; i++) x[i] *= inverse;
 }
 
-void df_causal_softmax(float *scores, size_t rows, size_t first, size_t columns, float scale) {
-    for (size_t r = 0; r < rows; r++) {
-        float *row = scores + r * columns;
-        size_t seen = first + r + 1 < columns ? first + r + 1 : columns;
-        softmax_row(row, seen, scale);
-        for (size_t i = seen; i < columns; i++) row[i] = 0.0f;
+void df_causal_softmax(float *scores, df_extent extent, size_t first, df_score_rule rule) {
+    for (size_t r = 0; r < extent.rows; r++) {
+        float *row = scores + r * extent.width;
+        size_t end = first + r + 1 < extent.width ? first + r + 1 : extent.width;
+        size_t from =
+            rule.window > 0 && first + r + 1 > rule.window ? first + r + 1 - rule.window : 0;
+        if (from > end) from = end;
+        for (size_t i = 0; i < from; i++) row[i] = 0.0f;
+        if (from < end) softmax_row(row + from, end - from, rule);
+        for (size_t i = end; i < extent.width; i++) row[i] = 0.0f;
     }
 }
 
@@ -34,29 +44,42 @@ size_t df_attention_scratch(size_t rows) {
     return DF_ATTENTION_ROWS * rows;
 }
 
-// Queries [first, first + DF_ATTENTION_ROWS) of one head: scores against the keys up to their last
-// row, then values.
+// The weights of one block into its rows of the pattern.
+static void keep_pattern(const df_attention *a, size_t head, size_t first, size_t low) {
+    size_t n = first + DF_ATTENTION_ROWS - low;
+    for (size_t r = 0; r < DF_ATTENTION_ROWS; r++) {
+        float *to = a->pattern + (head * a->rows + first + r) * a->rows;
+        for (size_t i = 0; i < a->rows; i++)
+            to[i] = i >= low && i < low + n ? a->scratch[r * n + i - low] : 0.0f;
+    }
+}
+
+// Queries [first, first + DF_ATTENTION_ROWS) of one head: scores against the keys that any of them
+// sees, then values.
 static void attend_block(const df_attention *a, size_t head, size_t first) {
     size_t width = a->head_width, query = a->heads * width, key = a->kv_heads * width;
-    size_t seen = first + DF_ATTENTION_ROWS, column = head / (a->heads / a->kv_heads) * width;
+    size_t column = head / (a->heads / a->kv_heads) * width, window = a->rule.window;
+    size_t low = window > 0 && first + 1 > window ? first + 1 - window : 0;
+    size_t seen = first + DF_ATTENTION_ROWS - low;
     df_gemm_nt(&(df_gemm){.m = DF_ATTENTION_ROWS,
                           .n = seen,
                           .k = width,
                           .alpha = 1.0f,
                           .a = a->q + first * query + head * width,
                           .lda = query,
-                          .b = a->k + column,
+                          .b = a->k + low * key + column,
                           .ldb = key,
                           .c = a->scratch,
                           .ldc = seen}); // scores [DF_ATTENTION_ROWS, seen]
-    df_causal_softmax(a->scratch, DF_ATTENTION_ROWS, first, seen, a->scale);
+    df_causal_softmax(a->scratch, (df_extent){DF_ATTENTION_ROWS, seen}, first - low, a->rule);
+    if (a->pattern != NULL) keep_pattern(a, head, first, low);
     df_gemm_nn(&(df_gemm){.m = DF_ATTENTION_ROWS,
                           .n = width,
                           .k = seen,
                           .alpha = 1.0f,
                           .a = a->scratch,
                           .lda = seen,
-                          .b = a->v + column,
+                          .b = a->v + low * key + column,
                           .ldb = key,
                           .c = a->out + first * query + head * width,
                           .ldc = query});

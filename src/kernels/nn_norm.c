@@ -18,6 +18,28 @@ void df_add_rows(const float *bias, df_extent extent, float *x) {
         for (size_t i = 0; i < extent.width; i++) x[r * extent.width + i] += bias[i];
 }
 
+static float sum_of(const float *x, size_t n) {
+    float lane[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (size_t j = 0; j < LANES; j++) lane[j] += x[i + j];
+    for (size_t j = 0; i + j < n; j++) lane[j] += x[i + j];
+    return add_lanes(lane);
+}
+
+void df_layer_norm(const float *x, const float *gain, const float *bias, float epsilon,
+                   df_extent extent, float *y) {
+    size_t n = extent.width;
+    for (size_t r = 0; r < extent.rows; r++) {
+        const float *row = x + r * n;
+        float *out = y + r * n, mean = sum_of(row, n) / (float)n;
+        for (size_t i = 0; i < n; i++) out[i] = row[i] - mean;
+        float scale = 1.0f / sqrtf(sum_squares(out, n) / (float)n + epsilon);
+        for (size_t i = 0; i < n; i++) out[i] = out[i] * scale * gain[i];
+        for (size_t i = 0; i < n && bias != NULL; i++) out[i] += bias[i];
+    }
+}
+
 static void rotate_head(const float *restrict cosine, const float *restrict sine, size_t half,
                         float *restrict x) {
     for (size_t i = 0; i < half; i++) {
@@ -27,15 +49,10 @@ static void rotate_head(const float *restrict cosine, const float *restrict sine
     }
 }
 
-void df_rotate(const float *cosine, const float *sine, size_t head_width, df_extent rows_heads,
-               float *x) {
-    size_t half = head_width / 2;
-    for (size_t t = 0; t < rows_heads.rows; t++)
-        for (size_t h = 0; h < rows_heads.width; h++)
+void df_rotate(const float *cosine, const float *sine, df_heads heads, float *x) {
+    size_t half = heads.turned / 2;
+    for (size_t t = 0; t < heads.rows; t++)
+        for (size_t h = 0; h < heads.heads; h++)
             rotate_head(cosine + t * half, sine + t * half, half,
-                        x + (t * rows_heads.width + h) * head_width);
-}
-
-void df_silu_gate(const float *up, size_t n, float *gate) {
-    for (size_t i = 0; i < n; i++) gate[i] = gate[i] / (1.0f + exp_lane(-gate[i])) * up[i];
+                        x + (t * heads.heads + h) * heads.width);
 }

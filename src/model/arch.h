@@ -4,14 +4,15 @@
 #define DF_MODEL_ARCH_H
 
 #include "darkfield/model.h"
+#include "darkfield/kernels.h"
 #include "darkfield/store.h"
 
 /* ---- the table of families ------------------------------------------------------------------ */
 
-typedef enum { NORM_RMS } norm_kind;           // x / sqrt(mean x^2 + eps) * gain
-typedef enum { ROPE_HALF_SPLIT } rope_style;   // pairs (i, i + width / 2)
-typedef enum { MLP_GATED_SILU } mlp_kind;      // down(silu(gate x) * up x)
-typedef enum { BLOCK_SEQUENTIAL } block_order; // x + attention(norm x), then x + mlp(norm x)
+typedef enum {
+    NORM_RMS,  // x / sqrt(mean x^2 + eps) * gain
+    NORM_LAYER // (x - mean) / sqrt(variance + eps) * gain + bias
+} norm_kind;
 
 /* The extents a tensor may have, resolved against the configuration. */
 typedef enum {
@@ -20,20 +21,46 @@ typedef enum {
     EXTENT_VOCABULARY,
     EXTENT_QUERY,
     EXTENT_KEY,
-    EXTENT_MLP
+    EXTENT_HEAD,
+    EXTENT_MLP,
+    EXTENT_POSITIONS
 } extent_kind;
 
 /* When a family's tensor must be there. */
-typedef enum { NEED_ALWAYS, NEED_ATTENTION_BIAS, NEED_MLP_BIAS, NEED_UNTIED } need;
+typedef enum {
+    NEED_ALWAYS,
+    NEED_ATTENTION_BIAS,
+    NEED_OUTPUT_BIAS, // of the attention's output projection
+    NEED_MLP_BIAS,
+    NEED_QK_NORM,
+    NEED_UNTIED
+} need;
 
-/* What a tensor is for. Roles before ROLE_PER_LAYER exist once, the others once a layer. */
+/* How a tensor of the file holds the rows that are wanted: [outputs, inputs]. */
+typedef enum {
+    LAYOUT_PLAIN,
+    LAYOUT_TRANSPOSED, // [inputs, outputs]: GPT-2's Conv1D
+    LAYOUT_FUSED,      // transposed, outputs of q, k and v side by side: GPT-2's c_attn
+    LAYOUT_HEADS       // outputs ordered (head, {q, k, v}, column of the head): GPT-NeoX
+} tensor_layout;
+
+/* What a tensor is for. Roles before ROLE_PER_LAYER exist once, the others once a layer. A weight
+ * and its bias stand at the same distance everywhere. */
 typedef enum {
     ROLE_EMBED,
+    ROLE_POSITION,
     ROLE_FINAL_GAIN,
+    ROLE_FINAL_GAIN_BIAS,
     ROLE_UNEMBED,
     ROLE_PER_LAYER,
     ROLE_ATTENTION_GAIN = ROLE_PER_LAYER,
+    ROLE_ATTENTION_GAIN_BIAS,
     ROLE_MLP_GAIN,
+    ROLE_MLP_GAIN_BIAS,
+    ROLE_ATTENTION_POST_GAIN, // sandwich norms: of what attention and MLP add to the stream
+    ROLE_MLP_POST_GAIN,
+    ROLE_Q_GAIN, // norms of each head's query and key
+    ROLE_K_GAIN,
     ROLE_Q,
     ROLE_K,
     ROLE_V,
@@ -53,26 +80,58 @@ typedef enum {
 
 typedef struct tensor_rule {
     role use;
-    const char
-        *name; // "layers.{l}.self_attn.q_proj.weight"; the family's prefix may stand before it
+    /* "layers.{l}.self_attn.q_proj.weight"; one of the family's prefixes may stand before it */
+    const char *name;
     extent_kind rows, columns;
     need when;
+    tensor_layout layout;
 } tensor_rule;
+
+typedef struct rule_list {
+    const tensor_rule *rules;
+    size_t n;
+} rule_list;
+
+/* What config.json calls the numbers that every family has. */
+typedef enum {
+    KEY_LAYERS,
+    KEY_WIDTH,
+    KEY_MLP,
+    KEY_HEADS,
+    KEY_POSITIONS,
+    KEY_ACTIVATION,
+    KEY_EPSILON,
+    KEY_COUNT
+} config_key;
+
+typedef struct model_config model_config;
+typedef struct config_source {
+    const json_t *object;
+    const char *file;
+} config_source;
 
 typedef struct model_family {
     const char *model_type; // as config.json names it
-    const char
-        *prefix; // before every name except those that start with '/'; some files leave it out
-    const tensor_rule *rules;
-    size_t n_rules;
-    const char *const *ignored; // suffixes of buffers that hold no weights
+    const char *inside;     // the object that holds the text model's keys; NULL: the whole file
+    /* Before every name except those that start with '/'; some files leave them out. */
+    const char *prefixes[3];
+    const char *keys[KEY_COUNT]; // NULL: the name that Llama uses
+    rule_list lists[3];
+    const char *const *ignored; // pieces of names of tensors that hold no weights of the text model
     size_t n_ignored;
-    const char *const *activations; // accepted hidden_act
-    size_t n_activations;
+    const char *activation; // when config.json names none
     norm_kind norm;
-    rope_style rope;
-    mlp_kind mlp;
-    block_order order;
+    double epsilon;       // when config.json names none
+    double rope_base;     // the same; 0: 10000
+    float gain_offset;    // 1: gains are stored as their distance from one (Gemma)
+    bool tied;            // when config.json does not say
+    bool gated;           // down(act(gate x) * up x), else down(act(up x))
+    bool post_norms;      // sandwich norms
+    bool wide_mlp;        // without its key the MLP is four times the width
+    size_t position_skip; // rows of the position table before position 0; learned positions only
+    bool learned;         // positions: a table, else rotary
+    /* What is this family's own: biases, windows, scales. Not NULL. */
+    df_status (*read)(config_source from, model_config *config);
 } model_family;
 
 const model_family *df_family_find(const char *model_type); // NULL when unknown
@@ -80,16 +139,33 @@ df_status df_family_unknown(const char *file, const char *model_type);
 
 /* ---- the configuration ---------------------------------------------------------------------- */
 
-typedef enum { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3 } rope_rule;
+typedef enum { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3, ROPE_DYNAMIC, ROPE_YARN } rope_rule;
 
-typedef struct model_config {
+/* Rotary positions: angle = position * base^(-2i/R), changed by a rule. */
+typedef struct rope_plan {
+    rope_rule rule;
+    double base, factor, low, high, original; // low, high: llama3's factors, or yarn's betas
+    double magnitude;                         // cosines and sines are multiplied by it
+} rope_plan;
+
+enum { MOST_LAYERS = 4096 };
+
+struct model_config {
     const model_family *family;
     df_model_shape shape;
     float norm_epsilon;
-    bool tied, attention_bias, mlp_bias;
-    rope_rule rope;
-    double rope_base, rope_factor, rope_low, rope_high, rope_original;
-} model_config;
+    df_activation_kind activation;
+    bool tied, attention_bias, output_bias, mlp_bias, qk_norm;
+    bool parallel;                   // x + attention(norm x) + mlp(norm' x)
+    double attention_scale;          // of q.k
+    bool scale_by_layer;             // and divided by the layer's number from 1
+    double attention_cap, logit_cap; // cap * tanh(x / cap); 0: none
+    double embed_scale;
+    size_t rotary;              // columns of a head that turn; 0 with learned positions
+    rope_plan rope, local_rope; // local: of layers with a window
+    size_t window;              // keys that a local layer sees, itself included
+    uint8_t local[MOST_LAYERS]; // 1: the layer has the window
+};
 
 /* text: config.json's content, named `file` in messages. */
 df_status df_config_parse(const char *text, size_t bytes, const char *file,
@@ -97,8 +173,20 @@ df_status df_config_parse(const char *text, size_t bytes, const char *file,
 /* hash: of the file's bytes; may be NULL. */
 df_status df_config_read(const char *folder, model_config *out, uint64_t *hash) DF_MUST_CHECK;
 
-/* Angle per position of each rotary pair, after the scaling rule: out [head_width / 2]. */
-void df_rope_frequencies(const model_config *config, double *out);
+/* Readers for the rows of the table; absent keys take the fallback. */
+df_status df_config_extent(config_source from, const char *key, size_t fallback,
+                           size_t *out) DF_MUST_CHECK; // at least 1
+df_status df_config_positive(config_source from, const char *key, double fallback,
+                             double *out) DF_MUST_CHECK;
+df_status df_config_flag(config_source from, const char *key, bool fallback,
+                         bool *out) DF_MUST_CHECK;
+/* layer_types where the file has it; returns false where it does not. */
+df_status df_config_layer_types(config_source from, model_config *config,
+                                bool *found) DF_MUST_CHECK;
+
+/* Angle per position of each rotary pair, after the scaling rule, for a window of n tokens:
+ * out [rotary / 2]. */
+void df_rope_frequencies(const rope_plan *rope, size_t rotary, size_t n, double *out);
 
 /* ---- the weights ---------------------------------------------------------------------------- */
 
@@ -133,12 +221,31 @@ static inline const float *df_weight(const df_model *model, role use, size_t lay
 
 typedef enum {
     SITE_EMBED,
+    SITE_POSITION,
     SITE_RESID_PRE,
+    SITE_ATTENTION_SCALE,
+    SITE_ATTENTION_NORMALIZED,
+    SITE_Q,
+    SITE_K,
+    SITE_V,
+    SITE_ROTATED_Q,
+    SITE_ROTATED_K,
+    SITE_PATTERN,
+    SITE_Z,
+    SITE_RESULT,
     SITE_ATTN_OUT,
     SITE_RESID_MID,
+    SITE_MLP_SCALE,
+    SITE_MLP_NORMALIZED,
+    SITE_MLP_IN,
+    SITE_MLP_PRE,
+    SITE_MLP_PRE_LINEAR,
+    SITE_MLP_POST,
     SITE_MLP_OUT,
     SITE_RESID_POST,
-    SITE_FINAL
+    SITE_FINAL_SCALE,
+    SITE_FINAL,
+    SITE_LOGITS
 } site_kind;
 typedef struct site_place {
     site_kind kind;
@@ -146,5 +253,7 @@ typedef struct site_place {
 } site_place;
 df_status df_site_find(const df_model_shape *shape, const char *name,
                        site_place *out) DF_MUST_CHECK;
+/* Columns of a site in windows of `context` tokens. */
+size_t df_site_columns(const df_model_shape *shape, site_kind kind, size_t context);
 
 #endif

@@ -1,59 +1,44 @@
-/* The forward pass of one window. Where families differ, a switch on the parts of the family's row
- * (arch.h). */
-#include "arch.h"
+/* The forward pass of one window: memory, embedding, the blocks in order, logits. */
+#include "forward.h"
 
-#include "darkfield/kernels.h"
 #include <math.h>
 #include <string.h>
-
-/* Rows of one window, all padded to `rows`, a multiple of DF_FORWARD_ROWS; rows beyond the window's
- * tokens are zero at the start and never reach a token's row. */
-struct df_forward {
-    const df_model *model;
-    size_t context, rows, tokens;    // tokens: of the last window run
-    uint32_t *ids;                   // [rows]
-    float *block;                    // one allocation for what follows
-    float *stream, *normed, *change; // [rows, width]
-    float *q, *mixed;                // [rows, heads * head_width]
-    float *k, *v;                    // [rows, kv_heads * head_width]
-    float *gate, *up;                // [rows, mlp_width]
-    float *scores;                   // [df_attention_scratch(rows)]
-    float *logits;                   // [DF_FORWARD_ROWS, vocabulary]
-    float *cosine, *sine;            // [rows, head_width / 2]
-    site_place *place;               // [sites]
-    size_t sites;
-    float *const *out; // of the current run
-};
 
 typedef struct piece {
     float **at;
     size_t floats;
 } piece;
 
-enum { PIECES = 13 };
+enum { PIECES = 18 };
 
 static size_t padded_rows(size_t context) {
     return (context + DF_FORWARD_ROWS - 1) / DF_FORWARD_ROWS * DF_FORWARD_ROWS;
 }
 
 // The working arrays and their sizes, each rounded up to 16 floats so that all start on a cache
-// line.
-static size_t list_pieces(df_forward *f, const df_model_shape *s, size_t rows,
+// line. f->pattern tells whether weights are kept.
+static size_t list_pieces(df_forward *f, const df_model_shape *s, size_t rows, bool pattern,
                           piece list[static PIECES]) {
     size_t query = s->heads * s->head_width, key = s->kv_heads * s->head_width, total = 0;
+    size_t angles = s->learned ? 0 : rows * s->head_width / 2;
     const piece all[PIECES] = {{&f->stream, rows * s->width},
                                {&f->normed, rows * s->width},
                                {&f->change, rows * s->width},
+                               {&f->attended, s->parallel ? rows * s->width : 0},
+                               {&f->ones, s->width},
                                {&f->q, rows * query},
                                {&f->mixed, rows * query},
                                {&f->k, rows * key},
                                {&f->v, rows * key},
-                               {&f->gate, rows * s->mlp_width},
+                               {&f->gate, s->gated ? rows * s->mlp_width : 0},
                                {&f->up, rows * s->mlp_width},
                                {&f->scores, df_attention_scratch(rows)},
+                               {&f->pattern, pattern ? s->heads * rows * rows : 0},
                                {&f->logits, DF_FORWARD_ROWS * s->vocabulary},
-                               {&f->cosine, rows * s->head_width / 2},
-                               {&f->sine, rows * s->head_width / 2}};
+                               {&f->cosine[0], angles},
+                               {&f->sine[0], angles},
+                               {&f->cosine[1], angles},
+                               {&f->sine[1], angles}};
     for (size_t i = 0; i < PIECES; i++) {
         list[i] = all[i];
         list[i].floats = (all[i].floats + 15) / 16 * 16;
@@ -62,49 +47,76 @@ static size_t list_pieces(df_forward *f, const df_model_shape *s, size_t rows,
     return total;
 }
 
-uint64_t df_forward_bytes(const df_model_shape *shape, size_t context) {
+static bool keeps_pattern(const char *const *sites, size_t n) {
+    const char *name = ".attn.hook_pattern";
+    size_t length = strlen(name);
+    for (size_t i = 0; i < n; i++) {
+        size_t have = strlen(sites[i]);
+        if (have > length && strcmp(sites[i] + have - length, name) == 0) return true;
+    }
+    return false;
+}
+
+uint64_t df_forward_bytes(const df_model_shape *shape, size_t context, const char *const *sites,
+                          size_t n_sites) {
     df_forward none = {0};
     piece list[PIECES];
     size_t rows = padded_rows(context);
-    return sizeof none + rows * sizeof *none.ids +
-           sizeof(float) * list_pieces(&none, shape, rows, list);
+    bool pattern = keeps_pattern(sites, n_sites);
+    return sizeof none + rows * sizeof *none.ids + n_sites * sizeof *none.place +
+           sizeof(float) * list_pieces(&none, shape, rows, pattern, list);
 }
 
-static df_status allocate(df_forward *f) {
+static df_status allocate(df_forward *f, bool pattern) {
     piece list[PIECES];
-    size_t total = list_pieces(f, &f->model->config.shape, f->rows, list);
+    size_t total = list_pieces(f, &f->model->config.shape, f->rows, pattern, list);
     DF_TRY(DF_NEW(f->block, total));
     DF_TRY(DF_NEW(f->ids, f->rows));
     float *next = f->block;
     for (size_t i = 0; i < PIECES; i++) {
-        *list[i].at = next;
+        *list[i].at = list[i].floats > 0 ? next : NULL;
         next += list[i].floats;
     }
+    for (size_t i = 0; i < f->model->config.shape.width; i++) f->ones[i] = 1.0f;
     return DF_OK;
 }
 
 // Angles in double: position * frequency is large at the end of a long window.
-static df_status fill_rotary(df_forward *f) {
-    size_t half = f->model->config.shape.head_width / 2;
+df_status df_forward_turn(df_forward *f, size_t n) {
+    const model_config *config = &f->model->config;
+    size_t half = config->rotary / 2;
     double *frequency;
+    f->turned_for = n;
+    if (half == 0) return DF_OK;
     DF_TRY(DF_NEW(frequency, half));
-    df_rope_frequencies(&f->model->config, frequency);
-    for (size_t t = 0; t < f->rows; t++)
-        for (size_t i = 0; i < half; i++) {
-            f->cosine[t * half + i] = (float)cos((double)t * frequency[i]);
-            f->sine[t * half + i] = (float)sin((double)t * frequency[i]);
-        }
+    for (int local = 0; local < 2; local++) {
+        const rope_plan *rope = local ? &config->local_rope : &config->rope;
+        df_rope_frequencies(rope, config->rotary, n, frequency);
+        for (size_t t = 0; t < f->rows; t++)
+            for (size_t i = 0; i < half; i++) {
+                double angle = (double)t * frequency[i];
+                f->cosine[local][t * half + i] = (float)(cos(angle) * rope->magnitude);
+                f->sine[local][t * half + i] = (float)(sin(angle) * rope->magnitude);
+            }
+    }
     df_free(frequency);
     return DF_OK;
+}
+
+// Dynamic scaling goes on past the positions it was trained with.
+static size_t longest_context(const model_config *config) {
+    if (config->rope.rule != ROPE_DYNAMIC) return config->shape.positions;
+    return (size_t)((double)config->shape.positions * config->rope.factor);
 }
 
 df_status df_forward_open(const df_model *model, size_t context, const char *const *sites,
                           size_t n_sites, df_forward **out) {
     const df_model_shape *shape = df_model_facts(model);
+    size_t longest = longest_context(&model->config);
     *out = NULL;
-    if (context < 1 || (shape->positions > 0 && context > shape->positions))
+    if (context < 1 || (longest > 0 && context > longest))
         return df_fail(DF_USAGE, "a context of %zu tokens: the model has positions for 1..%zu",
-                       context, shape->positions);
+                       context, longest);
     df_forward *f;
     df_status status;
     DF_TRY(DF_NEW(f, 1));
@@ -112,8 +124,8 @@ df_status df_forward_open(const df_model *model, size_t context, const char *con
         .model = model, .context = context, .rows = padded_rows(context), .sites = n_sites};
     DF_GO(DF_NEW(f->place, n_sites));
     for (size_t i = 0; i < n_sites; i++) DF_GO(df_site_find(shape, sites[i], &f->place[i]));
-    DF_GO(allocate(f));
-    DF_GO(fill_rotary(f));
+    DF_GO(allocate(f, keeps_pattern(sites, n_sites)));
+    DF_GO(df_forward_turn(f, context));
 done:
     if (status != DF_OK) df_forward_close(&f);
     *out = f;
@@ -130,107 +142,16 @@ void df_forward_close(df_forward **forward) {
     *forward = NULL;
 }
 
-/* ---- parts ---------------------------------------------------------------------------------- */
-
-// y [rows, outputs] = x [rows, inputs] W' + bias; extent holds inputs (rows) and outputs (width).
-static void project(const df_forward *f, role weight, size_t layer, df_extent extent,
-                    const float *x, float *y) {
-    const float *bias = NULL;
-    if (weight >= ROLE_Q && weight <= ROLE_DOWN)
-        bias = df_weight(f->model, weight - ROLE_Q + ROLE_Q_BIAS, layer);
-    size_t inputs = extent.rows, outputs = extent.width;
-    df_gemm_nt(&(df_gemm){.m = f->rows,
-                          .n = outputs,
-                          .k = inputs,
-                          .alpha = 1.0f,
-                          .a = x,
-                          .lda = inputs,
-                          .b = df_weight(f->model, weight, layer),
-                          .ldb = inputs,
-                          .c = y,
-                          .ldc = outputs});
-    if (bias != NULL) df_add_rows(bias, (df_extent){f->rows, outputs}, y);
-}
-
-static void normalise(const df_forward *f, role gain, size_t layer) {
-    switch (f->model->config.family->norm) {
-    case NORM_RMS:
-        df_rms_norm(f->stream, df_weight(f->model, gain, layer), f->model->config.norm_epsilon,
-                    (df_extent){f->rows, f->model->config.shape.width}, f->normed);
-    }
-}
-
-static void rotate(const df_forward *f, size_t heads, float *x) {
-    switch (f->model->config.family->rope) {
-    case ROPE_HALF_SPLIT:
-        df_rotate(f->cosine, f->sine, f->model->config.shape.head_width,
-                  (df_extent){f->rows, heads}, x);
-    }
-}
-
-// change = attention(normed)
-static void attention(const df_forward *f, size_t layer) {
-    const df_model_shape *s = &f->model->config.shape;
-    size_t query = s->heads * s->head_width, key = s->kv_heads * s->head_width;
-    project(f, ROLE_Q, layer, (df_extent){s->width, query}, f->normed, f->q);
-    project(f, ROLE_K, layer, (df_extent){s->width, key}, f->normed, f->k);
-    project(f, ROLE_V, layer, (df_extent){s->width, key}, f->normed, f->v);
-    rotate(f, s->heads, f->q);
-    rotate(f, s->kv_heads, f->k);
-    df_attend(&(df_attention){.rows = f->rows,
-                              .heads = s->heads,
-                              .kv_heads = s->kv_heads,
-                              .head_width = s->head_width,
-                              .scale = (float)(1.0 / sqrt((double)s->head_width)),
-                              .q = f->q,
-                              .k = f->k,
-                              .v = f->v,
-                              .out = f->mixed,
-                              .scratch = f->scores});
-    project(f, ROLE_O, layer, (df_extent){query, s->width}, f->mixed, f->change);
-}
-
-// change = mlp(normed)
-static void mlp(const df_forward *f, size_t layer) {
-    const df_model_shape *s = &f->model->config.shape;
-    switch (f->model->config.family->mlp) {
-    case MLP_GATED_SILU:
-        project(f, ROLE_GATE, layer, (df_extent){s->width, s->mlp_width}, f->normed, f->gate);
-        project(f, ROLE_UP, layer, (df_extent){s->width, s->mlp_width}, f->normed, f->up);
-        df_silu_gate(f->up, f->rows * s->mlp_width, f->gate);
-        project(f, ROLE_DOWN, layer, (df_extent){s->mlp_width, s->width}, f->gate, f->change);
-    }
-}
-
-static void add_change(const df_forward *f) {
-    for (size_t i = 0; i < f->rows * f->model->config.shape.width; i++)
-        f->stream[i] += f->change[i];
-}
-
 /* ---- the pass ------------------------------------------------------------------------------- */
 
-// Hands rows that the pass has just made to every site that is this place.
-static void reach(const df_forward *f, site_kind kind, size_t layer, const float *rows) {
-    size_t bytes = f->tokens * f->model->config.shape.width * sizeof *rows;
-    for (size_t i = 0; i < f->sites; i++)
-        if (f->place[i].kind == kind && f->place[i].layer == layer) memcpy(f->out[i], rows, bytes);
-}
-
-static void run_block(const df_forward *f, size_t layer) {
-    switch (f->model->config.family->order) {
-    case BLOCK_SEQUENTIAL:
-        reach(f, SITE_RESID_PRE, layer, f->stream);
-        normalise(f, ROLE_ATTENTION_GAIN, layer);
-        attention(f, layer);
-        reach(f, SITE_ATTN_OUT, layer, f->change);
-        add_change(f);
-        reach(f, SITE_RESID_MID, layer, f->stream);
-        normalise(f, ROLE_MLP_GAIN, layer);
-        mlp(f, layer);
-        reach(f, SITE_MLP_OUT, layer, f->change);
-        add_change(f);
-        reach(f, SITE_RESID_POST, layer, f->stream);
-    }
+// Embeddings of the positions, added to the stream; learned positions only.
+static void add_positions(const df_forward *f, size_t n) {
+    const df_model_shape *s = &f->model->config.shape;
+    if (!s->learned) return;
+    const float *table =
+        df_weight(f->model, ROLE_POSITION, 0) + f->model->config.family->position_skip * s->width;
+    df_forward_reach(f, SITE_POSITION, 0, table);
+    df_add_row(f->stream, table, n * s->width);
 }
 
 static df_status embed(df_forward *f, const uint32_t *ids, size_t n) {
@@ -245,6 +166,8 @@ static df_status embed(df_forward *f, const uint32_t *ids, size_t n) {
         memcpy(f->stream + t * s->width, df_weight(f->model, ROLE_EMBED, 0) + ids[t] * s->width,
                s->width * sizeof(float));
     }
+    float scale = (float)f->model->config.embed_scale;
+    for (size_t i = 0; i < n * s->width; i++) f->stream[i] *= scale;
     memset(f->stream + n * s->width, 0, (f->rows - n) * s->width * sizeof(float));
     memcpy(f->ids, ids, n * sizeof *ids);
     f->tokens = n;
@@ -264,26 +187,41 @@ static void unembed(const df_forward *f, size_t first) {
                           .ldb = s->width,
                           .c = f->logits,
                           .ldc = s->vocabulary});
+    float cap = (float)f->model->config.logit_cap;
+    if (cap > 0.0f) df_soft_cap(cap, DF_FORWARD_ROWS * s->vocabulary, f->logits);
 }
 
 static size_t rows_at(size_t first, size_t n) {
     return n - first < DF_FORWARD_ROWS ? n - first : DF_FORWARD_ROWS;
 }
 
+// All logits: to the caller, and to the site of that name.
+static void hand_out_logits(const df_forward *f, float *logits) {
+    size_t vocabulary = f->model->config.shape.vocabulary;
+    bool wanted = df_forward_wants(f, SITE_LOGITS, 0);
+    for (size_t first = 0; first < f->tokens && (logits != NULL || wanted);
+         first += DF_FORWARD_ROWS) {
+        size_t bytes = rows_at(first, f->tokens) * vocabulary * sizeof *logits;
+        unembed(f, first);
+        if (logits != NULL) memcpy(logits + first * vocabulary, f->logits, bytes);
+        for (size_t i = 0; i < f->sites; i++)
+            if (f->place[i].kind == SITE_LOGITS)
+                memcpy(f->out[i] + first * vocabulary, f->logits, bytes);
+    }
+}
+
 df_status df_forward_run(df_forward *f, const uint32_t *ids, size_t n, float *const *out,
                          float *logits) {
-    const df_model_shape *s = &f->model->config.shape;
+    const model_config *config = &f->model->config;
+    const norm_place final = {ROLE_FINAL_GAIN, SITE_FINAL_SCALE, SITE_FINAL};
     DF_TRY(embed(f, ids, n));
+    if (config->rope.rule == ROPE_DYNAMIC && n != f->turned_for) DF_TRY(df_forward_turn(f, n));
     f->out = out;
-    reach(f, SITE_EMBED, 0, f->stream);
-    for (size_t layer = 0; layer < s->layers; layer++) run_block(f, layer);
-    normalise(f, ROLE_FINAL_GAIN, 0);
-    reach(f, SITE_FINAL, 0, f->normed);
-    for (size_t first = 0; logits != NULL && first < n; first += DF_FORWARD_ROWS) {
-        unembed(f, first);
-        memcpy(logits + first * s->vocabulary, f->logits,
-               rows_at(first, n) * s->vocabulary * sizeof *logits);
-    }
+    df_forward_reach(f, SITE_EMBED, 0, f->stream);
+    add_positions(f, n);
+    for (size_t layer = 0; layer < config->shape.layers; layer++) df_forward_block(f, layer);
+    df_forward_norm(f, final, 0);
+    hand_out_logits(f, logits);
     return DF_OK;
 }
 

@@ -6,7 +6,8 @@
 
 enum { LONGEST_NAME = 256 };
 
-static size_t extent_value(extent_kind which, const df_model_shape *shape) {
+static size_t extent_value(extent_kind which, const model_config *config) {
+    const df_model_shape *shape = &config->shape;
     switch (which) {
     case EXTENT_NONE:
         return 1;
@@ -18,8 +19,12 @@ static size_t extent_value(extent_kind which, const df_model_shape *shape) {
         return shape->heads * shape->head_width;
     case EXTENT_KEY:
         return shape->kv_heads * shape->head_width;
+    case EXTENT_HEAD:
+        return shape->head_width;
     case EXTENT_MLP:
         return shape->mlp_width;
+    case EXTENT_POSITIONS:
+        return shape->positions + config->family->position_skip;
     }
     return 0;
 }
@@ -30,16 +35,29 @@ static bool is_needed(const tensor_rule *rule, const model_config *config) {
         return true;
     case NEED_ATTENTION_BIAS:
         return config->attention_bias;
+    case NEED_OUTPUT_BIAS:
+        return config->output_bias;
     case NEED_MLP_BIAS:
         return config->mlp_bias;
+    case NEED_QK_NORM:
+        return config->qk_norm;
     case NEED_UNTIED:
         return !config->tied;
     }
     return false;
 }
 
-static size_t rule_elements(const tensor_rule *rule, const df_model_shape *shape) {
-    return extent_value(rule->rows, shape) * extent_value(rule->columns, shape);
+static size_t rule_elements(const tensor_rule *rule, const model_config *config) {
+    return extent_value(rule->rows, config) * extent_value(rule->columns, config);
+}
+
+// The k-th rule of a family, NULL behind the last.
+static const tensor_rule *rule_at(const model_family *family, size_t k) {
+    for (size_t i = 0; i < sizeof family->lists / sizeof *family->lists; i++) {
+        if (k < family->lists[i].n) return &family->lists[i].rules[k];
+        k -= family->lists[i].n;
+    }
+    return NULL;
 }
 
 static size_t rule_copies(const tensor_rule *rule, const df_model_shape *shape) {
@@ -48,11 +66,10 @@ static size_t rule_copies(const tensor_rule *rule, const df_model_shape *shape) 
 
 df_status df_weights_count(const model_config *config, uint64_t *out) {
     size_t total = 0, one;
-    for (size_t i = 0; i < config->family->n_rules; i++) {
-        const tensor_rule *rule = &config->family->rules[i];
+    const tensor_rule *rule;
+    for (size_t i = 0; (rule = rule_at(config->family, i)) != NULL; i++) {
         if (!is_needed(rule, config)) continue;
-        DF_TRY(
-            df_mul(rule_elements(rule, &config->shape), rule_copies(rule, &config->shape), &one));
+        DF_TRY(df_mul(rule_elements(rule, config), rule_copies(rule, &config->shape), &one));
         DF_TRY(df_add(total, one, &total));
     }
     *out = total;
@@ -61,10 +78,10 @@ df_status df_weights_count(const model_config *config, uint64_t *out) {
 
 /* ---- finding a tensor ----------------------------------------------------------------------- */
 
-// Writes the rule's name for one layer, with or without the family's prefix.
-static void write_name(const model_family *family, const tensor_rule *rule, size_t layer,
-                       bool prefixed, char out[LONGEST_NAME]) {
-    const char *name = rule->name, *prefix = prefixed ? family->prefix : "";
+// Writes the rule's name for one layer behind a prefix.
+static void write_name(const char *prefix, const tensor_rule *rule, size_t layer,
+                       char out[LONGEST_NAME]) {
+    const char *name = rule->name;
     if (*name == '/') {
         name++;
         prefix = "";
@@ -79,13 +96,16 @@ static void write_name(const model_family *family, const tensor_rule *rule, size
 
 static const df_tensor *find_tensor(const df_tensors *tensors, const model_family *family,
                                     const tensor_rule *rule, size_t layer) {
+    const size_t prefixes = sizeof family->prefixes / sizeof *family->prefixes;
     char name[LONGEST_NAME];
-    for (int prefixed = 1; prefixed >= 0; prefixed--) {
-        write_name(family, rule, layer, prefixed != 0, name);
-        const df_tensor *tensor = df_tensors_find(tensors, name);
-        if (tensor != NULL) return tensor;
+    const df_tensor *tensor = NULL;
+    for (size_t i = 0; i <= prefixes && tensor == NULL; i++) {
+        const char *prefix = i < prefixes ? family->prefixes[i] : "";
+        if (prefix == NULL) continue;
+        write_name(prefix, rule, layer, name);
+        tensor = df_tensors_find(tensors, name);
     }
-    return NULL;
+    return tensor;
 }
 
 static void write_shape(int dims, const uint64_t *shape, char out[static 96]) {
@@ -96,10 +116,22 @@ static void write_shape(int dims, const uint64_t *shape, char out[static 96]) {
     snprintf(out + used, 96 - used, "]");
 }
 
+// What the file must hold for a rule; returns the number of dimensions.
+static int stored_shape(const tensor_rule *rule, const model_config *config, uint64_t shape[2]) {
+    bool fused = rule->layout == LAYOUT_FUSED || rule->layout == LAYOUT_HEADS;
+    uint64_t rows = extent_value(rule->rows, config) * (fused ? 3 : 1);
+    uint64_t columns = extent_value(rule->columns, config);
+    bool turned = rule->layout == LAYOUT_TRANSPOSED || rule->layout == LAYOUT_FUSED;
+    if (rule->columns == EXTENT_NONE) turned = false;
+    shape[0] = turned ? columns : rows;
+    shape[1] = turned ? rows : columns;
+    return rule->columns == EXTENT_NONE ? 1 : 2;
+}
+
 static df_status check_tensor(const df_tensor *tensor, const tensor_rule *rule,
-                              const df_model_shape *shape) {
-    uint64_t expected[2] = {extent_value(rule->rows, shape), extent_value(rule->columns, shape)};
-    int dims = rule->columns == EXTENT_NONE ? 1 : 2;
+                              const model_config *config) {
+    uint64_t expected[2];
+    int dims = stored_shape(rule, config, expected);
     bool right = tensor->dims == dims && tensor->shape[0] == expected[0] &&
                  (dims == 1 || tensor->shape[1] == expected[1]);
     if (!right) {
@@ -131,7 +163,7 @@ static void claim(loading *load, const df_tensor *tensor) {
 
 static df_status missing_tensor(const loading *load, const tensor_rule *rule, size_t layer) {
     char name[LONGEST_NAME];
-    write_name(load->config->family, rule, layer, true, name);
+    write_name(load->config->family->prefixes[0], rule, layer, name);
     return df_fail(
         DF_BAD_INPUT,
         "tensor %s is missing (%zu layers, attention_bias %s, mlp_bias %s, tie_word_embeddings %s)",
@@ -144,39 +176,79 @@ static df_status check_rule(loading *load, const tensor_rule *rule, size_t layer
     const df_tensor *tensor = find_tensor(load->tensors, load->config->family, rule, layer);
     if (tensor == NULL) return missing_tensor(load, rule, layer);
     claim(load, tensor);
-    return check_tensor(tensor, rule, &load->config->shape);
+    return check_tensor(tensor, rule, load->config);
+}
+
+// Row of the file (of its transpose where it is turned) that holds output `row`: q, k and v are
+// parts 0, 1 and 2 of a fused tensor.
+static size_t stored_row(const tensor_rule *rule, size_t rows, size_t head_width, size_t row) {
+    size_t part =
+        rule->use < ROLE_Q_BIAS ? (size_t)(rule->use - ROLE_Q) : (size_t)(rule->use - ROLE_Q_BIAS);
+    if (rule->layout == LAYOUT_FUSED) return part * rows + row;
+    if (rule->layout == LAYOUT_HEADS)
+        return (row / head_width * 3 + part) * head_width + row % head_width;
+    return row;
+}
+
+// values [rows, columns] from stored, the widened tensor.
+static void arrange(const tensor_rule *rule, const model_config *config, const float *stored,
+                    float *values) {
+    size_t rows = extent_value(rule->rows, config), columns = extent_value(rule->columns, config);
+    uint64_t shape[2];
+    stored_shape(rule, config, shape);
+    bool turned = rule->columns != EXTENT_NONE && rule->layout != LAYOUT_HEADS;
+    for (size_t r = 0; r < rows; r++) {
+        size_t from = stored_row(rule, rows, config->shape.head_width, r);
+        for (size_t c = 0; c < columns; c++)
+            values[r * columns + c] = stored[turned ? c * shape[1] + from : from * columns + c];
+    }
+}
+
+static bool is_gain(role use) {
+    return use == ROLE_FINAL_GAIN || use == ROLE_ATTENTION_GAIN || use == ROLE_MLP_GAIN ||
+           (use >= ROLE_ATTENTION_POST_GAIN && use <= ROLE_K_GAIN);
 }
 
 static df_status read_rule(loading *load, const tensor_rule *rule, size_t layer) {
-    const df_tensor *tensor = find_tensor(load->tensors, load->config->family, rule, layer);
+    const model_config *config = load->config;
+    const df_tensor *tensor = find_tensor(load->tensors, config->family, rule, layer);
     float *values = load->weights->block + load->used;
-    df_to_f32(tensor->type, tensor->data, values, tensor->elements);
+    size_t n = rule_elements(rule, config);
+    if (rule->layout == LAYOUT_PLAIN)
+        df_to_f32(tensor->type, tensor->data, values, n);
+    else {
+        float *stored;
+        DF_TRY(DF_NEW(stored, tensor->elements));
+        df_to_f32(tensor->type, tensor->data, stored, tensor->elements);
+        arrange(rule, config, stored, values);
+        df_free(stored);
+    }
+    for (size_t i = 0; i < n && is_gain(rule->use); i++) values[i] += config->family->gain_offset;
     load->weights->at[df_weight_slot(rule->use, layer)] = values;
-    load->used += tensor->elements;
+    load->used += n;
     return DF_OK;
 }
 
 static df_status for_each_rule(loading *load,
                                df_status (*act)(loading *, const tensor_rule *, size_t)) {
-    const model_family *family = load->config->family;
-    for (size_t i = 0; i < family->n_rules; i++) {
-        if (!is_needed(&family->rules[i], load->config)) continue;
-        size_t copies = rule_copies(&family->rules[i], &load->config->shape);
-        for (size_t layer = 0; layer < copies; layer++) DF_TRY(act(load, &family->rules[i], layer));
+    const tensor_rule *rule;
+    for (size_t i = 0; (rule = rule_at(load->config->family, i)) != NULL; i++) {
+        if (!is_needed(rule, load->config)) continue;
+        size_t copies = rule_copies(rule, &load->config->shape);
+        for (size_t layer = 0; layer < copies; layer++) DF_TRY(act(load, rule, layer));
     }
     return DF_OK;
 }
 
 // A tied checkpoint may store its unembedding all the same, as long as it is the embedding.
 static df_status check_tied(loading *load) {
-    const tensor_rule *unembed = NULL;
-    for (size_t i = 0; i < load->config->family->n_rules; i++)
-        if (load->config->family->rules[i].use == ROLE_UNEMBED)
-            unembed = &load->config->family->rules[i];
+    const tensor_rule *unembed = NULL, *rule;
+    for (size_t i = 0; (rule = rule_at(load->config->family, i)) != NULL; i++)
+        if (rule->use == ROLE_UNEMBED) unembed = rule;
     const df_tensor *tensor =
         unembed != NULL ? find_tensor(load->tensors, load->config->family, unembed, 0) : NULL;
     if (tensor == NULL) return DF_OK;
-    DF_TRY(check_tensor(tensor, unembed, &load->config->shape));
+    DF_TRY(check_tensor(tensor, unembed, load->config));
     size_t width = load->config->shape.width;
     const float *embed = load->weights->at[ROLE_EMBED];
     float *row;
@@ -196,18 +268,13 @@ static df_status check_tied(loading *load) {
         tensor->name);
 }
 
-static bool ends_with(const char *text, const char *suffix) {
-    size_t n = strlen(text), m = strlen(suffix);
-    return n >= m && strcmp(text + n - m, suffix) == 0;
-}
-
 static df_status refuse_unexpected(const loading *load) {
     const model_family *family = load->config->family;
     for (size_t i = 0; i < df_tensors_count(load->tensors); i++) {
         const char *name = df_tensors_at(load->tensors, i)->name;
         bool known = load->claimed[i];
         for (size_t j = 0; j < family->n_ignored && !known; j++)
-            known = ends_with(name, family->ignored[j]);
+            known = strstr(name, family->ignored[j]) != NULL;
         if (!known)
             return df_fail(
                 DF_BAD_INPUT,

@@ -93,7 +93,8 @@ def forward(config, w, ids):
         h = norm(x, p + "post_attention_layernorm")
         m = out[site + "hook_mlp_out"] = linear(F.silu(linear(h, p + "mlp.gate_proj")) * linear(h, p + "mlp.up_proj"), p + "mlp.down_proj")
         x = out[site + "hook_resid_post"] = x + m
-    h = out["ln_final.hook_normalized"] = norm(x, "model.norm")
+    h = norm(x, "model.norm")
+    out["ln_final.hook_normalized"] = h / w["model.norm.weight"]
     out["logits"] = h @ w["model.embed_tokens.weight" if config["tie_word_embeddings"] else "lm_head.weight"].T
     out["nll"] = F.cross_entropy(out["logits"][:-1], torch.tensor(ids[1:]), reduction="none")
     return out

@@ -48,7 +48,7 @@ static void test_config_values(void **state) {
     df_free(tensors);
     refused("\"llama\"", "\"mamba\"", "model_type is \"mamba\"; darkfield can run: llama");
     refused("\"llama\"", "7", "model_type");
-    refused("\"silu\"", "\"gelu\"", "hidden_act is \"gelu\"");
+    refused("\"silu\"", "\"mish\"", "hidden_act is \"mish\"");
     refused("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 0",
             "num_hidden_layers must lie in 1..");
     refused("\"num_hidden_layers\": 2", "\"num_hidden_layers\": -1", "found -1");
@@ -77,8 +77,8 @@ static void test_config_values(void **state) {
             "tensor lm_head.weight is missing");
     refused("\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": 0",
             "rms_norm_eps must be a positive number");
-    refused("\"rope_type\": \"linear\"", "\"rope_type\": \"yarn\"",
-            "rope scaling \"yarn\" is not supported");
+    refused("\"rope_type\": \"linear\"", "\"rope_type\": \"longrope\"",
+            "rope scaling \"longrope\" is not supported");
     refused("\"rope_type\": \"linear\"", "\"rope_type\": \"llama3\"", "lacks low_freq_factor");
     refused("\"factor\": 2.5", "\"factor\": -2.5", "factor must be a positive number");
     refused("\"rope_parameters\": {", "\"rope_parameters\": 3, \"x\": {",

@@ -195,17 +195,18 @@ static void test_refusals(void **state) {
     assert_fails(df_forward_open(model, 257, NULL, 0, &forward), DF_USAGE, "1..256");
     assert_fails(df_forward_open(model, 64, &site, 1, &forward), DF_USAGE,
                  "did you mean blocks.3.hook_resid_post?");
-    assert_fails(df_model_site_width(df_model_facts(model), "blocks.4.hook_resid_post", &width),
+    assert_fails(df_model_site_width(df_model_facts(model), "blocks.4.hook_resid_post", 64, &width),
                  DF_USAGE, "blocks.0 to blocks.3");
-    assert_fails(df_model_site_width(df_model_facts(model), "blocks.03.hook_resid_post", &width),
-                 DF_USAGE, "no site");
-    assert_ok(df_model_site_width(df_model_facts(model), "ln_final.hook_normalized", &width));
+    assert_fails(
+        df_model_site_width(df_model_facts(model), "blocks.03.hook_resid_post", 64, &width),
+        DF_USAGE, "no site");
+    assert_ok(df_model_site_width(df_model_facts(model), "ln_final.hook_normalized", 64, &width));
     assert_int_equal(width, 128);
     assert_int_equal(df_site_layer("blocks.12.hook_mlp_out"), 12);
     assert_int_equal(df_site_layer("hook_embed"), -1);
     size_t held = df_memory_now();
     assert_ok(df_forward_open(model, 64, NULL, 0, &forward));
-    assert_int_equal(df_memory_now() - held, df_forward_bytes(df_model_facts(model), 64));
+    assert_int_equal(df_memory_now() - held, df_forward_bytes(df_model_facts(model), 64, NULL, 0));
     assert_fails(df_forward_run(forward, &outside, 1, NULL, NULL), DF_BAD_INPUT, "640");
     df_forward_close(&forward);
     df_model_close(&model);

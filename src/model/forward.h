@@ -1,0 +1,48 @@
+/* Inside the forward pass: its working arrays, and the parts of a block. Private to module model.
+ */
+#ifndef DF_MODEL_FORWARD_H
+#define DF_MODEL_FORWARD_H
+
+#include "arch.h"
+
+/* Rows of one window, all padded to `rows`, a multiple of DF_FORWARD_ROWS; rows beyond the window's
+ * tokens are zero at the start and never reach a token's row. */
+struct df_forward {
+    const df_model *model;
+    size_t context, rows, tokens;    // tokens: of the last window run
+    uint32_t *ids;                   // [rows]
+    float *block;                    // one allocation for what follows
+    float *stream, *normed, *change; // [rows, width]
+    float *attended;                 // [rows, width] what attention adds, while the MLP runs
+    float *ones;                     // [width]
+    float *q, *mixed;                // [rows, heads * head_width]
+    float *k, *v;                    // [rows, kv_heads * head_width]
+    float *gate, *up;                // [rows, mlp_width]
+    float *scores;                   // [df_attention_scratch(rows)]
+    float *pattern;                  // [heads, rows, rows] where a site wants it, else NULL
+    float *logits;                   // [DF_FORWARD_ROWS, vocabulary]
+    float *cosine[2], *sine[2];      // [rows, rotary / 2] of full and of local layers
+    size_t turned_for;               // tokens that the angles hold for
+    site_place *place;               // [sites]
+    size_t sites;
+    float *const *out; // of the current run
+};
+
+/* Fills the angles for a window of n tokens. */
+df_status df_forward_turn(df_forward *f, size_t n) DF_MUST_CHECK;
+
+/* True where a site is wanted. */
+bool df_forward_wants(const df_forward *f, site_kind kind, size_t layer);
+/* Hands rows [tokens, columns of the site] to every site that is this place. */
+void df_forward_reach(const df_forward *f, site_kind kind, size_t layer, const float *rows);
+
+/* normed = norm(stream), and the sites of that norm. */
+typedef struct norm_place {
+    role gain;
+    site_kind scale, normalized;
+} norm_place;
+void df_forward_norm(const df_forward *f, norm_place place, size_t layer);
+/* One block: stream to stream. */
+void df_forward_block(const df_forward *f, size_t layer);
+
+#endif
