@@ -78,7 +78,9 @@ static df_status read_heads(config_source from, const char *heads, df_model_shap
                            from.file, shape->width, shape->heads);
         shape->head_width = shape->width / shape->heads;
     }
-    if (shape->head_width % 2 == 0 && shape->heads * shape->head_width <= MOST_WIDTH) return DF_OK;
+    if ((shape->learned || shape->head_width % 2 == 0) &&
+        shape->heads * shape->head_width <= MOST_WIDTH)
+        return DF_OK;
     return df_fail(
         DF_BAD_INPUT,
         "%s: head_dim must be even, with at most %d columns in all heads; found %zu x %zu",

@@ -5,17 +5,26 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void check_shape(const model_config *config) {
-    const df_model_shape *s = &config->shape;
-    double *frequency = df_alloc(s->head_width / 2, sizeof *frequency);
+static void check_rope(const rope_plan *rope, size_t rotary, size_t n) {
+    double *frequency = df_alloc(rotary / 2, sizeof *frequency);
     if (frequency == NULL) abort();
-    df_rope_frequencies(config, frequency);
-    for (size_t i = 0; i < s->head_width / 2; i++)
+    df_rope_frequencies(rope, rotary, n, frequency);
+    for (size_t i = 0; i < rotary / 2; i++)
         if (isnan(frequency[i])) abort();
     df_free(frequency);
-    if (s->layers < 1 || s->heads % s->kv_heads != 0 || s->head_width % 2 != 0 ||
-        s->parameters < s->vocabulary * s->width)
+}
+
+static void check_shape(const model_config *config) {
+    const df_model_shape *s = &config->shape;
+    for (size_t n = 1; n <= 1000000; n *= 1000) {
+        check_rope(&config->rope, config->rotary, n);
+        check_rope(&config->local_rope, config->rotary, n);
+    }
+    if (s->layers < 1 || s->heads % s->kv_heads != 0 || config->rotary % 2 != 0 ||
+        config->rotary > s->head_width || s->parameters < s->vocabulary * s->width)
         abort();
+    for (size_t l = 0; l < s->layers; l++)
+        if (config->local[l] && config->window < 1) abort();
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {

@@ -1,0 +1,155 @@
+/* Every family of the table against float64 references of all its hook sites
+ * (tests/golden/family_oracle.py): small random checkpoints in the files' own layouts. */
+#include "reference.h"
+
+#include "darkfield/model.h"
+
+#define GOLDEN DF_SOURCE_DIR "/tests/golden/family"
+enum { CONTEXT = 96, MOST_SITES = 128 };
+
+/* In the order of the reference. */
+static const char *const whole[] = {"hook_embed", "hook_pos_embed", "ln_final.hook_scale",
+                                    "ln_final.hook_normalized", "logits"};
+static const char *const of_block[] = {"hook_resid_pre",  "ln1.hook_scale",   "ln1.hook_normalized",
+                                       "attn.hook_q",     "attn.hook_k",      "attn.hook_v",
+                                       "attn.hook_rot_q", "attn.hook_rot_k",  "attn.hook_pattern",
+                                       "attn.hook_z",     "attn.hook_result", "hook_attn_out",
+                                       "hook_resid_mid",  "ln2.hook_scale",   "ln2.hook_normalized",
+                                       "mlp.hook_in",     "mlp.hook_pre",     "mlp.hook_pre_linear",
+                                       "mlp.hook_post",   "hook_mlp_out",     "hook_resid_post"};
+
+typedef struct site_list {
+    char text[MOST_SITES][64];
+    const char *name[MOST_SITES];
+    size_t width[MOST_SITES], n;
+} site_list;
+
+static void add_site(const df_model_shape *shape, site_list *sites) {
+    size_t i = sites->n;
+    sites->name[i] = sites->text[i];
+    if (df_model_site_width(shape, sites->text[i], CONTEXT, &sites->width[i]) == DF_OK)
+        sites->n++;
+    else
+        df_error_clear(); // the family does not have it
+}
+
+static void list_sites(const df_model_shape *shape, site_list *sites) {
+    sites->n = 0;
+    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++) {
+        snprintf(sites->text[sites->n], 64, "%s", whole[i]);
+        add_site(shape, sites);
+    }
+    for (size_t l = 0; l < shape->layers; l++)
+        for (size_t i = 0; i < sizeof of_block / sizeof *of_block; i++) {
+            snprintf(sites->text[sites->n], 64, "blocks.%zu.%s", l, of_block[i]);
+            add_site(shape, sites);
+        }
+}
+
+static double *reference(const char *file, int prompt, const char *what, size_t *n) {
+    char path[64];
+    snprintf(path, sizeof path, "prompt%d/%s", prompt, what);
+    double *values = df_test_reference(file, path, n);
+    assert_non_null(values);
+    return values;
+}
+
+// |ours - theirs| / |theirs| of one row.
+static double apart(const float *ours, const double *theirs, size_t width) {
+    double difference = 0, size = 0;
+    for (size_t i = 0; i < width; i++) {
+        double d = (double)ours[i] - theirs[i];
+        difference += d * d;
+        size += theirs[i] * theirs[i];
+    }
+    return size > 0 ? sqrt(difference / size) : sqrt(difference);
+}
+
+static void compare_prompt(const df_model *model, const char *file, int prompt) {
+    static site_list sites;
+    float *out[MOST_SITES];
+    uint32_t ids[CONTEXT];
+    size_t n, kept, numbers, at = 0;
+    double *tokens = reference(file, prompt, "tokens", &n);
+    double *rows = reference(file, prompt, "rows", &kept);
+    double *values = reference(file, prompt, "values", &numbers);
+    df_forward *forward;
+    for (size_t t = 0; t < n; t++) ids[t] = (uint32_t)tokens[t];
+    list_sites(df_model_facts(model), &sites);
+    assert_ok(df_forward_open(model, CONTEXT, sites.name, sites.n, &forward));
+    for (size_t i = 0; i < sites.n; i++) assert_ok(DF_NEW(out[i], n * sites.width[i]));
+    assert_ok(df_forward_run(forward, ids, n, out, NULL));
+    for (size_t i = 0; i < sites.n; i++)
+        for (size_t r = 0; r < kept; r++, at += sites.width[i]) {
+            assert_true(at + sites.width[i] <= numbers);
+            double d =
+                apart(out[i] + (size_t)rows[r] * sites.width[i], values + at, sites.width[i]);
+            if (!(d <= 2e-5))
+                print_error("%s prompt %d, %s, position %g: %.3g\n", file, prompt, sites.name[i],
+                            rows[r], d);
+            assert_true(d <= 2e-5);
+        }
+    assert_int_equal(at, numbers);
+    for (size_t i = 0; i < sites.n; i++) df_free(out[i]);
+    df_free(tokens);
+    df_free(rows);
+    df_free(values);
+    df_forward_close(&forward);
+}
+
+static void test_family(void **state) {
+    const char *name = *state;
+    char path[256], file[300];
+    size_t before = df_memory_now();
+    df_model *model;
+    snprintf(path, sizeof path, GOLDEN "/%s", name);
+    snprintf(file, sizeof file, "%s/reference.h5", path);
+    assert_ok(df_model_open(path, &model));
+    compare_prompt(model, file, 0);
+    compare_prompt(model, file, 1);
+    df_model_close(&model);
+    assert_int_equal(df_memory_now(), before);
+}
+
+/* Sites that a family lacks are refused with what it has. */
+static void test_absent_sites(void **state) {
+    (void)state;
+    size_t width;
+    df_model_shape shape;
+    assert_ok(df_model_plan(GOLDEN "/gpt_neox", &shape));
+    assert_fails(df_model_site_width(&shape, "blocks.0.hook_resid_mid", 8, &width), DF_USAGE,
+                 "no site blocks.0.hook_resid_mid");
+    assert_fails(df_model_site_width(&shape, "hook_pos_embed", 8, &width), DF_USAGE, "no site");
+    assert_ok(df_model_plan(GOLDEN "/gpt2", &shape));
+    assert_fails(df_model_site_width(&shape, "blocks.1.attn.hook_rot_q", 8, &width), DF_USAGE,
+                 "did you mean");
+    assert_fails(df_model_site_width(&shape, "blocks.1.mlp.hook_pre_linear", 8, &width), DF_USAGE,
+                 "no site");
+    assert_ok(df_model_site_width(&shape, "blocks.1.attn.hook_pattern", 8, &width));
+    assert_int_equal(width, 32);
+}
+
+#define FAMILY(name)                                                                               \
+    { "family " name, test_family, NULL, NULL, (void *)name }
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        FAMILY("gpt2"),
+        FAMILY("gpt2-scaled"),
+        FAMILY("gpt_neo"),
+        FAMILY("gpt_neox"),
+        FAMILY("gpt_neox-sequential"),
+        FAMILY("opt"),
+        FAMILY("mistral"),
+        FAMILY("llama-yarn"),
+        FAMILY("llama-dynamic"),
+        FAMILY("qwen2"),
+        FAMILY("qwen3"),
+        FAMILY("gemma"),
+        FAMILY("gemma2"),
+        FAMILY("gemma3_text"),
+        FAMILY("gemma3"),
+        cmocka_unit_test(test_absent_sites),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
