@@ -4,10 +4,10 @@
     npm install node-llama-cpp --ignore-scripts        # prebuilt libraries
     llama_cpp_check.py node_modules/@node-llama-cpp/linux-x64/bins/linux-x64
 
-Prints for each family the largest relative L2 distance over positions, and fails above 1e-4.
+Prints for each family the largest relative L2 distance over positions, and fails above 1e-5, or 3e-4 where its half-precision
+table of GELU rounds differently.
 """
 import ctypes
-import math
 import pathlib
 import struct
 import sys
@@ -198,9 +198,9 @@ def main(folder):
             write_gguf(path, gguf_keys("llama" if arch == "mistral" else arch, p), gguf_weights(p, stored))
             theirs = library.logits(path, ids)
         worst = max(np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(theirs, ours))
-        worst_of_all = max(worst_of_all, worst)
+        worst_of_all = max(worst_of_all, worst / (1e-5 if p.act is not tabled_gelu else 3e-4))
         print(f"{arch:8} {worst:.2e}")
-    sys.exit(0 if worst_of_all < 1e-4 and math.isfinite(worst_of_all) else 1)
+    sys.exit(0 if worst_of_all < 1 else 1)
 
 
 if __name__ == "__main__":
