@@ -67,8 +67,7 @@ static df_status read_sites(harvest *h, const char **single) {
         return df_fail(DF_USAGE, "%s: harvest.sites lists %zu sites, 1 to %d are possible",
                        df_job_where(job, "harvest.sites"), h->sites, HARVEST_MOST_SITES);
     for (size_t i = 0; i < h->sites; i++) {
-        size_t width;
-        DF_TRY_AS(df_model_site_width(&h->shape, h->site[i], h->how.context, &width),
+        DF_TRY_AS(df_model_site_width(&h->shape, h->site[i], h->how.context, &h->width[i]),
                   "choosing sites of model %s", h->name);
         for (size_t j = 0; j < i; j++)
             if (strcmp(h->site[i], h->site[j]) == 0)
@@ -181,7 +180,7 @@ static df_status create_output(harvest *h) {
     uint64_t width[HARVEST_MOST_SITES];
     int64_t layer[HARVEST_MOST_SITES];
     for (size_t i = 0; i < h->sites; i++) {
-        width[i] = h->shape.width;
+        width[i] = h->width[i];
         layer[i] = df_site_layer(h->site[i]);
     }
     DF_TRY(df_file_create(h->run->world, h->path, FORMAT, &h->file));
@@ -277,8 +276,8 @@ static df_status fill(harvest *h) {
 static void print_plan(const harvest *h) {
     const df_model_shape *s = &h->shape;
     uint64_t weights = s->parameters * sizeof(float);
-    uint64_t disk =
-        h->text.rows * (h->sites * s->width * df_type_bytes(h->type) + 2 * sizeof(uint32_t));
+    uint64_t disk = h->text.rows * (df_harvest_columns(h, h->sites) * df_type_bytes(h->type) +
+                                    2 * sizeof(uint32_t));
     char memory[16], size[16];
     df_human_bytes((double)(df_memory_now() + weights + df_harvest_bytes(h)), memory);
     df_human_bytes((double)disk, size);

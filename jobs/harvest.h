@@ -62,6 +62,7 @@ typedef struct harvest {
     df_type type;
     const char *const *site; // [sites]
     size_t sites;
+    size_t width[HARVEST_MOST_SITES]; // columns of each site
     df_file *file;
     unit_table table;
     double interval; // seconds between notes of progress
@@ -70,6 +71,9 @@ typedef struct harvest {
 /* Collective. Runs every unit that is not done; DF_STOPPED after a stop request, with the progress
  * on disk. */
 df_status df_harvest_units(harvest *h) DF_MUST_CHECK;
+
+/* Columns of all sites before site s; of all of them for s = sites. */
+size_t df_harvest_columns(const harvest *h, size_t s);
 
 /* Bytes that df_harvest_units takes beside model and text. */
 uint64_t df_harvest_bytes(const harvest *h);

@@ -10,17 +10,17 @@
 /* What one thread needs. */
 typedef struct worker {
     df_forward *forward;
-    float *rows; // the sites after one another, each [context, width]
+    float *rows; // the sites after one another, each [context, its width]
     double *nll; // [context]
 } worker;
 
 /* One rank's part of a harvest. */
 typedef struct crew {
     harvest *h;
-    size_t threads, units; // units: of a round, per rank
-    size_t width;    // columns of a site; all sites of today's families have the residual stream's
-    worker *workers; // [threads]
-    char *stored[HARVEST_MOST_SITES]; // [units * HARVEST_UNIT * context, width] in the file's type
+    size_t threads, units;            // units: of a round, per rank
+    worker *workers;                  // [threads]
+    char *stored[HARVEST_MOST_SITES]; // [units * HARVEST_UNIT * context, its width] in the file's
+                                      // type
     double *nll;                      // [units * HARVEST_UNIT] summed over the window
     uint32_t *scored;                 // [units * HARVEST_UNIT]
     double *squares;                  // [units * HARVEST_UNIT, sites]
@@ -42,9 +42,15 @@ static size_t units_per_round(void) {
     return (2 * thread_count() + HARVEST_UNIT - 1) / HARVEST_UNIT;
 }
 
+size_t df_harvest_columns(const harvest *h, size_t s) {
+    size_t columns = 0;
+    for (size_t i = 0; i < s; i++) columns += h->width[i];
+    return columns;
+}
+
 uint64_t df_harvest_bytes(const harvest *h) {
     uint64_t context = h->how.context, windows = units_per_round() * HARVEST_UNIT;
-    uint64_t numbers = context * h->shape.width * h->sites;
+    uint64_t numbers = context * df_harvest_columns(h, h->sites);
     uint64_t thread = df_forward_bytes(&h->shape, h->how.context, h->site, h->sites) +
                       numbers * sizeof(float) + context * sizeof(double);
     return thread_count() * thread + windows * numbers * df_type_bytes(h->type);
@@ -57,11 +63,11 @@ static df_status hire(crew *c) {
     for (size_t i = 0; i < c->threads; i++) {
         worker *w = &c->workers[i];
         DF_TRY(df_forward_open(h->model, context, h->site, h->sites, &w->forward));
-        DF_TRY(DF_NEW(w->rows, h->sites * context * c->width));
+        DF_TRY(DF_NEW(w->rows, context * df_harvest_columns(h, h->sites)));
         DF_TRY(DF_NEW(w->nll, context));
     }
     for (size_t s = 0; s < h->sites; s++) {
-        c->stored[s] = df_alloc(windows * context * c->width, df_type_bytes(h->type));
+        c->stored[s] = df_alloc(windows * context * h->width[s], df_type_bytes(h->type));
         if (c->stored[s] == NULL) return DF_FAILED;
     }
     DF_TRY(DF_NEW(c->nll, windows));
@@ -101,12 +107,12 @@ static double sum_squares(const float *rows, size_t n, size_t width) {
 
 static df_status refuse_rows(const harvest *h, size_t window, size_t site, const float *rows) {
     size_t n = h->text.window[window + 1] - h->text.window[window], i = 0;
-    while (i + 1 < n * h->shape.width && isfinite(rows[i])) i++;
+    while (i + 1 < n * h->width[site] && isfinite(rows[i])) i++;
     return df_fail(
         DF_BAD_INPUT,
         "model %s, site %s, window %zu: %g at row %llu, column %zu; activations must be finite%s",
         h->name, h->site[site], window, (double)rows[i],
-        (unsigned long long)(h->text.window[window] + i / h->shape.width), i % h->shape.width,
+        (unsigned long long)(h->text.window[window] + i / h->width[site]), i % h->width[site],
         h->type == DF_F16 ? " (f16 ends at 65504: store f32 or bf16)" : "");
 }
 
@@ -119,11 +125,12 @@ static df_status store_rows(const crew *c, const worker *w, size_t window, size_
     size_t n = h->text.window[window + 1] - first,
            base = slot / HARVEST_UNIT * HARVEST_UNIT * h->how.context;
     for (size_t s = 0; s < h->sites; s++) {
-        float *rows = w->rows + s * h->how.context * c->width;
-        void *stored = c->stored[s] + (base + (first - begin)) * c->width * df_type_bytes(h->type);
-        df_from_f32(h->type, rows, stored, n * c->width);
-        df_to_f32(h->type, stored, rows, n * c->width);
-        double squares = sum_squares(rows, n, c->width);
+        size_t width = h->width[s];
+        float *rows = w->rows + h->how.context * df_harvest_columns(h, s);
+        void *stored = c->stored[s] + (base + (first - begin)) * width * df_type_bytes(h->type);
+        df_from_f32(h->type, rows, stored, n * width);
+        df_to_f32(h->type, stored, rows, n * width);
+        double squares = sum_squares(rows, n, width);
         if (!isfinite(squares)) return refuse_rows(h, window, s, rows);
         c->squares[slot * h->sites + s] = squares;
     }
@@ -147,7 +154,8 @@ static void sum_loss(const crew *c, const worker *w, size_t window, size_t slot)
 static df_status run_window(const crew *c, const worker *w, size_t window, size_t slot) {
     const harvest *h = c->h;
     float *out[HARVEST_MOST_SITES];
-    for (size_t s = 0; s < h->sites; s++) out[s] = w->rows + s * h->how.context * c->width;
+    for (size_t s = 0; s < h->sites; s++)
+        out[s] = w->rows + h->how.context * df_harvest_columns(h, s);
     uint64_t first = h->text.window[window], n = h->text.window[window + 1] - first;
     DF_TRY(df_forward_run(w->forward, h->text.tokens + first, n, out, NULL));
     DF_TRY(df_forward_nll(w->forward, w->nll));
@@ -212,7 +220,7 @@ static df_status write_unit(crew *c, size_t i) {
     for (size_t s = 0; s < h->sites; s++)
         DF_TRY(df_file_write(h->file, DF_ACTS_SITE + (int)s, row, rows,
                              c->stored[s] +
-                                 slot * h->how.context * c->width * df_type_bytes(h->type)));
+                                 slot * h->how.context * h->width[s] * df_type_bytes(h->type)));
     DF_TRY(df_file_write(h->file, DF_ACTS_SITE + (int)h->sites, first, n, c->nll + slot));
     DF_TRY(df_file_write(h->file, DF_ACTS_SITE + (int)h->sites + 1, first, n, c->scored + slot));
     memset(sums, 0, h->table.columns * sizeof *sums);
@@ -312,8 +320,7 @@ static df_status run_rounds(crew *c) {
 }
 
 df_status df_harvest_units(harvest *h) {
-    crew c = {
-        .h = h, .threads = thread_count(), .units = units_per_round(), .width = h->shape.width};
+    crew c = {.h = h, .threads = thread_count(), .units = units_per_round()};
     df_status status = df_agree(h->run->world, hire(&c));
     if (status == DF_OK) status = run_rounds(&c);
     dismiss(&c);

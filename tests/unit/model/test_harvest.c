@@ -212,6 +212,47 @@ static void test_contents(void **state) {
     df_test_all(world, right_contents("bf16", 1.0 / 256));
 }
 
+// Rows of site `site` of window w against the forward pass, in bits; `out` are all sites' rows.
+static bool same_window(const df_acts *acts, df_forward *forward, uint64_t w, float *const *out) {
+    uint64_t first = acts->window[w], n = acts->window[w + 1] - first;
+    static float stored[16 * 640];
+    if (df_forward_run(forward, acts->tokens + first, n, out, NULL) != DF_OK) return false;
+    for (size_t s = 0; s < acts->sites; s++) {
+        size_t width = acts->site[s].width;
+        if (df_acts_read(acts, s, first, n, stored, width) != DF_OK) return false;
+        if (memcmp(stored, out[s], n * width * sizeof *stored) != 0) return false;
+    }
+    return true;
+}
+
+// Sites of different widths, down to one column, in one pass and one file.
+static void test_widths(void **state) {
+    (void)state;
+    const char *sites[] = {"blocks.0.ln2.hook_scale", "blocks.1.mlp.hook_post",
+                           "blocks.3.attn.hook_k",
+                           "blocks.3.hook_resid_post"}; // as files list them
+    char *set = df_format("harvest.sites=%s,%s,%s,%s", sites[0], sites[1], sites[2], sites[3]);
+    df_test_all(world, run_stage(world, "widths", set, 2) == DF_OK);
+    char *path = acts_path("widths");
+    static float rows[4][16 * 640];
+    float *const out[] = {rows[0], rows[1], rows[2], rows[3]};
+    df_acts *acts = NULL;
+    df_model *model = NULL;
+    df_forward *forward = NULL;
+    bool good = df_acts_open(path, &acts) == DF_OK &&
+                df_model_open(DF_SOURCE_DIR "/jobs/quickstart/base", &model) == DF_OK &&
+                df_forward_open(model, 16, sites, 4, &forward) == DF_OK && acts->sites == 4 &&
+                acts->site[0].width == 1;
+    for (uint64_t w = 0; good && w < acts->windows; w += 13)
+        good = same_window(acts, forward, w, out);
+    df_test_all(world, good);
+    df_forward_close(&forward);
+    df_model_close(&model);
+    df_acts_close(&acts);
+    df_free(path);
+    df_free(set);
+}
+
 // One document a window: no window crosses a document's end, and none is empty.
 static void test_document_packing(void **state) {
     (void)state;
@@ -298,15 +339,11 @@ static int make_folder(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_alone),
-        cmocka_unit_test(test_together),
-        cmocka_unit_test(test_skips),
-        cmocka_unit_test(test_resumes),
-        cmocka_unit_test(test_forgets),
-        cmocka_unit_test(test_contents),
-        cmocka_unit_test(test_document_packing),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_alone),    cmocka_unit_test(test_together),
+        cmocka_unit_test(test_skips),    cmocka_unit_test(test_resumes),
+        cmocka_unit_test(test_forgets),  cmocka_unit_test(test_contents),
+        cmocka_unit_test(test_widths),   cmocka_unit_test(test_document_packing),
+        cmocka_unit_test(test_refusals), cmocka_unit_test(test_not_finite),
     };
     if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
     if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
