@@ -1,6 +1,6 @@
 /* The plain twins of the transformer kernels, for one element type: nn_plain.c includes this with
- * REAL, PLAIN(name), EXP, LOG, SQRT, TANH and ERFC defined. No blocks and no lanes: the formulas as papers
- * write them. */
+ * REAL, PLAIN(name), EXP, LOG, SQRT, TANH and ERFC defined. No blocks and no lanes: the formulas as
+ * papers write them. */
 
 void PLAIN(df_rms_norm)(const REAL *x, const REAL *gain, REAL epsilon, df_extent extent, REAL *y) {
     for (size_t r = 0; r < extent.rows; r++) {
