@@ -20,8 +20,8 @@ static const df_option options[] = {
 
 static void print_figures(const df_dict *dict, const df_evaluation *e) {
     for (size_t s = 0; s < e->sites; s++)
-        df_info("  FVU of %s at %s: %.5f +- %.5f", dict->site[s].model, dict->site[s].name,
-                e->fvu[s], e->fvu_error[s]);
+        df_info("  FVU of %s at %s: %.5f +- %.5f", df_dict_output(dict, s)->model,
+                df_dict_output(dict, s)->name, e->fvu[s], e->fvu_error[s]);
     df_info("  L0 %.3f over %llu held-out rows; %llu of %llu latents dead, %llu dense", e->l0,
             (unsigned long long)e->rows, (unsigned long long)e->dead,
             (unsigned long long)e->latents, (unsigned long long)e->dense);

@@ -292,20 +292,36 @@ static void print_free_space(const char *folder) {
     df_info("  free in %s: %s", folder, text);
 }
 
+/* The dictionary of the first rank, which has most. */
+static df_status outline(const chosen *c, const df_train_options *o, int size, df_dict **out) {
+    df_dict_site sites[DF_MAX_SITES];
+    for (size_t i = 0; i < c->n; i++) {
+        const struct df_site *found = &c->acts[i]->site[c->site[i]];
+        sites[i] = (df_dict_site){
+            .name = found->name, .model = c->acts[i]->model, .width = found->width, .scale = 1.0};
+    }
+    return df_train_outline(o, sites, c->n, size, 0, out);
+}
+
 static df_status print_plan(const df_run *run, const chosen *c, const df_train_options *o) {
     uint64_t *rows = NULL;
-    size_t n = 0, width = 0;
+    df_dict *d = NULL;
+    size_t n = 0;
+    int size = df_comm_size(run->world);
     char memory[16], dictionary[16], checkpoints[16];
     DF_TRY(df_acts_rows(c->acts[0], 0, o->skip_first, &rows, &n));
     df_free(rows);
-    for (size_t i = 0; i < c->n; i++) width += c->acts[i]->site[c->site[i]].width;
-    double weights = 4.0 * ((double)o->latents * (double)(2 * width + 1) + (double)width);
-    int size = df_comm_size(run->world);
-    df_human_bytes((double)df_train_plan_bytes(o, width, c->n, c->acts[0]->rows, size), memory);
+    DF_TRY(outline(c, o, size, &d));
+    double weights =
+        4.0 * (double)(df_dict_enc_floats(d, d->latents) + df_dict_dec_floats(d, d->latents) +
+                       d->latents + d->out.count +
+                       (d->kind == DF_SKIP_TRANSCODER ? d->out.count * d->in.count : 0));
+    df_human_bytes((double)df_train_plan_bytes(o, d, c->acts[0]->rows, size), memory);
     df_human_bytes(weights, dictionary);
     df_human_bytes(3 * 3 * weights, checkpoints);
-    df_info("train: %s of %zu latents over %zu columns (%zu site%s)",
-            c->n == 1 ? "SAE" : "crosscoder", o->latents, width, c->n, c->n == 1 ? "" : "s");
+    df_info("train: %s of %zu latents over %zu columns (%zu site%s)", df_dict_kind_name(d->kind),
+            o->latents, d->width, c->n, c->n == 1 ? "" : "s");
+    df_dict_free(&d);
     df_info("  training rows: %zu; steps: %llu of %zu rows, %.2f epochs", n,
             (unsigned long long)o->steps, o->batch,
             n > 0 ? (double)o->steps * (double)o->batch / (double)n : 0.0);

@@ -1,11 +1,15 @@
-/* darkfield/dict.h: dictionaries (SAE, crosscoder), the distributed coder that runs and trains
- * them, their files.
+/* darkfield/dict.h: dictionaries (SAE, transcoder, crosscoder, cross-layer transcoder), the
+ * distributed coder that runs and trains them, their files.
  *
- * Owner computes (design section 3): ranks of one comm share the batch and split the latents. A
- * latent's encoder row, decoder row, optimiser state and counters live on one rank, which sees
- * every row of the batch. Selection is exact over all latents, ties broken by the smaller row, then
- * the smaller latent. Every result is a function of the dictionary, the settings and the rows,
- * never of the number of ranks or threads. */
+ * One abstraction for every kind (design section 3): a row holds all sites of all models side by
+ * side. Latents come in groups; a group reads a range of columns and writes a range of columns. An
+ * autoencoder's target is the row itself, a transcoder's the output columns of the same row.
+ *
+ * Owner computes: ranks of one comm share the batch and split the latents. A latent's encoder row,
+ * decoder row, optimiser state and counters live on one rank, which sees every row of the batch.
+ * Selection is exact over all latents, ties broken by the smaller row, then the smaller latent.
+ * Every result is a function of the dictionary, the settings and the rows, never of the number of
+ * ranks or threads. */
 #ifndef DARKFIELD_DICT_H
 #define DARKFIELD_DICT_H
 
@@ -23,47 +27,134 @@ typedef enum df_activation { DF_RELU, DF_TOPK, DF_BATCHTOPK } df_activation;
  * decoder row (SAE). */
 typedef enum df_code_norm { DF_NORM_NONE, DF_NORM_SUM, DF_NORM_ROOT } df_code_norm;
 
+/* What the groups read and write:
+ *   SAE               one group, one site, read and written
+ *   CROSSCODER        one group, several sites (of models or layers), all read and all written
+ *   TRANSCODER        one group, reads the input sites, writes the output sites
+ *   SKIP_TRANSCODER   the same, and x^ += W_skip x (Paulo et al., arXiv 2501.18823)
+ *   CLT               any groups; by default one for each input site l, which writes output sites
+ * l, l + 1, ... (Ameisen et al. 2025, "Circuit tracing", cross-layer transcoder) */
+typedef enum df_dict_kind {
+    DF_SAE,
+    DF_CROSSCODER,
+    DF_TRANSCODER,
+    DF_SKIP_TRANSCODER,
+    DF_CLT
+} df_dict_kind;
+const char *df_dict_kind_name(df_dict_kind kind); /* "skip-transcoder" */
+
+enum { DF_MAX_SITES = 256 };
+
 /* One site of one model: columns [first, first + width) of a row; a row holds x * scale. */
 typedef struct df_dict_site {
     char *name, *model;
     uint64_t first, width;
-    double scale; /* 1 / sqrt(mean |x|^2) over the training rows: every site has unit mean squared
-                     norm */
+    double scale;       /* 1 / sqrt(mean |x|^2) over the training rows: every site has unit mean
+                           squared norm */
+    bool input, output; /* read, written; at least one of them */
 } df_dict_site;
 
-/* Encoder: p = W_enc (x - subtract_bias * b_dec) + b_enc, f = selected relu(p). Decoder: x^ = sum f
- * W_dec + b_dec. Latents are split into df_dict_blocks() fixed blocks; a rank owns a contiguous run
- * of whole blocks. */
+/* Latents that read and write the same columns, which begin and end where sites do. Groups follow
+ * each other without gap from latent 0; their columns may overlap. */
+typedef struct df_dict_group {
+    size_t first, count; /* latents */
+    df_range in, out;    /* columns of a row that its encoders read, its decoders write */
+    size_t block;        /* number of its first block; here and below: set with the dictionary */
+    df_range local;      /* its latents on this rank, by local index */
+    size_t enc, dec;     /* where the rows of local.first begin in w_enc and w_dec, in floats */
+} df_dict_group;
+
+/* What a dictionary is made of. Sites side by side in the order of a row: `first` is set from the
+ * widths. Input sites are contiguous, so are output sites. group NULL: those of the kind, latents
+ * of a CLT shared out evenly. */
+typedef struct df_dict_shape {
+    df_dict_kind kind;
+    size_t latents;
+    size_t sites, groups;
+    const df_dict_site *site;
+    const df_dict_group *group; /* first, count, in and out are read */
+} df_dict_shape;
+
+/* Encoder: p = W_enc (x_in - subtract_bias * b_dec) + b_enc, f = selected relu(p). Decoder: x^_out
+ * = sum f W_dec (+ W_skip x_in) + b_dec. Latents are split into fixed blocks, which depend on the
+ * groups' latents alone and never straddle two groups; a rank owns a contiguous run of whole
+ * blocks. Rows of W_skip are shared out in fixed blocks too. */
 typedef struct df_dict {
-    size_t latents,
-        width;     /* m, D (all sites side by side; input and output columns are the same here) */
-    df_range mine; /* latents of this rank: empty when there are more ranks than blocks */
-    float *w_enc, *w_dec; /* [mine.count, width] */
-    float *b_enc;         /* [mine.count] */
-    float *b_dec;         /* [width], replicated */
+    df_dict_kind kind;
+    size_t latents, width; /* m; columns of a row, all sites side by side */
+    df_range in, out;      /* columns of all input sites, of all output sites */
+    df_range mine;         /* latents of this rank: empty when there are more ranks than blocks */
+    size_t block, blocks;  /* latents of a full block; blocks of the whole dictionary */
+    float *w_enc, *w_dec;  /* latent after latent: rows of the group's in.count and out.count */
+    float *b_enc;          /* [mine.count] */
+    float *b_dec;          /* [out.count], replicated */
+    float *w_skip;         /* [skip_rows.count, in.count]; NULL: the kind has none */
+    df_range skip_rows;    /* rows of W_skip on this rank, of out.count */
     df_activation activation;
     df_code_norm code_norm;
-    size_t k;        /* TopK: per row; BatchTopK: mean per row in training */
-    float threshold; /* BatchTopK at inference: active where f * norm > threshold; < 0: not yet
-                        known */
-    bool subtract_bias;
-    size_t sites;
+    size_t k;           /* TopK: per row; BatchTopK: mean per row in training */
+    float threshold;    /* BatchTopK at inference: active where f * norm > threshold; < 0: not yet
+                           known */
+    bool subtract_bias; /* only where in is out */
+    size_t sites, groups;
     df_dict_site *site;
-    char *job; /* resolved job file, or NULL */
+    df_dict_group *group;
+    uint16_t *group_index; /* [mine.count] group of each latent; NULL: there is one group */
+    char *job;             /* resolved job file, or NULL */
 } df_dict;
 
-/* The fixed block size for m latents (a multiple of 16; at most 64 blocks) and the latents of one
- * rank. Not collective. */
-size_t df_dict_block_latents(size_t latents);
-df_range df_dict_share(size_t latents, int size, int rank);
+/* The group, encoder row [in.count] and decoder row [out.count] of a local latent. */
+static inline const df_dict_group *df_dict_group_of(const df_dict *d, size_t local) {
+    return &d->group[d->group_index == NULL ? 0 : d->group_index[local]];
+}
+static inline float *df_dict_enc(const df_dict *d, size_t local) {
+    const df_dict_group *g = df_dict_group_of(d, local);
+    return d->w_enc + g->enc + (local - g->local.first) * g->in.count;
+}
+static inline float *df_dict_dec(const df_dict *d, size_t local) {
+    const df_dict_group *g = df_dict_group_of(d, local);
+    return d->w_dec + g->dec + (local - g->local.first) * g->out.count;
+}
+/* Does the group write the site? Then at column site->first - group->out.first of a decoder row. */
+static inline bool df_dict_writes(const df_dict_group *g, const df_dict_site *site) {
+    return site->output && site->first >= g->out.first && site->first < g->out.first + g->out.count;
+}
+/* The block of a local latent. */
+static inline size_t df_dict_block_of(const df_dict *d, size_t local) {
+    const df_dict_group *g = df_dict_group_of(d, local);
+    return g->block + (d->mine.first + local - g->first) / d->block;
+}
 
-/* Allocates an all-zero dictionary with this rank's share; sites are copied. Not collective. */
+/* The block size for m latents: a multiple of 16, about m / 64. Not collective. */
+size_t df_dict_block_latents(size_t latents);
+/* Latents of a block, and of one rank of `size`. Not collective. */
+df_range df_dict_block(const df_dict *dict, size_t block);
+df_range df_dict_share(const df_dict *dict, int size, int rank);
+/* Rows of W_skip of one rank: whole blocks of DF_SKIP_ROWS. Not collective. */
+enum { DF_SKIP_ROWS = 64 };
+df_range df_dict_skip_share(const df_dict *dict, int size, int rank);
+/* Floats of the encoder (decoder) rows of latents [0, latents). Not collective. */
+size_t df_dict_enc_floats(const df_dict *dict, size_t latents);
+size_t df_dict_dec_floats(const df_dict *dict, size_t latents);
+/* How many sites are written, and the n-th of them (from 0). Not collective. */
+size_t df_dict_outputs(const df_dict *dict);
+const df_dict_site *df_dict_output(const df_dict *dict, size_t n);
+
+/* Allocates an all-zero dictionary with this rank's share; sites and groups are copied.
+ * DF_BAD_INPUT names what does not fit: groups that leave gaps, ranges that are no sites', a kind
+ * with other groups. subtract_bias starts true where in is out. Not collective. */
+df_status df_dict_make(df_comm *comm, const df_dict_shape *shape, df_dict **out) DF_MUST_CHECK;
+/* The usual ones: an SAE or, of several sites, a crosscoder; all sites are read and written. */
 df_status df_dict_new(df_comm *comm, size_t latents, const df_dict_site *sites, size_t n_sites,
                       df_dict **out) DF_MUST_CHECK;
+/* Rank `rank` of `size` without its weights: what plans need. Not collective. */
+df_status df_dict_outline(const df_dict_shape *shape, int size, int rank,
+                          df_dict **out) DF_MUST_CHECK;
 void df_dict_free(df_dict **dict);
-/* Decoder rows drawn N(0,1) by (seed, latent, column), each site's part scaled to `norm`; encoder =
- * decoder transposed times `encoder_scale`; b_enc 0; b_dec as given [width]. Not collective; same
- * numbers on any rank count. */
+/* Decoder rows drawn N(0,1) by (seed, latent, column), each site's part scaled to `norm`. Encoder =
+ * decoder transposed times `encoder_scale` where a group reads what it writes; elsewhere drawn the
+ * same way in its own columns, of norm `norm * encoder_scale`. b_enc and W_skip 0; b_dec as given
+ * [out.count]. Not collective; same numbers on any rank count. */
 void df_dict_initialise(df_dict *dict, uint64_t seed, double norm, double encoder_scale,
                         const float *b_dec);
 
@@ -83,19 +174,20 @@ typedef struct df_coder df_coder; /* a dictionary with its comm, kernels and scr
 df_status df_coder_open(df_comm *comm, df_kernels *kernels, df_dict *dict, size_t max_rows,
                         df_coder **out) DF_MUST_CHECK;
 void df_coder_close(df_coder **coder);
-size_t df_coder_plan_bytes(const df_dict *dict, size_t max_rows, int size,
-                           bool training); /* what open (and train_open) will allocate */
+/* What open (and train_open) will allocate for this rank's share of `dict`, on `size` ranks. */
+size_t df_coder_plan_bytes(const df_dict *dict, size_t max_rows, int size, bool training);
 
 /* x [rows, width], the same on every rank, in dictionary units (scaled). training selects BatchTopK
  * by batch instead of by threshold. *codes points into the coder and holds until its next call.
  * Collective. */
 df_status df_coder_encode(df_coder *coder, const float *x, size_t rows, bool training,
                           const df_codes **codes) DF_MUST_CHECK;
-/* x_hat [share of rows, width] for the rows df_share(rows, size, rank) of this rank, summed over
- * latent blocks in the fixed tree, b_dec added last. Collective. */
+/* x_hat [share of rows, out.count] for the rows df_share(rows, size, rank) of this rank, summed
+ * over latent blocks in the fixed tree, then W_skip x of the rows last encoded, b_dec last.
+ * Collective. */
 df_status df_coder_decode(df_coder *coder, const df_codes *codes, float *x_hat) DF_MUST_CHECK;
 /* encode (inference) then decode for rows that each rank brings: x_mine [n, width], n the same on
- * every rank (pad with zero rows). `codes` may be NULL. Collective. */
+ * every rank (pad with zero rows), x_hat_mine [n, out.count]. `codes` may be NULL. Collective. */
 df_status df_coder_apply(df_coder *coder, const float *x_mine, size_t n, float *x_hat_mine,
                          const df_codes **codes) DF_MUST_CHECK;
 
@@ -118,7 +210,7 @@ typedef struct df_step_report {
         auxiliary; /* reconstruction = mean_rows sum_columns e^2; loss is their weighted sum */
     double l0;     /* mean active per row */
     uint64_t dead; /* before this step's update */
-    double fvu[8]; /* per site, of this batch: sum e^2 / sum (x - batch mean)^2 */
+    double fvu[DF_MAX_SITES]; /* per output site, of this batch: sum e^2 / sum (x - batch mean)^2 */
     double gemm_seconds, select_seconds, settle_seconds, decode_seconds, gradient_seconds,
         adam_seconds, comm_seconds;
     uint64_t dense_rows; /* rows settled densely */
@@ -126,9 +218,10 @@ typedef struct df_step_report {
 
 /* Optimiser state of this rank's latents, and the replicated b_dec's. */
 typedef struct df_trainer_state {
-    float *m_enc, *v_enc, *m_dec, *v_dec; /* [mine.count, width] */
+    float *m_enc, *v_enc, *m_dec, *v_dec; /* laid out like w_enc and w_dec */
     float *m_bias, *v_bias;               /* [mine.count] b_enc */
-    float *m_center, *v_center;           /* [width] b_dec */
+    float *m_center, *v_center;           /* [out.count] b_dec */
+    float *m_skip, *v_skip;               /* laid out like w_skip */
     uint64_t *silent;                     /* [mine.count] rows since last fired */
     uint64_t step;                        /* Adam steps taken */
 } df_trainer_state;
@@ -142,7 +235,7 @@ df_status df_coder_step(df_coder *coder, const float *x, size_t rows,
 /* The gradients alone, for tests: this rank's rows of each tensor, weights untouched. NULL members
  * are skipped. Collective. */
 typedef struct df_gradients {
-    float *w_enc, *w_dec, *b_enc, *b_dec;
+    float *w_enc, *w_dec, *b_enc, *b_dec, *w_skip;
 } df_gradients;
 df_status df_coder_gradients(df_coder *coder, const float *x, size_t rows,
                              const df_step_settings *settings, df_gradients *out,
@@ -150,16 +243,16 @@ df_status df_coder_gradients(df_coder *coder, const float *x, size_t rows,
 
 /* ---- files ---------------------------------------------------------------------------------- */
 
-/* *.dict.h5 (design section 5): one group. Reads this rank's share; DF_BAD_INPUT names what is
+/* *.dict.h5 (design section 5). Reads this rank's share; DF_BAD_INPUT names what is
  * wrong. Collective. */
 df_status df_dict_load(df_comm *comm, const char *path, df_dict **out) DF_MUST_CHECK;
 
 /* The training history, one row per logging interval: written into the dictionary file as
  * /history/<column> f64. */
 typedef struct df_history {
-    size_t rows, capacity, sites;
+    size_t rows, capacity, sites; /* sites that are written */
     double *values; /* [rows, 9 + sites]: step, rows seen, loss, reconstruction, sparsity,
-                       auxiliary, l0, dead, lr, fvu per site */
+                       auxiliary, l0, dead, lr, fvu per output site */
 } df_history;
 df_status df_dict_save(df_comm *comm, const char *path, const df_dict *dict,
                        const df_history *history, const char *resolved_job, uint64_t seed,
@@ -168,6 +261,8 @@ df_status df_dict_save(df_comm *comm, const char *path, const df_dict *dict,
 /* ---- the trainer ---------------------------------------------------------------------------- */
 
 typedef struct df_train_options {
+    df_dict_kind kind; /* SAE and CROSSCODER: all sites are read and written */
+    size_t inputs; /* transcoders and CLT: the first so many sites are read, the others written */
     size_t latents, k, batch;
     uint64_t steps, seed;
     df_activation activation;
@@ -200,10 +295,14 @@ typedef struct df_train_options {
  * permuted globally anew for each epoch (df_random_permute). Collective. */
 df_status df_train(df_comm *comm, df_kernels *kernels, df_acts *const *acts, const size_t *site,
                    size_t n_sites, const df_train_options *options) DF_MUST_CHECK;
-/* Bytes of our own allocations per rank that df_train will reach; rows: of the activation files.
+/* The dictionary that df_train makes of these sites, without its weights: rank `rank` of `size`.
  * Not collective. */
-size_t df_train_plan_bytes(const df_train_options *options, size_t width, size_t n_sites,
-                           uint64_t rows, int size);
+df_status df_train_outline(const df_train_options *options, const df_dict_site *sites,
+                           size_t n_sites, int size, int rank, df_dict **out) DF_MUST_CHECK;
+/* Bytes of our own allocations per rank that df_train will reach for a dictionary of
+ * df_train_outline on `size` ranks; rows: of the activation files. Not collective. */
+size_t df_train_plan_bytes(const df_train_options *options, const df_dict *outline, uint64_t rows,
+                           int size);
 
 /* Reads rows (ascending or not) of all sites side by side in dictionary units: out [n, width]. Not
  * collective. */

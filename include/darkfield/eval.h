@@ -5,7 +5,9 @@
  * 64 document buckets of moments.h (df_jackknife). Active: f > 0. L0: mean number active per row.
  * Dead: never active on these rows. Dense: active on more than 10 %.
  *
- * Result file, format "darkfield-evaluation" (S sites, m latents):
+ * Only sites that the dictionary writes have an FVU.
+ *
+ * Result file, format "darkfield-evaluation" (S output sites, m latents):
  *   /sites/fvu, /sites/fvu_error f64 [S]   /latents/fires u64 [m]   (rows on which the latent is
  * active) root attributes l0, rows, latents, dead, dense, alive, sites; site0, model0, ... */
 #ifndef DARKFIELD_EVAL_H
@@ -16,8 +18,6 @@
 #include "darkfield/dict.h"
 #include "darkfield/store.h"
 
-enum { DF_EVAL_MAX_SITES = 8 };
-
 typedef struct df_eval_options {
     size_t batch;    /* rows encoded at a time over all ranks */
     bool skip_first; /* leave out BOS rows and the first position of each window */
@@ -27,8 +27,8 @@ typedef struct df_eval_options {
 
 /* The figures, the same on every rank. */
 typedef struct df_evaluation {
-    size_t sites;
-    double fvu[DF_EVAL_MAX_SITES], fvu_error[DF_EVAL_MAX_SITES];
+    size_t sites; /* that are written */
+    double fvu[DF_MAX_SITES], fvu_error[DF_MAX_SITES];
     uint64_t rows, active; /* active: entries over all rows */
     double l0;
     uint64_t latents, dead, dense;

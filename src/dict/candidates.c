@@ -15,7 +15,7 @@ static void move(df_candidates *s, size_t to, size_t from) {
 static float lower_bound(const df_coder *c, const df_candidates *s, size_t i) {
     if (i < s->exact) return s->upper[i];
     size_t j = s->latent[i];
-    return s->upper[i] - 2.0f * (c->x_norm[s->row[i]] * c->slack[j] + c->extra[j]);
+    return s->upper[i] - 2.0f * (df_row_norm(c, s->row[i], j) * c->slack[j] + c->extra[j]);
 }
 
 static void drop_below_floor(df_candidates *s) {
@@ -47,20 +47,28 @@ static void set_exact(const df_coder *c, df_candidates *s, size_t i, float produ
     s->upper[i] = s->value[i] * c->scale[j];
 }
 
+/* Entries i .. i + 3 are of one row, and their latents read the same columns. */
+static bool four_alike(const df_coder *c, const df_candidates *s, size_t i) {
+    if (i + 4 > s->count) return false;
+    for (size_t n = 1; n < 4; n++)
+        if (s->row[i + n] != s->row[i] || !df_same_group(c, s->latent[i], s->latent[i + n]))
+            return false;
+    return true;
+}
+
 void df_candidates_settle(const df_coder *c, df_candidates *s) {
-    size_t i = s->exact, width = c->width;
+    size_t i = s->exact;
     while (i < s->count) {
-        const float *x = c->input + (size_t)s->row[i] * width;
-        bool four = i + 4 <= s->count && s->row[i + 1] == s->row[i] && s->row[i + 2] == s->row[i] &&
-                    s->row[i + 3] == s->row[i];
+        df_range in = df_dict_group_of(c->dict, s->latent[i])->in;
+        const float *x = c->input + (size_t)s->row[i] * c->width + in.first;
+        bool four = four_alike(c, s, i);
         const float *w[4];
         float product[4];
-        for (size_t n = 0; n < (four ? 4 : 1); n++)
-            w[n] = c->dict->w_enc + (size_t)s->latent[i + n] * width;
+        for (size_t n = 0; n < (four ? 4 : 1); n++) w[n] = df_dict_enc(c->dict, s->latent[i + n]);
         if (four)
-            df_dot4(x, w, width, product);
+            df_dot4(x, w, in.count, product);
         else
-            product[0] = df_dot(x, w[0], width);
+            product[0] = df_dot(x, w[0], in.count);
         for (size_t n = 0; n < (four ? 4 : 1); n++) set_exact(c, s, i + n, product[n]);
         i += four ? 4 : 1;
     }

@@ -93,32 +93,29 @@ void checkpoint_prune(const char *prefix, const char *job, uint64_t step, size_t
 
 /* ---- writing -------------------------------------------------------------------------------- */
 
-static df_status declare_part(df_file *file, const df_dict *dict, const checkpoint_part *part,
-                              int *id) {
+static df_status declare_part(df_file *file, const checkpoint_part *part, int *id) {
     df_dataset spec = {.path = part->path,
                        .type = part->type,
-                       .dims = part->columns > 0 ? 2 : 1,
-                       .shape = {part->replicated ? dict->width : dict->latents, part->columns},
+                       .dims = 1,
+                       .shape = {part->all},
                        .units = "1",
                        .long_name = "state of the training",
-                       .labels = part->replicated     ? "column"
-                                 : part->columns == 0 ? "latent"
-                                                      : "latent, column"};
+                       .labels = "element"};
     return df_file_dataset(file, &spec, id);
 }
 
+/* The history and the scales come behind the n parts. */
 static df_status declare(df_file *file, const train_run *run, const checkpoint_part *parts,
-                         int *id) {
+                         size_t n, int *id) {
     size_t columns = history_columns(run->history.sites);
     const df_dataset history = {
         "/history",        DF_F64, 2, {run->history.rows, columns}, "1", "training history so far",
         "interval, column"};
     const df_dataset scale = {
         "/scale", DF_F64, 1, {run->dict->sites}, "1", "normalisation of each site", "site"};
-    for (size_t i = 0; i < CHECKPOINT_PARTS; i++)
-        DF_TRY(declare_part(file, run->dict, &parts[i], &id[i]));
-    DF_TRY(df_file_dataset(file, &history, &id[CHECKPOINT_PARTS]));
-    DF_TRY(df_file_dataset(file, &scale, &id[CHECKPOINT_PARTS + 1]));
+    for (size_t i = 0; i < n; i++) DF_TRY(declare_part(file, &parts[i], &id[i]));
+    DF_TRY(df_file_dataset(file, &history, &id[n]));
+    DF_TRY(df_file_dataset(file, &scale, &id[n + 1]));
     DF_TRY(df_file_text(file, "/", "job", run->options->resolved_job));
     DF_TRY(df_file_text(file, "/", "kernel_path", df_kernels_path(run->kernels)));
     DF_TRY(df_file_text(file, "/", "kernel_history", run->kernel_history));
@@ -128,19 +125,17 @@ static df_status declare(df_file *file, const train_run *run, const checkpoint_p
 }
 
 static df_status write_parts(df_file *file, const train_run *run, const checkpoint_part *parts,
-                             const int *id) {
-    df_range mine = run->dict->mine;
+                             size_t n, const int *id) {
     bool first = df_comm_rank(run->comm) == 0;
-    for (size_t i = 0; i < CHECKPOINT_PARTS; i++) {
-        if (!parts[i].replicated)
+    for (size_t i = 0; i < n; i++) {
+        df_range mine = parts[i].mine;
+        if (!parts[i].replicated || first)
             DF_TRY(df_file_write(file, id[i], mine.first, mine.count, parts[i].data));
-        else if (first)
-            DF_TRY(df_file_write(file, id[i], 0, run->dict->width, parts[i].data));
     }
     if (!first) return DF_OK;
     for (size_t s = 0; s < run->dict->sites; s++)
-        DF_TRY(df_file_write(file, id[CHECKPOINT_PARTS + 1], s, 1, &run->dict->site[s].scale));
-    return df_file_write(file, id[CHECKPOINT_PARTS], 0, run->history.rows, run->history.values);
+        DF_TRY(df_file_write(file, id[n + 1], s, 1, &run->dict->site[s].scale));
+    return df_file_write(file, id[n], 0, run->history.rows, run->history.values);
 }
 
 static df_status write_file(const train_run *run, const char *path) {
@@ -148,11 +143,11 @@ static df_status write_file(const train_run *run, const char *path) {
     int id[CHECKPOINT_PARTS + 2];
     df_file *file = NULL;
     df_status status;
-    checkpoint_parts(run->dict, run->state, parts);
+    size_t n = checkpoint_parts(run->dict, run->state, parts);
     DF_GO(df_file_create(run->comm, path, "darkfield-checkpoint", &file));
-    DF_GO(df_file_agree(file, declare(file, run, parts, id)));
+    DF_GO(df_file_agree(file, declare(file, run, parts, n, id)));
     DF_GO(df_file_ready(file));
-    DF_GO(df_file_agree(file, write_parts(file, run, parts, id)));
+    DF_GO(df_file_agree(file, write_parts(file, run, parts, n, id)));
     DF_GO(df_file_finish(&file));
 done:
     if (file != NULL) df_file_abandon(&file, false);

@@ -23,23 +23,15 @@ static void header_free(header *h) {
 
 /* ---- one file, this rank -------------------------------------------------------------------- */
 
-static df_status check_part(const df_reader *file, const df_dict *dict,
-                            const checkpoint_part *part) {
-    uint64_t shape[DF_MAX_DIMS], rows = part->replicated ? dict->width : dict->latents;
+static df_status read_part(const df_reader *file, const checkpoint_part *part) {
+    uint64_t shape[DF_MAX_DIMS];
     df_type type;
-    DF_TRY(df_reader_find(file, part->path, part->columns > 0 ? 2 : 1, &type, shape));
-    if (type == part->type && shape[0] == rows && (part->columns == 0 || shape[1] == part->columns))
-        return DF_OK;
-    return df_fail(DF_BAD_INPUT, "%s: %s has %" PRIu64 " rows of %s, expected %" PRIu64 " of %s",
-                   df_reader_path(file), part->path, shape[0], df_type_name(type), rows,
-                   df_type_name(part->type));
-}
-
-static df_status read_part(const df_reader *file, const df_dict *dict,
-                           const checkpoint_part *part) {
-    df_range all = {0, dict->width}, rows = part->replicated ? all : dict->mine;
-    DF_TRY(check_part(file, dict, part));
-    return df_reader_rows(file, part->path, rows.first, rows.count, true, part->data);
+    DF_TRY(df_reader_find(file, part->path, 1, &type, shape));
+    if (type != part->type || shape[0] != part->all)
+        return df_fail(DF_BAD_INPUT, "%s: %s has %" PRIu64 " elements of %s, expected %zu of %s",
+                       df_reader_path(file), part->path, shape[0], df_type_name(type), part->all,
+                       df_type_name(part->type));
+    return df_reader_rows(file, part->path, part->mine.first, part->mine.count, true, part->data);
 }
 
 static df_status read_header(const df_reader *file, const train_run *run, header *h) {
@@ -63,7 +55,7 @@ static df_status read_header(const df_reader *file, const train_run *run, header
 static df_status read_weights(const df_reader *file, const train_run *run, const header *h) {
     checkpoint_part parts[CHECKPOINT_PARTS];
     size_t n = checkpoint_parts(run->dict, NULL, parts);
-    for (size_t i = 0; i < n; i++) DF_TRY(read_part(file, run->dict, &parts[i]));
+    for (size_t i = 0; i < n; i++) DF_TRY(read_part(file, &parts[i]));
     run->dict->threshold = (float)h->threshold;
     for (size_t s = 0; s < run->dict->sites; s++) {
         double *scale = &run->dict->site[s].scale;
@@ -77,8 +69,9 @@ static df_status read_weights(const df_reader *file, const train_run *run, const
 
 static df_status read_state(const df_reader *file, train_run *run, const header *h) {
     checkpoint_part parts[CHECKPOINT_PARTS];
+    size_t weights = checkpoint_parts(run->dict, NULL, parts);
     size_t n = checkpoint_parts(run->dict, run->state, parts);
-    for (size_t i = CHECKPOINT_WEIGHTS; i < n; i++) DF_TRY(read_part(file, run->dict, &parts[i]));
+    for (size_t i = weights; i < n; i++) DF_TRY(read_part(file, &parts[i]));
     DF_TRY(df_reader_rows(file, "/history", 0, h->history_rows, true, run->history.values));
     run->history.rows = h->history_rows;
     run->state->step = (uint64_t)h->step;

@@ -44,6 +44,9 @@ static df_status check_shape(const df_dict *d, size_t max_rows) {
     if (d->latents >= UINT32_MAX || max_rows >= UINT32_MAX)
         return df_fail(DF_FAILED, "%zu latents or %zu rows do not fit in 32 bits", d->latents,
                        max_rows);
+    if (d->subtract_bias && (d->in.first != d->out.first || d->in.count != d->out.count))
+        return df_fail(DF_USAGE, "subtract_bias: the decoder bias can be subtracted from what the "
+                                 "encoder reads only where that is what the decoder writes");
     if (d->activation != DF_RELU && (d->k == 0 || d->k > d->latents))
         return df_fail(DF_USAGE, "k is %zu; it must be between 1 and the number of latents, %zu",
                        d->k, d->latents);
@@ -61,7 +64,7 @@ df_status df_coder_open(df_comm *comm, df_kernels *kernels, df_dict *dict, size_
         c->kernels = kernels;
         c->rank = df_comm_rank(comm);
         c->size = df_comm_size(comm);
-        df_coder_shape(c, dict, max_rows, dict->mine);
+        df_coder_shape(c, dict, max_rows);
         status = allocate(c);
     }
     status = df_agree(comm, status);
@@ -135,7 +138,7 @@ df_status df_coder_encode(df_coder *c, const float *x, size_t rows, bool trainin
 /* ---- decode --------------------------------------------------------------------------------- */
 
 static void add_bias(const df_coder *c, float *row) {
-    df_add_row(row, c->dict->b_dec, c->width);
+    df_add_row(row, c->dict->b_dec, c->out);
 }
 
 void df_decode(df_coder *c, const df_codes *codes, bool bias, float *out) {
@@ -146,7 +149,7 @@ void df_decode(df_coder *c, const df_codes *codes, bool bias, float *out) {
     }
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < mine.count; r++) {
-        float *row = out + r * c->width;
+        float *row = out + r * c->out;
         if (c->size > 1)
             df_decode_finish(c, r, mine.count, row);
         else

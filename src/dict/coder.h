@@ -8,7 +8,7 @@
 #define SCREEN_ROWS 512 /* at most, in one screen block */
 #define SCREEN_LATENTS 512
 #define STAT_ROWS 64   /* rows in one leaf of the batch statistics */
-#define STACK_DEPTH 16 /* of the tree over at most 64 blocks */
+#define STACK_DEPTH 20 /* of the tree over blocks: at most 64, and one more for each group */
 
 /* Candidates of one row (TopK) or of a thread's rows (others). The first `exact` are settled: upper
  * is their score. */
@@ -40,7 +40,7 @@ typedef struct df_code_store {
 /* Scratch of one thread. */
 typedef struct df_worker {
     float *block;                /* [SCREEN_ROWS, SCREEN_LATENTS] screened products */
-    float *panel;                /* [SCREEN_LATENTS, width] gathered encoder rows (lists only) */
+    float *panel;                /* [SCREEN_LATENTS, in.count] gathered encoder rows (lists only) */
     float *scale, *lift, *slack; /* [SCREEN_LATENTS] gathered bounds (lists only) */
     df_candidates *rows;         /* [SCREEN_ROWS] views into pool */
     float *pool_upper, *pool_value;
@@ -49,8 +49,9 @@ typedef struct df_worker {
     float *order;   /* [order_capacity] scratch of quickselect */
     uint64_t *keys; /* the same */
     size_t order_capacity;
-    float *stack;         /* [STACK_DEPTH, width] of the tree */
-    float *g_enc, *g_dec; /* [width] */
+    float *stack;         /* [STACK_DEPTH, out] of the tree */
+    float *g_enc, *g_dec; /* of one latent */
+    float *tile;          /* W_skip: [DF_SKIP_ROWS, SKIP_COLUMNS] of products */
     double gemm_seconds, scan_seconds, settle_seconds;
     uint64_t settled_rows; /* rows whose candidates did not fit */
     df_status status;
@@ -61,8 +62,9 @@ struct df_coder {
     df_kernels *kernels;
     df_dict *dict;
     int rank, size, threads;
-    size_t max_rows, width, local, block,
-        blocks; /* block: latents; blocks: of the whole dictionary */
+    size_t max_rows, local;
+    size_t width; /* columns of a row */
+    size_t out;   /* columns that are written: of errors and reconstructions */
     df_range my_blocks;
     void *arena;
     df_worker *worker; /* [threads] */
@@ -73,7 +75,7 @@ struct df_coder {
     size_t rows;
     float *centered;    /* [max_rows, width] x - b_dec */
     const float *input; /* centered or x: what the encoder reads */
-    float *x_norm;      /* [max_rows] of input, rounded up */
+    float *x_norm;      /* [groups, max_rows] of a group's input columns, rounded up */
     float *norm;        /* [local] code norm */
     float *scale; /* [local] what a code is multiplied by before it is ranked: the norm, or 1 */
     float *slack, *extra; /* [local] the screened score is off by at most x_norm * slack + extra */
@@ -93,27 +95,27 @@ struct df_coder {
     df_node *nodes;                     /* all ranks' maximal subtrees, rank by rank */
     size_t *node_start;                 /* [size + 1] */
     size_t *send_bytes, *receive_bytes; /* [size] */
-    float *partials;                    /* [rows, nodes of this rank, width] to the row owners */
-    float *arrived;                     /* [rows of this rank, nodes, width] */
-    float *mine; /* [rows of this rank, width] decoded (more than one rank) */
+    float *partials;                    /* [rows, nodes of this rank, out] to the row owners */
+    float *arrived;                     /* [rows of this rank, nodes, out] */
+    float *mine;                        /* [rows of this rank, out] decoded (more than one rank) */
 
     /* training */
     df_trainer_state state;
     void *train_arena;
-    float *error;         /* [max_rows, width] x - x^ of all rows */
-    float *aux_error;     /* [max_rows, width] e^_aux - e of all rows */
-    double *row_leaves;   /* [leaves of rows on this rank, 2 width + 2 sites + 1] of df_tree_sum */
-    double *block_leaves; /* [my_blocks, width] */
-    float *center_gradient; /* [width] */
-    double *totals;         /* [2 width + 2 sites + 1] */
+    float *error;           /* [max_rows, out] x - x^ of all rows */
+    float *aux_error;       /* [max_rows, out] e^_aux - e of all rows */
+    double *row_leaves;     /* [leaves of rows on this rank, df_statistics_width] of df_tree_sum */
+    double *block_leaves;   /* [my_blocks, out] */
+    float *center_gradient; /* [out] */
+    double *totals;         /* [df_statistics_width] */
     uint32_t *dead_list;
     size_t dead;
     float error_factor, l1_factor, aux_factor; /* -2/rows, l1/rows, 2 aux/(rows spread) */
     bool training;
 };
 
-/* AuxK entries per row that training has room for: half the width of a site (the default of aux_k),
- * at least 512. */
+/* AuxK entries per row that training has room for: half the mean width of an output site (the
+ * default of aux_k), at least 512. */
 size_t df_coder_aux_room(const df_dict *dict);
 
 /* Hands out consecutive pieces of one allocation; with base NULL it only counts. */
@@ -122,7 +124,7 @@ typedef struct df_layout {
     size_t used;
 } df_layout;
 void *df_layout_take(df_layout *l, size_t n, size_t size);
-void df_coder_shape(df_coder *c, df_dict *dict, size_t max_rows, df_range mine);
+void df_coder_shape(df_coder *c, df_dict *dict, size_t max_rows);
 void df_layout_base(df_coder *c, df_layout *l);
 void df_layout_rows(df_coder *c, df_layout *l, size_t k); /* TopK's scratch */
 size_t df_list_capacity(const df_coder *c);
@@ -165,5 +167,28 @@ void df_decode_plan(df_coder *c); /* fills node_start, and nodes where there is 
 void df_decode_row(const df_coder *c, df_worker *w, const df_codes *codes, size_t row, float *out);
 
 df_worker *df_coder_worker(df_coder *c); /* of the calling thread */
+
+/* The norm of what a latent reads of a row. */
+static inline float df_row_norm(const df_coder *c, size_t row, size_t latent) {
+    const uint16_t *group = c->dict->group_index;
+    return c->x_norm[(group != NULL ? group[latent] * c->max_rows : 0) + row];
+}
+
+/* Do two local latents read and write the same columns? */
+static inline bool df_same_group(const df_coder *c, size_t a, size_t b) {
+    const uint16_t *group = c->dict->group_index;
+    return group == NULL || group[a] == group[b];
+}
+
+/* Where the columns that a group writes begin in a row of the output. */
+static inline size_t df_out_offset(const df_coder *c, const df_dict_group *g) {
+    return g->out.first - c->dict->out.first;
+}
+
+/* The local latents of block b of this rank. */
+static inline df_range df_local_block(const df_coder *c, size_t b) {
+    df_range latents = df_dict_block(c->dict, c->my_blocks.first + b);
+    return (df_range){latents.first - c->dict->mine.first, latents.count};
+}
 
 #endif

@@ -20,9 +20,9 @@ df_status df_rows_gather(const df_dict *dict, df_acts *const *acts, const size_t
 }
 
 static df_status check_files(df_acts *const *acts, size_t n_sites) {
-    if (n_sites < 1 || n_sites > TRAIN_MAX_SITES)
+    if (n_sites < 1 || n_sites > DF_MAX_SITES)
         return df_fail(DF_USAGE, "a dictionary is trained on 1 to %d sites, found %zu",
-                       TRAIN_MAX_SITES, n_sites);
+                       DF_MAX_SITES, n_sites);
     for (size_t s = 1; s < n_sites; s++)
         DF_TRY_AS(df_acts_aligned(acts[0], acts[s]), "pairing the rows of %s and %s", acts[0]->path,
                   acts[s]->path);

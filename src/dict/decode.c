@@ -11,6 +11,7 @@
 typedef struct tree {
     float *sums; /* [STACK_DEPTH, width] */
     size_t leaf[STACK_DEPTH];
+    df_range touched[STACK_DEPTH]; /* columns that hold anything: the others are zero, unwritten */
     size_t depth, width;
 } tree;
 
@@ -19,43 +20,60 @@ static int join_height(size_t a, size_t b) {
     return a == b ? 0 : 64 - __builtin_clzll((unsigned long long)(a ^ b));
 }
 
+/* sum [from, to) is extended by zeros to hold `columns`. */
+static void touch(float *sum, df_range *touched, df_range columns) {
+    size_t end = touched->first + touched->count, wanted = columns.first + columns.count;
+    size_t first = columns.first < touched->first ? columns.first : touched->first;
+    if (first < touched->first) memset(sum + first, 0, (touched->first - first) * sizeof *sum);
+    if (wanted > end) memset(sum + end, 0, (wanted - end) * sizeof *sum);
+    *touched = (df_range){first, (wanted > end ? wanted : end) - first};
+}
+
 static void merge_top(tree *t) {
-    t->depth--;
-    df_add_row(t->sums + (t->depth - 1) * t->width, t->sums + t->depth * t->width, t->width);
+    size_t top = --t->depth;
+    df_range columns = t->touched[top];
+    float *below = t->sums + (top - 1) * t->width;
+    touch(below, &t->touched[top - 1], columns);
+    df_add_row(below + columns.first, t->sums + top * t->width + columns.first, columns.count);
 }
 
 /* Opens the place of the next leaf, to the right of all before; finishes the subtrees that end left
- * of it. */
-static float *open_leaf(tree *t, size_t leaf) {
+ * of it. The leaf's columns are the caller's to fill. */
+static float *open_leaf(tree *t, size_t leaf, df_range columns) {
     while (t->depth >= 2 && join_height(t->leaf[t->depth - 2], t->leaf[t->depth - 1]) <
                                 join_height(t->leaf[t->depth - 1], leaf))
         merge_top(t);
     t->leaf[t->depth] = leaf;
+    t->touched[t->depth] = columns;
     return t->sums + t->depth++ * t->width;
 }
 
 static void close_tree(tree *t, float *out) {
     while (t->depth >= 2) merge_top(t);
-    if (t->depth == 1)
-        memcpy(out, t->sums, t->width * sizeof *out);
-    else
+    if (t->depth == 0) {
         memset(out, 0, t->width * sizeof *out);
+        return;
+    }
+    touch(t->sums, &t->touched[0], (df_range){0, t->width});
+    memcpy(out, t->sums, t->width * sizeof *out);
 }
 
 /* The sum over entries [from, to) of one row, which lie inside one subtree. */
 static void sum_entries(const df_coder *c, df_worker *w, const df_codes *codes, df_range entries,
                         float *out) {
-    tree t = {.sums = w->stack, .width = c->width};
+    tree t = {.sums = w->stack, .width = c->out};
     size_t open = SIZE_MAX;
     for (size_t i = entries.first; i < entries.first + entries.count; i++) {
-        size_t latent = codes->latent[i], leaf = (c->dict->mine.first + latent) / c->block;
-        const float *row = c->dict->w_dec + latent * c->width;
+        size_t latent = codes->latent[i], leaf = df_dict_block_of(c->dict, latent);
+        const df_dict_group *g = df_dict_group_of(c->dict, latent);
+        const float *row = df_dict_dec(c->dict, latent);
+        size_t first = df_out_offset(c, g), n = g->out.count;
         if (leaf == open) {
-            df_add_scaled(t.sums + (t.depth - 1) * t.width, codes->value[i], row, c->width);
+            df_add_scaled(t.sums + (t.depth - 1) * t.width + first, codes->value[i], row, n);
             continue;
         }
         open = leaf;
-        df_set_scaled(open_leaf(&t, leaf), codes->value[i], row, c->width);
+        df_set_scaled(open_leaf(&t, leaf, (df_range){first, n}) + first, codes->value[i], row, n);
     }
     close_tree(&t, out);
 }
@@ -68,10 +86,10 @@ void df_decode_row(const df_coder *c, df_worker *w, const df_codes *codes, size_
 void df_decode_plan(df_coder *c) {
     size_t n = 0;
     for (int p = 0; p < c->size; p++) {
-        df_range blocks = df_share(c->blocks, c->size, p);
+        df_range blocks = df_share(c->dict->blocks, c->size, p);
         df_node room[128];
         c->node_start[p] = n;
-        size_t count = df_tree_nodes(c->blocks, blocks.first, blocks.count, room);
+        size_t count = df_tree_nodes(c->dict->blocks, blocks.first, blocks.count, room);
         if (c->nodes != NULL) memcpy(c->nodes + n, room, count * sizeof *room);
         n += count;
     }
@@ -85,11 +103,9 @@ static void partial_row(df_coder *c, df_worker *w, const df_codes *codes, size_t
     for (size_t i = 0; i < n; i++) {
         df_node node = c->nodes[first + i];
         size_t end = (size_t)(node.index + 1) << node.height, from = at;
-        while (at < codes->start[row + 1] &&
-               (c->dict->mine.first + codes->latent[at]) / c->block < end)
+        while (at < codes->start[row + 1] && df_dict_block_of(c->dict, codes->latent[at]) < end)
             at++;
-        sum_entries(c, w, codes, (df_range){from, at - from},
-                    c->partials + (row * n + i) * c->width);
+        sum_entries(c, w, codes, (df_range){from, at - from}, c->partials + (row * n + i) * c->out);
     }
 }
 
@@ -100,7 +116,7 @@ void df_decode_local(df_coder *c, const df_codes *codes) {
 
 void df_decode_exchange(df_coder *c, size_t rows) {
     df_range mine = df_share(rows, c->size, c->rank);
-    size_t row = c->width * sizeof(float),
+    size_t row = c->out * sizeof(float),
            my_nodes = c->node_start[c->rank + 1] - c->node_start[c->rank];
     for (int p = 0; p < c->size; p++) {
         c->send_bytes[p] = df_share(rows, c->size, p).count * my_nodes * row;
@@ -110,18 +126,18 @@ void df_decode_exchange(df_coder *c, size_t rows) {
 }
 
 /* Finishes the tree for one of this rank's rows: arrived is [ranks][rows, nodes of that rank,
- * width]. */
+ * out]. */
 void df_decode_finish(df_coder *c, size_t row, size_t rows, float *out) {
-    tree t = {.sums = df_coder_worker(c)->stack, .width = c->width};
+    tree t = {.sums = df_coder_worker(c)->stack, .width = c->out};
     const float *from = c->arrived;
     for (int p = 0; p < c->size; p++) {
         size_t n = c->node_start[p + 1] - c->node_start[p];
         for (size_t i = 0; i < n; i++) {
             df_node node = c->nodes[c->node_start[p] + i];
-            memcpy(open_leaf(&t, (size_t)node.index << node.height),
-                   from + (row * n + i) * c->width, c->width * sizeof *out);
+            memcpy(open_leaf(&t, (size_t)node.index << node.height, (df_range){0, c->out}),
+                   from + (row * n + i) * c->out, c->out * sizeof *out);
         }
-        from += rows * n * c->width;
+        from += rows * n * c->out;
     }
     close_tree(&t, out);
 }

@@ -1,65 +1,105 @@
-/* Writing *.dict.h5 (design section 5): one group, its sites, the training history. */
+/* Writing *.dict.h5 (design section 5): the groups, the sites, the training history. */
 #include "train_internal.h"
 
-enum { W_ENC, W_DEC, B_ENC, B_DEC, GROUPS, THRESHOLD, FIRST, WIDTH, SCALE, DATASETS };
+enum { W_ENC, W_DEC, B_ENC, THRESHOLD, PER_GROUP }; /* datasets of a group */
+enum { FIRST, WIDTH, SCALE, PER_SIDE };             /* of the input or the output sites */
+enum { GROUPS, B_DEC, W_SKIP, SHARED };
 
 typedef struct dict_writer {
     df_comm *comm;
     const df_dict *dict;
     const df_history *history; // may be NULL
     df_file *file;
-    int id[DATASETS], id_output[DATASETS], id_history;
+    int (*id_group)[PER_GROUP]; // [groups]
+    int id_side[2][PER_SIDE];   // input, output
+    int id[SHARED], id_history;
 } dict_writer;
 
-static df_status declare_matrices(dict_writer *w) {
-    uint64_t m = w->dict->latents, d = w->dict->width;
-    const df_dataset all[] = {
-        [W_ENC] = {"/group/0/W_enc", DF_F32, 2, {m, d}, "1", "encoder rows", "latent, column"},
-        [W_DEC] =
-            {"/group/0/W_dec", DF_F32, 2, {m, d}, "1", "decoder directions", "latent, column"},
-        [B_ENC] = {"/group/0/b_enc", DF_F32, 1, {m}, "1", "encoder bias", "latent"},
-        [B_DEC] = {"/b_dec", DF_F32, 1, {d}, "1", "decoder bias", "column"},
-        [GROUPS] = {"/groups",
-                    DF_U64,
-                    2,
-                    {1, 6},
-                    "1",
-                    "first latent, latents, first input column, input columns, first output "
-                    "column, output columns",
-                    "group, field"},
-        [THRESHOLD] = {"/group/0/threshold",
+static df_status declare_shared(dict_writer *w) {
+    const df_dict *d = w->dict;
+    const df_dataset groups = {"/groups",
+                               DF_U64,
+                               2,
+                               {d->groups, 6},
+                               "1",
+                               "first latent, latents, first input column, input columns, first "
+                               "output column, output columns",
+                               "group, field"};
+    const df_dataset b_dec = {"/b_dec", DF_F32, 1, {d->out.count}, "1", "decoder bias", "column"};
+    const df_dataset skip = {"/W_skip",
+                             DF_F32,
+                             2,
+                             {d->out.count, d->in.count},
+                             "1",
+                             "linear part of the reconstruction",
+                             "output column, input column"};
+    DF_TRY(df_file_dataset(w->file, &groups, &w->id[GROUPS]));
+    DF_TRY(df_file_dataset(w->file, &b_dec, &w->id[B_DEC]));
+    return d->kind == DF_SKIP_TRANSCODER ? df_file_dataset(w->file, &skip, &w->id[W_SKIP]) : DF_OK;
+}
+
+static df_status declare_group(dict_writer *w, size_t g) {
+    const df_dict_group *group = &w->dict->group[g];
+    uint64_t m = group->count;
+    char path[PER_GROUP][64];
+    static const char *const names[PER_GROUP] = {"W_enc", "W_dec", "b_enc", "threshold"};
+    for (int i = 0; i < PER_GROUP; i++)
+        snprintf(path[i], sizeof path[i], "/group/%zu/%s", g, names[i]);
+    const df_dataset all[PER_GROUP] = {
+        [W_ENC] =
+            {path[W_ENC], DF_F32, 2, {m, group->in.count}, "1", "encoder rows", "latent, column"},
+        [W_DEC] = {path[W_DEC],
+                   DF_F32,
+                   2,
+                   {m, group->out.count},
+                   "1",
+                   "decoder directions",
+                   "latent, column"},
+        [B_ENC] = {path[B_ENC], DF_F32, 1, {m}, "1", "encoder bias", "latent"},
+        [THRESHOLD] = {path[THRESHOLD],
                        DF_F32,
                        1,
                        {1},
                        "1",
                        "active where code times norm is above it",
                        "group"}};
-    for (int i = W_ENC; i <= THRESHOLD; i++) {
+    for (int i = 0; i < PER_GROUP; i++) {
         if (i == THRESHOLD && w->dict->activation != DF_BATCHTOPK) continue;
-        DF_TRY(df_file_dataset(w->file, &all[i], &w->id[i]));
+        DF_TRY(df_file_dataset(w->file, &all[i], &w->id_group[g][i]));
     }
     return DF_OK;
 }
 
-/* where: "/sites/input" or "/sites/output". */
-static df_status declare_sites(dict_writer *w, const char *where, int *id) {
+static bool is_of_side(const df_dict_site *site, int side) {
+    return side == 0 ? site->input : site->output;
+}
+
+static size_t sites_of_side(const df_dict *dict, int side) {
+    size_t n = 0;
+    for (size_t s = 0; s < dict->sites; s++) n += is_of_side(&dict->site[s], side);
+    return n;
+}
+
+static df_status declare_sites(dict_writer *w, int side) {
     const df_dict *dict = w->dict;
-    char path[3][64];
-    snprintf(path[0], sizeof path[0], "%s/first", where);
-    snprintf(path[1], sizeof path[1], "%s/width", where);
-    snprintf(path[2], sizeof path[2], "%s/scale", where);
-    const df_dataset first = {path[0], DF_U64, 1, {dict->sites}, "1", "first column", "site"};
-    const df_dataset width = {path[1], DF_U64, 1, {dict->sites}, "1", "columns", "site"};
-    const df_dataset scale = {
-        path[2], DF_F64, 1, {dict->sites}, "1", "what activations are multiplied by", "site"};
-    DF_TRY(df_file_dataset(w->file, &first, &id[FIRST]));
-    DF_TRY(df_file_dataset(w->file, &width, &id[WIDTH]));
-    DF_TRY(df_file_dataset(w->file, &scale, &id[SCALE]));
-    for (size_t s = 0; s < dict->sites; s++) {
+    const char *where = side == 0 ? "/sites/input" : "/sites/output";
+    uint64_t n = sites_of_side(dict, side);
+    char path[PER_SIDE][64];
+    snprintf(path[FIRST], sizeof path[FIRST], "%s/first", where);
+    snprintf(path[WIDTH], sizeof path[WIDTH], "%s/width", where);
+    snprintf(path[SCALE], sizeof path[SCALE], "%s/scale", where);
+    const df_dataset all[PER_SIDE] = {
+        [FIRST] = {path[FIRST], DF_U64, 1, {n}, "1", "first column", "site"},
+        [WIDTH] = {path[WIDTH], DF_U64, 1, {n}, "1", "columns", "site"},
+        [SCALE] = {path[SCALE], DF_F64, 1, {n}, "1", "what activations are multiplied by", "site"}};
+    for (int i = 0; i < PER_SIDE; i++)
+        DF_TRY(df_file_dataset(w->file, &all[i], &w->id_side[side][i]));
+    for (size_t s = 0, i = 0; s < dict->sites; s++) {
         char name[32];
-        snprintf(name, sizeof name, "name%zu", s);
+        if (!is_of_side(&dict->site[s], side)) continue;
+        snprintf(name, sizeof name, "name%zu", i);
         DF_TRY(df_file_text(w->file, where, name, dict->site[s].name));
-        snprintf(name, sizeof name, "model%zu", s);
+        snprintf(name, sizeof name, "model%zu", i++);
         DF_TRY(df_file_text(w->file, where, name, dict->site[s].model));
     }
     return DF_OK;
@@ -86,7 +126,7 @@ static df_status declare_history(dict_writer *w) {
 }
 
 static df_status describe(df_file *file, const df_dict *dict) {
-    DF_TRY(df_file_text(file, "/", "kind", dict->sites == 1 ? "sae" : "crosscoder"));
+    DF_TRY(df_file_text(file, "/", "kind", df_dict_kind_name(dict->kind)));
     DF_TRY(df_file_text(file, "/", "activation", activation_name(dict->activation)));
     DF_TRY(df_file_text(file, "/", "code_norm", code_norm_name(dict->code_norm)));
     DF_TRY(df_file_int(file, "/", "k", (int64_t)dict->k));
@@ -95,12 +135,14 @@ static df_status describe(df_file *file, const df_dict *dict) {
     return df_file_int(file, "/", "subtract_bias", dict->subtract_bias);
 }
 
-static df_status write_sites(const dict_writer *w, const int *id) {
-    for (size_t s = 0; s < w->dict->sites; s++) {
+static df_status write_sites(const dict_writer *w, int side) {
+    const int *id = w->id_side[side];
+    for (size_t s = 0, i = 0; s < w->dict->sites; s++) {
         const df_dict_site *site = &w->dict->site[s];
-        DF_TRY(df_file_write(w->file, id[FIRST], s, 1, &site->first));
-        DF_TRY(df_file_write(w->file, id[WIDTH], s, 1, &site->width));
-        DF_TRY(df_file_write(w->file, id[SCALE], s, 1, &site->scale));
+        if (!is_of_side(site, side)) continue;
+        DF_TRY(df_file_write(w->file, id[FIRST], i, 1, &site->first));
+        DF_TRY(df_file_write(w->file, id[WIDTH], i, 1, &site->width));
+        DF_TRY(df_file_write(w->file, id[SCALE], i++, 1, &site->scale));
     }
     return DF_OK;
 }
@@ -121,30 +163,45 @@ static df_status write_history(const dict_writer *w) {
 /* What every rank holds is written by rank 0. */
 static df_status write_shared(const dict_writer *w) {
     const df_dict *dict = w->dict;
-    const uint64_t group[6] = {0, dict->latents, 0, dict->width, 0, dict->width};
-    DF_TRY(df_file_write(w->file, w->id[GROUPS], 0, 1, group));
-    DF_TRY(df_file_write(w->file, w->id[B_DEC], 0, dict->width, dict->b_dec));
-    if (dict->activation == DF_BATCHTOPK)
-        DF_TRY(df_file_write(w->file, w->id[THRESHOLD], 0, 1, &dict->threshold));
-    DF_TRY(write_sites(w, w->id));
-    DF_TRY(write_sites(w, w->id_output));
+    for (size_t g = 0; g < dict->groups; g++) {
+        const df_dict_group *group = &dict->group[g];
+        const uint64_t fields[6] = {group->first,    group->count,     group->in.first,
+                                    group->in.count, group->out.first, group->out.count};
+        DF_TRY(df_file_write(w->file, w->id[GROUPS], g, 1, fields));
+        if (dict->activation == DF_BATCHTOPK)
+            DF_TRY(df_file_write(w->file, w->id_group[g][THRESHOLD], 0, 1, &dict->threshold));
+    }
+    DF_TRY(df_file_write(w->file, w->id[B_DEC], 0, dict->out.count, dict->b_dec));
+    DF_TRY(write_sites(w, 0));
+    DF_TRY(write_sites(w, 1));
     return write_history(w);
 }
 
 static df_status write_all(const dict_writer *w) {
-    df_range mine = w->dict->mine;
-    DF_TRY(df_file_write(w->file, w->id[W_ENC], mine.first, mine.count, w->dict->w_enc));
-    DF_TRY(df_file_write(w->file, w->id[W_DEC], mine.first, mine.count, w->dict->w_dec));
-    DF_TRY(df_file_write(w->file, w->id[B_ENC], mine.first, mine.count, w->dict->b_enc));
+    const df_dict *dict = w->dict;
+    for (size_t g = 0; g < dict->groups; g++) {
+        const df_dict_group *group = &dict->group[g];
+        size_t local = group->local.first, n = group->local.count;
+        uint64_t first = n > 0 ? dict->mine.first + local - group->first : 0;
+        const int *id = w->id_group[g];
+        DF_TRY(df_file_write(w->file, id[W_ENC], first, n, dict->w_enc + group->enc));
+        DF_TRY(df_file_write(w->file, id[W_DEC], first, n, dict->w_dec + group->dec));
+        DF_TRY(df_file_write(w->file, id[B_ENC], first, n, dict->b_enc + local));
+    }
+    if (dict->w_skip != NULL)
+        DF_TRY(df_file_write(w->file, w->id[W_SKIP], dict->skip_rows.first, dict->skip_rows.count,
+                             dict->w_skip));
     return df_comm_rank(w->comm) == 0 ? write_shared(w) : DF_OK;
 }
 
 /* Local, like all declarations: the caller agrees. */
 static df_status declare_all(dict_writer *w, const char *job, uint64_t seed, uint64_t rows_seen) {
+    DF_TRY(DF_NEW(w->id_group, w->dict->groups));
     DF_TRY(describe(w->file, w->dict));
-    DF_TRY(declare_matrices(w));
-    DF_TRY(declare_sites(w, "/sites/input", w->id));
-    DF_TRY(declare_sites(w, "/sites/output", w->id_output));
+    DF_TRY(declare_shared(w));
+    for (size_t g = 0; g < w->dict->groups; g++) DF_TRY(declare_group(w, g));
+    DF_TRY(declare_sites(w, 0));
+    DF_TRY(declare_sites(w, 1));
     DF_TRY(declare_history(w));
     DF_TRY(df_file_text(w->file, "/", "job", job != NULL ? job : ""));
     DF_TRY(df_file_int(w->file, "/", "seed", (int64_t)seed));
@@ -165,6 +222,7 @@ df_status df_dict_save(df_comm *comm, const char *path, const df_dict *dict,
     DF_GO(df_file_finish(&w.file));
 done:
     if (w.file != NULL) df_file_abandon(&w.file, false);
+    df_free(w.id_group);
     if (status != DF_OK) df_context("writing the dictionary %s", path);
     return status;
 }

@@ -3,26 +3,35 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdlib.h>
+#include <string.h>
 
 /* More columns or latents than this are damage, not a dictionary. */
 #define MOST ((uint64_t)1 << 32)
 
 /* What the file says of itself, before memory is allocated for it. */
 typedef struct header {
-    uint64_t latents, width, sites, k;
-    df_dict_site *site; // [sites]
+    df_dict_shape shape;
+    df_dict_group *group; // [shape.groups]
+    df_dict_site *site;   // [2 DF_MAX_SITES], of which shape.sites are used
+    uint64_t out, in;     // columns of all output sites, of all input sites
+    uint64_t k;
     df_activation activation;
     df_code_norm code_norm;
     bool subtract_bias;
     char *job;
 } header;
 
+static void site_free(df_dict_site *site) {
+    df_free(site->name);
+    df_free(site->model);
+    *site = (df_dict_site){0};
+}
+
 static void header_free(header *h) {
-    for (size_t s = 0; s < h->sites && h->site != NULL; s++) {
-        df_free(h->site[s].name);
-        df_free(h->site[s].model);
-    }
+    for (size_t s = 0; h->site != NULL && s < h->shape.sites; s++) site_free(&h->site[s]);
     df_free(h->site);
+    df_free(h->group);
     df_free(h->job);
 }
 
@@ -44,26 +53,45 @@ static df_status expect_shape(const df_reader *file, const char *dataset, df_typ
 
 /* ---- the header ----------------------------------------------------------------------------- */
 
-static df_status read_group(const df_reader *file, header *h) {
-    const uint64_t shape[2] = {1, 6};
-    uint64_t g[6];
+/* Latents and columns that damage could not have made; the rest is df_dict_make's to check. */
+static bool is_modest(const uint64_t g[6]) {
+    bool modest = g[1] > 0 && g[3] > 0 && g[5] > 0;
+    for (int i = 0; i < 6; i++) modest = modest && g[i] < MOST;
+    return modest;
+}
+
+static df_status read_groups(const df_reader *file, header *h) {
+    uint64_t shape[DF_MAX_DIMS], g[6];
+    df_type type;
+    DF_TRY(df_reader_find(file, "/groups", 2, &type, shape));
+    if (shape[0] < 1 || shape[0] > UINT16_MAX)
+        return df_fail(DF_BAD_INPUT, "%s: /groups lists %" PRIu64 " groups, expected 1 to %d",
+                       df_reader_path(file), shape[0], UINT16_MAX);
+    shape[1] = 6;
     DF_TRY(expect_shape(file, "/groups", DF_U64, 2, shape));
-    DF_TRY(df_reader_rows(file, "/groups", 0, 1, true, g));
-    h->latents = g[1];
-    h->width = g[3];
-    bool good = g[0] == 0 && g[2] == 0 && g[4] == 0 && g[5] == g[3] && g[1] > 0 && g[1] < MOST &&
-                g[3] > 0 && g[3] < MOST;
-    if (good) return DF_OK;
-    return df_fail(DF_BAD_INPUT,
-                   "%s: /groups describes no single group that reads and writes the same columns "
-                   "(%" PRIu64 " latents of %" PRIu64 " columns)",
-                   df_reader_path(file), g[1], g[3]);
+    DF_TRY(DF_NEW(h->group, shape[0]));
+    h->shape.groups = shape[0];
+    h->shape.group = h->group;
+    for (size_t i = 0; i < h->shape.groups; i++) {
+        DF_TRY(df_reader_rows(file, "/groups", i, 1, true, g));
+        if (!is_modest(g))
+            return df_fail(DF_BAD_INPUT,
+                           "%s: /groups row %zu cannot be (%" PRIu64 " latents, which read %" PRIu64
+                           " columns and write %" PRIu64 ")",
+                           df_reader_path(file), i, g[1], g[3], g[5]);
+        h->group[i] =
+            (df_dict_group){.first = g[0], .count = g[1], .in = {g[2], g[3]}, .out = {g[4], g[5]}};
+        h->shape.latents += g[1];
+    }
+    return DF_OK;
 }
 
 static df_status read_choices(const df_reader *file, header *h) {
-    char *activation = NULL, *norm = NULL;
+    char *activation = NULL, *norm = NULL, *kind = NULL;
     int64_t k, subtract;
     df_status status;
+    DF_GO(df_reader_text(file, "/", "kind", &kind));
+    DF_GO(kind_parse(kind, &h->shape.kind));
     DF_GO(df_reader_text(file, "/", "activation", &activation));
     DF_GO(df_reader_text(file, "/", "code_norm", &norm));
     DF_GO(activation_parse(activation, &h->activation));
@@ -72,71 +100,142 @@ static df_status read_choices(const df_reader *file, header *h) {
     DF_GO(df_reader_int(file, "/", "k", &k));
     h->subtract_bias = subtract != 0;
     h->k = (uint64_t)k;
-    if (h->activation != DF_RELU && (k < 1 || (uint64_t)k > h->latents))
-        status = df_fail(DF_BAD_INPUT, "%s: k is %" PRId64 ", expected 1 to %" PRIu64,
-                         df_reader_path(file), k, h->latents);
+    if (h->activation != DF_RELU && (k < 1 || (uint64_t)k > h->shape.latents))
+        status = df_fail(DF_BAD_INPUT, "%s: k is %" PRId64 ", expected 1 to %zu",
+                         df_reader_path(file), k, h->shape.latents);
 done:
+    df_free(kind);
     df_free(activation);
     df_free(norm);
     return status;
 }
 
-static df_status read_site(const df_reader *file, size_t s, df_dict_site *site) {
+static df_status read_text(const df_reader *file, const char *where, const char *what, size_t i,
+                           char **out) {
     char name[32];
-    snprintf(name, sizeof name, "name%zu", s);
-    DF_TRY(df_reader_text(file, "/sites/input", name, &site->name));
-    snprintf(name, sizeof name, "model%zu", s);
-    DF_TRY(df_reader_text(file, "/sites/input", name, &site->model));
-    DF_TRY(df_reader_rows(file, "/sites/input/first", s, 1, true, &site->first));
-    DF_TRY(df_reader_rows(file, "/sites/input/width", s, 1, true, &site->width));
-    DF_TRY(df_reader_rows(file, "/sites/input/scale", s, 1, true, &site->scale));
-    if (isfinite(site->scale) && site->scale > 0) return DF_OK;
-    return df_fail(DF_BAD_INPUT, "%s: site %zu has scale %g, it must be positive and finite",
-                   df_reader_path(file), s, site->scale);
+    snprintf(name, sizeof name, "%s%zu", what, i);
+    return df_reader_text(file, where, name, out);
 }
 
-/* The sites must lie side by side and fill the row. */
-static df_status read_sites(const df_reader *file, header *h) {
-    uint64_t shape[DF_MAX_DIMS], at = 0;
+static df_status read_column(const df_reader *file, const char *where, const char *what, size_t i,
+                             void *out) {
+    char path[64];
+    snprintf(path, sizeof path, "%s/%s", where, what);
+    return df_reader_rows(file, path, i, 1, true, out);
+}
+
+static df_status read_site(const df_reader *file, const char *where, size_t i, df_dict_site *site) {
+    DF_TRY(read_text(file, where, "name", i, &site->name));
+    DF_TRY(read_text(file, where, "model", i, &site->model));
+    DF_TRY(read_column(file, where, "first", i, &site->first));
+    DF_TRY(read_column(file, where, "width", i, &site->width));
+    DF_TRY(read_column(file, where, "scale", i, &site->scale));
+    if (!isfinite(site->scale) || site->scale <= 0)
+        return df_fail(DF_BAD_INPUT,
+                       "%s: %s: site %zu has scale %g, it must be positive and finite",
+                       df_reader_path(file), where, i, site->scale);
+    if (site->width > 0 && site->width < MOST && site->first < MOST) return DF_OK;
+    return df_fail(DF_BAD_INPUT,
+                   "%s: %s: site %zu has columns %" PRIu64 " + %" PRIu64 ", which cannot be",
+                   df_reader_path(file), where, i, site->first, site->width);
+}
+
+static df_status count_sites(const df_reader *file, const char *where, uint64_t *n) {
+    uint64_t shape[DF_MAX_DIMS];
     df_type type;
-    DF_TRY(df_reader_find(file, "/sites/input/first", 1, &type, shape));
-    if (shape[0] < 1 || shape[0] > TRAIN_MAX_SITES)
-        return df_fail(DF_BAD_INPUT, "%s: %" PRIu64 " sites, expected 1 to %d",
-                       df_reader_path(file), shape[0], TRAIN_MAX_SITES);
-    DF_TRY(expect_shape(file, "/sites/input/first", DF_U64, 1, shape));
-    DF_TRY(expect_shape(file, "/sites/input/width", DF_U64, 1, shape));
-    DF_TRY(expect_shape(file, "/sites/input/scale", DF_F64, 1, shape));
-    DF_TRY(DF_NEW(h->site, shape[0]));
-    h->sites = shape[0];
-    for (size_t s = 0; s < h->sites; s++) {
-        DF_TRY(read_site(file, s, &h->site[s]));
-        bool good =
-            h->site[s].first == at && h->site[s].width > 0 && h->site[s].width <= h->width - at;
-        if (!good)
-            return df_fail(DF_BAD_INPUT,
-                           "%s: site %zu has columns %" PRIu64 " + %" PRIu64
-                           ", expected them to begin at %" PRIu64 " of %" PRIu64,
-                           df_reader_path(file), s, h->site[s].first, h->site[s].width, at,
-                           h->width);
-        at += h->site[s].width;
+    char path[3][64];
+    snprintf(path[0], sizeof path[0], "%s/first", where);
+    snprintf(path[1], sizeof path[1], "%s/width", where);
+    snprintf(path[2], sizeof path[2], "%s/scale", where);
+    DF_TRY(df_reader_find(file, path[0], 1, &type, shape));
+    *n = shape[0];
+    if (*n < 1 || *n > DF_MAX_SITES)
+        return df_fail(DF_BAD_INPUT, "%s: %s: %" PRIu64 " sites, expected 1 to %d",
+                       df_reader_path(file), where, *n, DF_MAX_SITES);
+    DF_TRY(expect_shape(file, path[0], DF_U64, 1, shape));
+    DF_TRY(expect_shape(file, path[1], DF_U64, 1, shape));
+    return expect_shape(file, path[2], DF_F64, 1, shape);
+}
+
+/* Adds an output site behind the sites so far, or finds it among the input sites. */
+static df_status add_output(const df_reader *file, header *h, size_t i) {
+    df_dict_site *fresh = &h->site[h->shape.sites++], *same = NULL;
+    DF_TRY(read_site(file, "/sites/output", i, fresh));
+    fresh->output = true;
+    h->out += fresh->width;
+    for (size_t s = 0; s + 1 < h->shape.sites; s++)
+        if (h->site[s].first == fresh->first) same = &h->site[s];
+    if (same == NULL) return DF_OK;
+    bool equal = same->input && same->width == fresh->width && same->scale == fresh->scale &&
+                 strcmp(same->name, fresh->name) == 0 && strcmp(same->model, fresh->model) == 0;
+    if (!equal)
+        return df_fail(DF_BAD_INPUT,
+                       "%s: /sites/output: site %zu, %s, begins at column %" PRIu64
+                       " like another site, %s, and is not the same",
+                       df_reader_path(file), i, fresh->name, fresh->first, same->name);
+    same->output = true;
+    site_free(fresh);
+    h->shape.sites--;
+    return DF_OK;
+}
+
+static int by_column(const void *a, const void *b) {
+    const df_dict_site *x = a, *y = b;
+    return (x->first > y->first) - (x->first < y->first);
+}
+
+/* The sites must lie side by side. */
+static df_status read_sites(const df_reader *file, header *h) {
+    uint64_t inputs, outputs, at = 0;
+    DF_TRY(count_sites(file, "/sites/input", &inputs));
+    DF_TRY(count_sites(file, "/sites/output", &outputs));
+    DF_TRY(DF_NEW(h->site, inputs + outputs));
+    h->shape.site = h->site;
+    for (size_t i = 0; i < inputs; i++) {
+        DF_TRY(read_site(file, "/sites/input", i, &h->site[h->shape.sites++]));
+        h->site[i].input = true;
+        h->in += h->site[i].width;
     }
-    if (at == h->width) return DF_OK;
-    return df_fail(DF_BAD_INPUT, "%s: the sites fill %" PRIu64 " of %" PRIu64 " columns",
-                   df_reader_path(file), at, h->width);
+    for (size_t i = 0; i < outputs; i++) DF_TRY(add_output(file, h, i));
+    qsort(h->site, h->shape.sites, sizeof *h->site, by_column);
+    for (size_t s = 0; s < h->shape.sites; s++) {
+        const df_dict_site *site = &h->site[s];
+        if (site->first != at)
+            return df_fail(DF_BAD_INPUT,
+                           "%s: site %s of model %s has columns %" PRIu64 " + %" PRIu64
+                           ", expected them to begin at %" PRIu64,
+                           df_reader_path(file), site->name, site->model, site->first, site->width,
+                           at);
+        at += site->width;
+    }
+    return DF_OK;
+}
+
+static df_status expect_in_group(const df_reader *file, size_t g, const char *name, int dims,
+                                 const uint64_t *shape) {
+    char path[64];
+    snprintf(path, sizeof path, "/group/%zu/%s", g, name);
+    return expect_shape(file, path, DF_F32, dims, shape);
 }
 
 static df_status check_shapes(const df_reader *file, const header *h) {
-    const uint64_t matrix[2] = {h->latents, h->width}, one = 1;
-    DF_TRY(expect_shape(file, "/group/0/W_enc", DF_F32, 2, matrix));
-    DF_TRY(expect_shape(file, "/group/0/W_dec", DF_F32, 2, matrix));
-    DF_TRY(expect_shape(file, "/group/0/b_enc", DF_F32, 1, &matrix[0]));
-    DF_TRY(expect_shape(file, "/b_dec", DF_F32, 1, &matrix[1]));
-    if (h->activation != DF_BATCHTOPK) return DF_OK;
-    return expect_shape(file, "/group/0/threshold", DF_F32, 1, &one);
+    const uint64_t one = 1, skip[2] = {h->out, h->in};
+    for (size_t g = 0; g < h->shape.groups; g++) {
+        const df_dict_group *group = &h->group[g];
+        const uint64_t encoder[2] = {group->count, group->in.count};
+        const uint64_t decoder[2] = {group->count, group->out.count};
+        DF_TRY(expect_in_group(file, g, "W_enc", 2, encoder));
+        DF_TRY(expect_in_group(file, g, "W_dec", 2, decoder));
+        DF_TRY(expect_in_group(file, g, "b_enc", 1, encoder));
+        if (h->activation == DF_BATCHTOPK) DF_TRY(expect_in_group(file, g, "threshold", 1, &one));
+    }
+    DF_TRY(expect_shape(file, "/b_dec", DF_F32, 1, &h->out));
+    if (h->shape.kind != DF_SKIP_TRANSCODER) return DF_OK;
+    return expect_shape(file, "/W_skip", DF_F32, 2, skip);
 }
 
 static df_status read_header(const df_reader *file, header *h) {
-    DF_TRY(read_group(file, h));
+    DF_TRY(read_groups(file, h));
     DF_TRY(read_choices(file, h));
     DF_TRY(read_sites(file, h));
     DF_TRY(check_shapes(file, h));
@@ -155,14 +254,48 @@ static df_status read_floats(const df_reader *file, const char *dataset, df_rang
     return DF_OK;
 }
 
-static df_status read_numbers(const df_reader *file, df_dict *dict) {
-    df_range columns = {0, dict->width}, one = {0, 1};
-    DF_TRY(read_floats(file, "/group/0/W_enc", dict->mine, dict->width, dict->w_enc));
-    DF_TRY(read_floats(file, "/group/0/W_dec", dict->mine, dict->width, dict->w_dec));
-    DF_TRY(read_floats(file, "/group/0/b_enc", dict->mine, 1, dict->b_enc));
-    DF_TRY(read_floats(file, "/b_dec", columns, 1, dict->b_dec));
+static df_status read_group(const df_reader *file, df_dict *dict, size_t g) {
+    const df_dict_group *group = &dict->group[g];
+    size_t local = group->local.first, n = group->local.count;
+    df_range rows = {n > 0 ? dict->mine.first + local - group->first : 0, n}, one = {0, 1};
+    char path[4][64];
+    float threshold;
+    snprintf(path[0], sizeof path[0], "/group/%zu/W_enc", g);
+    snprintf(path[1], sizeof path[1], "/group/%zu/W_dec", g);
+    snprintf(path[2], sizeof path[2], "/group/%zu/b_enc", g);
+    snprintf(path[3], sizeof path[3], "/group/%zu/threshold", g);
+    DF_TRY(read_floats(file, path[0], rows, group->in.count, dict->w_enc + group->enc));
+    DF_TRY(read_floats(file, path[1], rows, group->out.count, dict->w_dec + group->dec));
+    DF_TRY(read_floats(file, path[2], rows, 1, dict->b_enc + local));
     if (dict->activation != DF_BATCHTOPK) return DF_OK;
-    return read_floats(file, "/group/0/threshold", one, 1, &dict->threshold);
+    DF_TRY(read_floats(file, path[3], one, 1, &threshold));
+    if (g == 0) dict->threshold = threshold;
+    if (threshold == dict->threshold) return DF_OK;
+    return df_fail(DF_BAD_INPUT, "%s: %s is %g, that of group 0 %g: all groups share one",
+                   df_reader_path(file), path[3], (double)threshold, (double)dict->threshold);
+}
+
+static df_status read_numbers(const df_reader *file, df_dict *dict) {
+    df_range columns = {0, dict->out.count};
+    for (size_t g = 0; g < dict->groups; g++) DF_TRY(read_group(file, dict, g));
+    DF_TRY(read_floats(file, "/b_dec", columns, 1, dict->b_dec));
+    if (dict->w_skip == NULL) return DF_OK;
+    return read_floats(file, "/W_skip", dict->skip_rows, dict->in.count, dict->w_skip);
+}
+
+static df_status take_choices(const df_reader *file, header *h, df_dict *dict) {
+    if (h->subtract_bias && !dict->subtract_bias)
+        return df_fail(DF_BAD_INPUT,
+                       "%s: subtract_bias is set, but the encoder does not read what the decoder "
+                       "writes",
+                       df_reader_path(file));
+    dict->activation = h->activation;
+    dict->code_norm = h->code_norm;
+    dict->k = h->k;
+    dict->subtract_bias = h->subtract_bias;
+    dict->job = h->job;
+    h->job = NULL;
+    return DF_OK;
 }
 
 static df_status load_mine(df_comm *comm, const char *path, df_dict **out) {
@@ -171,13 +304,8 @@ static df_status load_mine(df_comm *comm, const char *path, df_dict **out) {
     df_status status;
     DF_GO(df_reader_open(path, "darkfield-dictionary", &file));
     DF_GO(read_header(file, &h));
-    DF_GO(df_dict_new(comm, h.latents, h.site, h.sites, out));
-    (*out)->activation = h.activation;
-    (*out)->code_norm = h.code_norm;
-    (*out)->k = h.k;
-    (*out)->subtract_bias = h.subtract_bias;
-    (*out)->job = h.job;
-    h.job = NULL;
+    DF_GO(df_dict_make(comm, &h.shape, out));
+    DF_GO(take_choices(file, &h, *out));
     DF_GO(read_numbers(file, *out));
 done:
     header_free(&h);

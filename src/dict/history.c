@@ -39,18 +39,13 @@ void history_add(df_history *history, uint64_t step, size_t batch, double lr,
     memcpy(row + FIXED, report->fvu, history->sites * sizeof *row);
 }
 
-static bool model_is_shared(const df_dict *dict, size_t site) {
-    for (size_t s = 0; s < dict->sites; s++)
-        if (s != site && strcmp(dict->site[s].model, dict->site[site].model) == 0) return true;
-    return false;
-}
-
 char *history_column_name(const df_dict *dict, size_t column) {
     if (column < FIXED) return df_strdup(fixed[column]);
-    size_t site = column - FIXED;
-    const char *model = dict->site[site].model;
-    if (model_is_shared(dict, site)) return df_format("fvu.%s.%zu", model, site);
-    return df_format("fvu.%s", model);
+    size_t site = column - FIXED, alike = 0;
+    const char *model = df_dict_output(dict, site)->model;
+    for (size_t s = 0; s < df_dict_outputs(dict); s++)
+        alike += strcmp(df_dict_output(dict, s)->model, model) == 0;
+    return alike > 1 ? df_format("fvu.%s.%zu", model, site) : df_format("fvu.%s", model);
 }
 
 double *history_column(const df_history *history, size_t column) {

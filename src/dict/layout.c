@@ -22,8 +22,14 @@ static size_t larger(size_t a, size_t b) {
 }
 
 size_t df_coder_aux_room(const df_dict *d) {
-    size_t half = d->sites > 0 ? d->site[0].width / 2 : d->width / 2;
+    size_t half = d->out.count / df_dict_outputs(d) / 2;
     return smaller(larger(half, 512), d->latents);
+}
+
+static size_t widest_input(const df_dict *d) {
+    size_t widest = 0;
+    for (size_t g = 0; g < d->groups; g++) widest = larger(widest, d->group[g].in.count);
+    return widest;
 }
 
 static size_t row_capacity(size_t k) {
@@ -56,19 +62,19 @@ static void lay_out_exchange(df_coder *c, df_layout *l) {
     size_t nodes = 0, my_nodes = 0;
     for (int p = 0; p < c->size; p++) {
         df_node room[128];
-        df_range blocks = df_share(c->blocks, c->size, p);
-        size_t n = df_tree_nodes(c->blocks, blocks.first, blocks.count, room);
+        df_range blocks = df_share(c->dict->blocks, c->size, p);
+        size_t n = df_tree_nodes(c->dict->blocks, blocks.first, blocks.count, room);
         nodes += n;
         if (p == c->rank) my_nodes = n;
     }
-    TAKE(c->partials, c->max_rows * my_nodes * c->width);
-    TAKE(c->arrived, mine * nodes * c->width);
-    TAKE(c->mine, mine * c->width);
+    TAKE(c->partials, c->max_rows * my_nodes * c->out);
+    TAKE(c->arrived, mine * nodes * c->out);
+    TAKE(c->mine, mine * c->out);
 }
 
 static void lay_out_worker(df_coder *c, df_layout *l, df_worker *w) {
     TAKE(w->block, SCREEN_ROWS * SCREEN_LATENTS);
-    TAKE(w->stack, STACK_DEPTH * c->width);
+    TAKE(w->stack, STACK_DEPTH * c->out);
     if (c->dict->activation != DF_BATCHTOPK) return;
     w->order_capacity = df_list_capacity(c);
     TAKE(w->order, w->order_capacity);
@@ -77,7 +83,7 @@ static void lay_out_worker(df_coder *c, df_layout *l, df_worker *w) {
 
 void df_layout_base(df_coder *c, df_layout *l) {
     TAKE(c->centered, c->max_rows * c->width);
-    TAKE(c->x_norm, c->max_rows);
+    TAKE(c->x_norm, c->dict->groups * c->max_rows);
     TAKE(c->norm, c->local);
     TAKE(c->scale, c->local);
     TAKE(c->slack, c->local);
@@ -131,62 +137,72 @@ void df_layout_rows(df_coder *c, df_layout *l, size_t k) {
 
 static void lay_out_state(df_coder *c, df_layout *l) {
     df_trainer_state *s = &c->state;
-    TAKE(s->m_enc, c->local * c->width);
-    TAKE(s->v_enc, c->local * c->width);
-    TAKE(s->m_dec, c->local * c->width);
-    TAKE(s->v_dec, c->local * c->width);
+    const df_dict *d = c->dict;
+    size_t end = d->mine.first + d->mine.count;
+    size_t enc = df_dict_enc_floats(d, end) - df_dict_enc_floats(d, d->mine.first);
+    size_t dec = df_dict_dec_floats(d, end) - df_dict_dec_floats(d, d->mine.first);
+    TAKE(s->m_enc, enc);
+    TAKE(s->v_enc, enc);
+    TAKE(s->m_dec, dec);
+    TAKE(s->v_dec, dec);
     TAKE(s->m_bias, c->local);
     TAKE(s->v_bias, c->local);
-    TAKE(s->m_center, c->width);
-    TAKE(s->v_center, c->width);
+    TAKE(s->m_center, c->out);
+    TAKE(s->v_center, c->out);
     TAKE(s->silent, c->local);
 }
 
 void df_layout_train(df_coder *c, df_layout *l) {
     size_t statistics = df_statistics_width(c), leaves = (c->max_rows + STAT_ROWS - 1) / STAT_ROWS;
+    size_t widest = widest_input(c->dict);
     lay_out_state(c, l);
-    TAKE(c->error, c->max_rows * c->width);
-    TAKE(c->aux_error, c->max_rows * c->width);
+    TAKE(c->error, c->max_rows * c->out);
+    TAKE(c->aux_error, c->max_rows * c->out);
     TAKE(c->row_leaves, df_share(leaves, c->size, 0).count * statistics);
-    TAKE(c->block_leaves, c->my_blocks.count * c->width);
+    TAKE(c->block_leaves, c->my_blocks.count * c->out);
     TAKE(c->totals, statistics);
-    TAKE(c->center_gradient, c->width);
+    TAKE(c->center_gradient, c->out);
     TAKE(c->dead_list, c->local);
     TAKE(c->main.latent_start, c->local + 1);
     TAKE(c->aux.latent_start, c->local + 1);
     TAKE(c->aux.codes.start, c->max_rows + 1);
     for (int t = 0; t < c->threads; t++) {
         df_worker *w = &c->worker[t];
-        TAKE(w->panel, SCREEN_LATENTS * c->width);
+        TAKE(w->panel, SCREEN_LATENTS * widest);
         TAKE(w->scale, SCREEN_LATENTS);
         TAKE(w->lift, SCREEN_LATENTS);
         TAKE(w->slack, SCREEN_LATENTS);
-        TAKE(w->g_enc, c->width);
-        TAKE(w->g_dec, c->width);
+        TAKE(w->g_enc, widest);
+        TAKE(w->g_dec, c->out);
     }
     if (df_coder_aux_room(c->dict) > c->row_k) df_layout_rows(c, l, df_coder_aux_room(c->dict));
 }
 
 /* ---- the plan ------------------------------------------------------------------------------- */
 
-void df_coder_shape(df_coder *c, df_dict *dict, size_t max_rows, df_range mine) {
+void df_coder_shape(df_coder *c, df_dict *dict, size_t max_rows) {
     c->dict = dict;
     c->max_rows = max_rows;
     c->width = dict->width;
-    c->local = mine.count;
+    c->out = dict->out.count;
+    c->local = dict->mine.count;
     c->threads = omp_get_max_threads();
-    c->block = df_dict_block_latents(dict->latents);
-    c->blocks = (dict->latents + c->block - 1) / c->block;
-    c->my_blocks = df_share(c->blocks, c->size, c->rank);
+    c->my_blocks = df_share(dict->blocks, c->size, c->rank);
 }
 
-/* Of the fullest rank, which is the first. */
+/* The rank that holds this share; shares without latents are alike. */
+static int rank_of(const df_dict *dict, int size) {
+    int rank = 0;
+    while (rank + 1 < size && df_dict_share(dict, size, rank).first < dict->mine.first) rank++;
+    return rank;
+}
+
 size_t df_coder_plan_bytes(const df_dict *dict, size_t max_rows, int size, bool training) {
     df_worker workers[64] = {{0}}; // more threads than that repeat the last one's needs
     df_dict copy = *dict;
-    df_coder c = {.size = size, .worker = workers};
+    df_coder c = {.size = size, .rank = rank_of(dict, size), .worker = workers};
     df_layout l = {0};
-    df_coder_shape(&c, &copy, max_rows, df_dict_share(dict->latents, size, 0));
+    df_coder_shape(&c, &copy, max_rows);
     int threads = c.threads;
     if (threads > 64) c.threads = 64;
     df_layout_base(&c, &l);

@@ -6,6 +6,23 @@
 static const char *const activations[] = {"relu", "topk", "batchtopk"};
 static const char *const norms[] = {"none", "sum", "root"};
 
+static const char *const kinds[] = {"sae", "crosscoder", "transcoder", "skip-transcoder", "clt"};
+
+const char *df_dict_kind_name(df_dict_kind kind) {
+    return kinds[kind];
+}
+
+df_status kind_parse(const char *name, df_dict_kind *out) {
+    for (int i = 0; i <= DF_CLT; i++) {
+        *out = (df_dict_kind)i;
+        if (strcmp(kinds[i], name) == 0) return DF_OK;
+    }
+    return df_fail(DF_BAD_INPUT,
+                   "kind \"%.40s\" is not known: expected sae, crosscoder, transcoder, "
+                   "skip-transcoder or clt",
+                   name);
+}
+
 const char *activation_name(df_activation activation) {
     return activations[activation];
 }

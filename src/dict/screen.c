@@ -16,12 +16,15 @@ df_worker *df_coder_worker(df_coder *c) {
 
 /* ---- bounds --------------------------------------------------------------------------------- */
 
-static double code_norm(const df_dict *d, const float *row) {
+static double code_norm(const df_dict *d, size_t j) {
+    const float *row = df_dict_dec(d, j);
+    const df_dict_group *g = df_dict_group_of(d, j);
     if (d->code_norm == DF_NORM_NONE) return 1.0;
-    if (d->code_norm == DF_NORM_ROOT) return sqrt(df_sum_squares(row, d->width));
+    if (d->code_norm == DF_NORM_ROOT) return sqrt(df_sum_squares(row, g->out.count));
     double sum = 0.0;
     for (size_t s = 0; s < d->sites; s++)
-        sum += sqrt(df_sum_squares(row + d->site[s].first, d->site[s].width));
+        if (df_dict_writes(g, &d->site[s]))
+            sum += sqrt(df_sum_squares(row + (d->site[s].first - g->out.first), d->site[s].width));
     return sum;
 }
 
@@ -29,11 +32,12 @@ static double code_norm(const df_dict *d, const float *row) {
  * scale and underflow. */
 static double bound_latent(df_coder *c, size_t j) {
     const df_dict *d = c->dict;
-    double length = sqrt(df_sum_squares(d->w_enc + j * c->width, c->width));
-    c->norm[j] = (float)code_norm(d, d->w_dec + j * c->width);
+    size_t columns = df_dict_group_of(d, j)->in.count;
+    double length = sqrt(df_sum_squares(df_dict_enc(d, j), columns));
+    c->norm[j] = (float)code_norm(d, j);
     c->scale[j] = d->activation == DF_RELU ? 1.0f : c->norm[j];
     double scale = (double)c->scale[j], bias = fabs((double)d->b_enc[j]);
-    c->slack[j] = (float)(scale * length * 2.02 * (double)(c->width + 16) * UNIT);
+    c->slack[j] = (float)(scale * length * 2.02 * (double)(columns + 16) * UNIT);
     c->extra[j] = (float)(scale * bias * 40.0 * UNIT + (1.0 + scale) * 1e-36);
     c->lift[j] = d->b_enc[j] * c->scale[j] + c->extra[j];
     return (length + bias) * (1.0 + scale);
@@ -51,11 +55,30 @@ static double bound_latents(df_coder *c) {
 }
 
 static void center_row(df_coder *c, size_t r) {
-    const float *x = c->x + r * c->width;
-    float *out = c->centered + r * c->width;
-    if (c->dict->subtract_bias)
-        for (size_t i = 0; i < c->width; i++) out[i] = x[i] - c->dict->b_dec[i];
-    c->x_norm[r] = (float)(sqrt(df_sum_squares(c->input + r * c->width, c->width)) * (1.0 + 1e-6));
+    const df_dict *d = c->dict;
+    const float *x = c->x + r * c->width + d->in.first;
+    float *out = c->centered + r * c->width + d->in.first;
+    if (d->subtract_bias)
+        for (size_t i = 0; i < d->in.count; i++) out[i] = x[i] - d->b_dec[i];
+    for (size_t g = 0; g < d->groups; g++) {
+        const float *read = c->input + r * c->width + d->group[g].in.first;
+        c->x_norm[g * c->max_rows + r] =
+            (float)(sqrt(df_sum_squares(read, d->group[g].in.count)) * (1.0 + 1e-6));
+    }
+    // Targets that no encoder reads must be finite too.
+    bool read = d->in.first == d->out.first && d->in.count == d->out.count;
+    if (!read && !(df_sum_squares(c->x + r * c->width + d->out.first, c->out) < DBL_MAX))
+        c->x_norm[r] = INFINITY;
+}
+
+/* The largest norm that a group reads of a row. */
+static float row_size(const df_coder *c, size_t r) {
+    float largest = 0.0f;
+    for (size_t g = 0; g < c->dict->groups; g++) {
+        float norm = c->x_norm[g * c->max_rows + r];
+        if (!(norm <= largest)) largest = norm < FLT_MAX ? norm : INFINITY;
+    }
+    return largest;
 }
 
 df_status df_coder_prepare(df_coder *c, const float *x, size_t rows) {
@@ -70,14 +93,15 @@ df_status df_coder_prepare(df_coder *c, const float *x, size_t rows) {
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < rows; r++) center_row(c, r);
     for (size_t r = 0; r < rows; r++) {
-        if (!(c->x_norm[r] < FLT_MAX))
+        float size = row_size(c, r);
+        if (!(size < FLT_MAX))
             return df_fail(DF_BAD_INPUT, "row %zu of the batch holds a value that is not finite",
                            r);
-        if (!((double)c->x_norm[r] * largest < LARGEST))
+        if (!((double)size * largest < LARGEST))
             return df_fail(DF_FAILED,
                            "row %zu of the batch (norm %g) times the largest encoder row (%g) "
                            "leaves the range of fp32",
-                           r, (double)c->x_norm[r], largest);
+                           r, (double)size, largest);
     }
     return DF_OK;
 }
@@ -85,22 +109,39 @@ df_status df_coder_prepare(df_coder *c, const float *x, size_t rows) {
 /* ---- one screen block ----------------------------------------------------------------------- */
 
 typedef struct screen_block {
-    size_t row, rows, latent, latents; /* latent counts along the view */
-    const float *w, *scale, *lift, *slack;
+    size_t row, rows, latent, latents; /* latent counts along the view; all are of one group */
+    const df_dict_group *group;
+    const float *w, *scale, *lift, *slack, *norm; /* norm [rows] of what the group reads */
 } screen_block;
+
+static size_t latent_at(df_view view, size_t i) {
+    return view.list != NULL ? view.list[i] : i;
+}
+
+/* The latents from b->latent on: at most a screen block, none beyond their group's end. */
+static void choose_latents(const df_coder *c, df_view view, screen_block *b) {
+    size_t left = view.n - b->latent;
+    b->group = df_dict_group_of(c->dict, latent_at(view, b->latent));
+    b->latents = left < SCREEN_LATENTS ? left : SCREEN_LATENTS;
+    size_t end = b->group->local.first + b->group->local.count;
+    while (latent_at(view, b->latent + b->latents - 1) >= end) b->latents--;
+    size_t number = (size_t)(b->group - c->dict->group);
+    b->norm = c->x_norm + number * c->max_rows + b->row;
+}
 
 /* Where the block's encoder rows and bounds stand: in the dictionary, or gathered from a list. */
 static void locate(df_coder *c, df_worker *w, df_view view, screen_block *b) {
     if (view.list == NULL) {
-        b->w = c->dict->w_enc + b->latent * c->width;
+        b->w = df_dict_enc(c->dict, b->latent);
         b->scale = c->scale + b->latent;
         b->lift = c->lift + b->latent;
         b->slack = c->slack + b->latent;
         return;
     }
+    size_t columns = b->group->in.count;
     for (size_t i = 0; i < b->latents; i++) {
         size_t j = view.list[b->latent + i];
-        memcpy(w->panel + i * c->width, c->dict->w_enc + j * c->width, c->width * sizeof *w->panel);
+        memcpy(w->panel + i * columns, df_dict_enc(c->dict, j), columns * sizeof *w->panel);
         w->scale[i] = c->scale[j];
         w->lift[i] = c->lift[j];
         w->slack[i] = c->slack[j];
@@ -114,12 +155,12 @@ static void locate(df_coder *c, df_worker *w, df_view view, screen_block *b) {
 static void multiply(const df_coder *c, df_worker *w, const screen_block *b) {
     df_gemm g = {.m = b->rows,
                  .n = b->latents,
-                 .k = c->width,
+                 .k = b->group->in.count,
                  .alpha = 1.0f,
-                 .a = c->input + b->row * c->width,
+                 .a = c->input + b->row * c->width + b->group->in.first,
                  .lda = c->width,
                  .b = b->w,
-                 .ldb = c->width,
+                 .ldb = b->group->in.count,
                  .c = w->block,
                  .ldc = SCREEN_LATENTS};
     double start = df_now();
@@ -128,13 +169,13 @@ static void multiply(const df_coder *c, df_worker *w, const screen_block *b) {
 }
 
 /* Appends the candidates of one row of the block. */
-static void scan(df_coder *c, df_worker *w, const screen_block *b, size_t r, df_candidates *s) {
+static void scan(df_worker *w, const screen_block *b, size_t r, df_candidates *s) {
     df_scan scan_row = {.product = w->block + r * SCREEN_LATENTS,
                         .scale = b->scale,
                         .lift = b->lift,
                         .slack = b->slack,
                         .n = b->latents,
-                        .norm = c->x_norm[b->row + r],
+                        .norm = b->norm[r],
                         .floor = s->floor,
                         .first = (uint32_t)b->latent};
     size_t n = df_scan_row(&scan_row, s->upper + s->count, s->latent + s->count);
@@ -173,7 +214,7 @@ static void scan_row_block(df_coder *c, df_worker *w, df_view view, const screen
     for (size_t r = 0; r < b->rows; r++) {
         df_candidates *s = &w->rows[r];
         size_t before = s->count;
-        scan(c, w, b, r, s);
+        scan(w, b, r, s);
         relabel(view, s, before);
         if (s->count > 2 * k || full(s)) {
             if (full(s))
@@ -200,8 +241,8 @@ static void screen_rows_block(df_coder *c, df_worker *w, df_view view, screen_bl
         w->rows[r].count = w->rows[r].exact = 0;
         w->rows[r].floor = FLT_TRUE_MIN;
     }
-    for (b.latent = 0; b.latent < view.n; b.latent += SCREEN_LATENTS) {
-        b.latents = view.n - b.latent < SCREEN_LATENTS ? view.n - b.latent : SCREEN_LATENTS;
+    for (b.latent = 0; b.latent < view.n; b.latent += b.latents) {
+        choose_latents(c, view, &b);
         locate(c, w, view, &b);
         multiply(c, w, &b);
         double start = df_now();
@@ -267,14 +308,14 @@ static void scan_list_block(df_coder *c, df_worker *w, const screen_block *b, si
         else if (full(s))
             make_room(c, w, s, keep);
         raise_shared_floor(c, s);
-        scan(c, w, b, r, s);
+        scan(w, b, r, s);
     }
 }
 
 static void screen_list_rows(df_coder *c, df_worker *w, screen_block b, size_t keep) {
     df_view all = {.n = c->local};
-    for (b.latent = 0; b.latent < c->local; b.latent += SCREEN_LATENTS) {
-        b.latents = c->local - b.latent < SCREEN_LATENTS ? c->local - b.latent : SCREEN_LATENTS;
+    for (b.latent = 0; b.latent < c->local; b.latent += b.latents) {
+        choose_latents(c, all, &b);
         locate(c, w, all, &b);
         multiply(c, w, &b);
         double start = df_now();

@@ -46,15 +46,18 @@ void df_code_gradient_row(const df_coder *c, df_code_store *s, size_t row, const
                           df_code_factor factor) {
     size_t i = s->codes.start[row], end = s->codes.start[row + 1];
     while (i < end) {
-        size_t n = end - i < 4 ? 1 : 4;
+        // ascending latents: the first and the last of four tell
+        size_t n =
+            i + 4 <= end && df_same_group(c, s->codes.latent[i], s->codes.latent[i + 3]) ? 4 : 1;
         const float *w[4];
         float product[4];
-        for (size_t k = 0; k < n; k++)
-            w[k] = c->dict->w_dec + (size_t)s->codes.latent[i + k] * c->width;
+        const df_dict_group *g = df_dict_group_of(c->dict, s->codes.latent[i]);
+        const float *written = vector + df_out_offset(c, g);
+        for (size_t k = 0; k < n; k++) w[k] = df_dict_dec(c->dict, s->codes.latent[i + k]);
         if (n == 4)
-            df_dot4(vector, w, c->width, product);
+            df_dot4(written, w, g->out.count, product);
         else
-            product[0] = df_dot(vector, w[0], c->width);
+            product[0] = df_dot(written, w[0], g->out.count);
         for (size_t k = 0; k < n; k++)
             s->gradient[i + k] =
                 factor.product * product[k] + factor.norm * c->norm[s->codes.latent[i + k]];
@@ -66,17 +69,17 @@ void df_code_gradient_row(const df_coder *c, df_code_store *s, size_t row, const
 static void error_rows_alone(df_coder *c, df_code_factor factor) {
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < c->rows; r++) {
-        float *e = c->error + r * c->width;
-        const float *x = c->x + r * c->width;
+        float *e = c->error + r * c->out;
+        const float *x = c->x + r * c->width + c->dict->out.first;
         df_decode_row(c, df_coder_worker(c), &c->main.codes, r, e);
-        for (size_t i = 0; i < c->width; i++) e[i] = x[i] - (e[i] + c->dict->b_dec[i]);
+        for (size_t i = 0; i < c->out; i++) e[i] = x[i] - (e[i] + c->dict->b_dec[i]);
         df_code_gradient_row(c, &c->main, r, e, factor);
     }
 }
 
 static void gather_rows(df_coder *c, const float *mine, float *all) {
     for (int p = 0; p < c->size; p++)
-        c->receive_bytes[p] = df_share(c->rows, c->size, p).count * c->width * sizeof *all;
+        c->receive_bytes[p] = df_share(c->rows, c->size, p).count * c->out * sizeof *all;
     df_allgather(c->comm, mine, c->receive_bytes, all);
 }
 
@@ -84,7 +87,7 @@ static void code_gradients(df_coder *c, df_code_store *s, const float *vectors,
                            df_code_factor factor) {
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < c->rows; r++)
-        df_code_gradient_row(c, s, r, vectors + r * c->width, factor);
+        df_code_gradient_row(c, s, r, vectors + r * c->out, factor);
 }
 
 static void error_rows(df_coder *c, df_code_factor factor) {
@@ -93,9 +96,12 @@ static void error_rows(df_coder *c, df_code_factor factor) {
         return;
     }
     df_range mine = df_share(c->rows, c->size, c->rank);
-    const float *x = c->x + mine.first * c->width;
     df_decode(c, &c->main.codes, true, c->mine);
-    for (size_t i = 0; i < mine.count * c->width; i++) c->mine[i] = x[i] - c->mine[i];
+    for (size_t r = 0; r < mine.count; r++) {
+        const float *x = c->x + (mine.first + r) * c->width + c->dict->out.first;
+        float *e = c->mine + r * c->out;
+        for (size_t i = 0; i < c->out; i++) e[i] = x[i] - e[i];
+    }
     gather_rows(c, c->mine, c->error);
     code_gradients(c, &c->main, c->error, factor);
 }
@@ -103,23 +109,34 @@ static void error_rows(df_coder *c, df_code_factor factor) {
 /* ---- statistics of the batch ---------------------------------------------------------------- */
 
 size_t df_statistics_width(const df_coder *c) {
-    return 2 * c->width + 2 * c->dict->sites;
+    return 2 * c->out + 2 * df_dict_outputs(c->dict);
 }
 
-/* One leaf: sums of x and of e by column, sums of squares of e and x by site, over 64 rows. */
+/* The columns of a site within the output; false when it is not written. */
+static bool output_columns(const df_dict *d, size_t site, df_range *out) {
+    *out = (df_range){d->site[site].first - d->out.first, d->site[site].width};
+    return d->site[site].output;
+}
+
+/* Sums of squares of e and x by output site, of one row. */
+static void add_squares(const df_dict *d, const float *x, const float *e, double *of_sites) {
+    df_range columns;
+    for (size_t s = 0; s < d->sites; s++) {
+        if (!output_columns(d, s, &columns)) continue;
+        *of_sites++ += df_sum_squares(e + columns.first, columns.count);
+        *of_sites++ += df_sum_squares(x + columns.first, columns.count);
+    }
+}
+
+/* One leaf: sums of x and of e by output column, sums of squares by site, over 64 rows. */
 static void statistics_leaf(const df_coder *c, size_t leaf, double *out) {
     size_t end = (leaf + 1) * STAT_ROWS < c->rows ? (leaf + 1) * STAT_ROWS : c->rows;
-    double *of_sites = out + 2 * c->width;
     memset(out, 0, df_statistics_width(c) * sizeof *out);
     for (size_t r = leaf * STAT_ROWS; r < end; r++) {
-        const float *x = c->x + r * c->width, *e = c->error + r * c->width;
-        for (size_t i = 0; i < c->width; i++) out[i] += (double)x[i];
-        for (size_t i = 0; i < c->width; i++) out[c->width + i] += (double)e[i];
-        for (size_t s = 0; s < c->dict->sites; s++) {
-            df_dict_site site = c->dict->site[s];
-            of_sites[2 * s] += df_sum_squares(e + site.first, site.width);
-            of_sites[2 * s + 1] += df_sum_squares(x + site.first, site.width);
-        }
+        const float *x = c->x + r * c->width + c->dict->out.first, *e = c->error + r * c->out;
+        for (size_t i = 0; i < c->out; i++) out[i] += (double)x[i];
+        for (size_t i = 0; i < c->out; i++) out[c->out + i] += (double)e[i];
+        add_squares(c->dict, x, e, out + 2 * c->out);
     }
 }
 
@@ -132,27 +149,29 @@ static df_status statistics(df_coder *c) {
     return df_tree_sum(c->comm, leaves, width, c->row_leaves, c->totals);
 }
 
-static double site_spread(const df_coder *c, df_dict_site site, const double *sums,
-                          double squares) {
-    for (size_t i = 0; i < site.width; i++)
-        squares -= sums[site.first + i] * sums[site.first + i] / (double)c->rows;
+static double site_spread(const df_coder *c, df_range columns, const double *sums, double squares) {
+    for (size_t i = columns.first; i < columns.first + columns.count; i++)
+        squares -= sums[i] * sums[i] / (double)c->rows;
     return squares;
 }
 
 /* Reconstruction loss and FVU by site; returns the normaliser of AuxK, mean_rows sum (e - mean
  * e)^2. */
 static double report_error(df_coder *c, df_step_report *report) {
-    const double *of_sites = c->totals + 2 * c->width;
-    double rows = (double)c->rows, spread = 0.0;
+    const double *squares = c->totals + 2 * c->out; // of e, of x
+    double rows = (double)c->rows, spread = 0.0, *fvu = report->fvu;
+    df_range columns;
     report->reconstruction = 0.0;
     for (size_t s = 0; s < c->dict->sites; s++) {
-        double below = site_spread(c, c->dict->site[s], c->totals, of_sites[2 * s + 1]);
-        report->reconstruction += of_sites[2 * s] / rows;
-        spread += site_spread(c, c->dict->site[s], c->totals + c->width, of_sites[2 * s]);
-        if (s < 8) report->fvu[s] = below > 0.0 ? of_sites[2 * s] / below : 0.0;
+        if (!output_columns(c->dict, s, &columns)) continue;
+        double below = site_spread(c, columns, c->totals, squares[1]);
+        report->reconstruction += squares[0] / rows;
+        spread += site_spread(c, columns, c->totals + c->out, squares[0]);
+        *fvu++ = below > 0.0 ? squares[0] / below : 0.0;
+        squares += 2;
     }
-    for (size_t i = 0; i < c->width; i++)
-        c->center_gradient[i] = (float)(-2.0 / rows * c->totals[c->width + i]);
+    for (size_t i = 0; i < c->out; i++)
+        c->center_gradient[i] = (float)(-2.0 / rows * c->totals[c->out + i]);
     return spread / rows;
 }
 
@@ -161,16 +180,15 @@ static df_status report_codes(df_coder *c, df_step_report *report) {
     uint64_t active = c->main.codes.start[c->rows];
 #pragma omp parallel for schedule(static)
     for (size_t b = 0; b < c->my_blocks.count; b++) {
-        size_t first = b * c->block,
-               end = first + c->block < c->local ? first + c->block : c->local;
+        df_range latents = df_local_block(c, b);
         double sum = 0.0;
-        for (size_t j = first; j < end; j++)
+        for (size_t j = latents.first; j < latents.first + latents.count; j++)
             for (uint64_t i = c->main.latent_start[j]; i < c->main.latent_start[j + 1]; i++)
                 sum += (double)c->main.sorted_value[i] * (double)c->norm[j];
         c->block_leaves[b] = sum;
     }
     double total;
-    DF_TRY(df_tree_sum(c->comm, c->blocks, 1, c->block_leaves, &total));
+    DF_TRY(df_tree_sum(c->comm, c->dict->blocks, 1, c->block_leaves, &total));
     df_sum_u64(c->comm, &active, 1);
     report->sparsity = total / (double)c->rows;
     report->l0 = (double)active / (double)c->rows;
@@ -192,9 +210,9 @@ static uint64_t list_dead(df_coder *c, uint64_t dead_rows) {
 static void aux_error(df_coder *c) {
     df_range mine = df_share(c->rows, c->size, c->rank);
     float *out = c->size > 1 ? c->mine : c->aux_error;
-    const float *e = c->error + mine.first * c->width;
+    const float *e = c->error + mine.first * c->out;
     df_decode(c, &c->aux.codes, false, out);
-    for (size_t i = 0; i < mine.count * c->width; i++) out[i] -= e[i];
+    for (size_t i = 0; i < mine.count * c->out; i++) out[i] -= e[i];
     if (c->size > 1) gather_rows(c, c->mine, c->aux_error);
 }
 
@@ -206,7 +224,7 @@ static df_status aux_squares(df_coder *c, double *out) {
                end = first + STAT_ROWS < c->rows ? first + STAT_ROWS : c->rows;
         c->row_leaves[i] = 0.0;
         for (size_t r = first; r < end; r++)
-            c->row_leaves[i] += df_sum_squares(c->aux_error + r * c->width, c->width);
+            c->row_leaves[i] += df_sum_squares(c->aux_error + r * c->out, c->out);
     }
     return df_tree_sum(c->comm, leaves, 1, c->row_leaves, out);
 }
@@ -305,7 +323,7 @@ df_status df_coder_step(df_coder *c, const float *x, size_t rows, const df_step_
     df_sink sink = {.adam = &adam, .unit_decoder = set->unit_decoder};
     DF_TRY(df_latent_gradients(c, &sink));
     df_adam_row(&adam, (df_moments){c->dict->b_dec, c->state.m_center, c->state.v_center},
-                c->center_gradient, c->width);
+                c->center_gradient, c->out);
     move_threshold(c, set->threshold_rate);
     count_silent(c);
     report->adam_seconds = df_now() - start;
@@ -317,6 +335,6 @@ df_status df_coder_gradients(df_coder *c, const float *x, size_t rows, const df_
     DF_TRY(forward(c, x, rows, set, report));
     df_sink sink = {.out = out};
     DF_TRY(df_latent_gradients(c, &sink));
-    if (out->b_dec != NULL) memcpy(out->b_dec, c->center_gradient, c->width * sizeof *out->b_dec);
+    if (out->b_dec != NULL) memcpy(out->b_dec, c->center_gradient, c->out * sizeof *out->b_dec);
     return DF_OK;
 }

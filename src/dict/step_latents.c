@@ -25,13 +25,22 @@ void df_sort_by_latent(const df_coder *c, df_code_store *s) {
 static double add_entries(const df_coder *c, df_worker *w, const df_code_store *s, size_t j,
                           const float *vectors, float factor) {
     double bias = 0.0;
+    const df_dict_group *g = df_dict_group_of(c->dict, j);
+    const float *input = c->input + g->in.first, *written = vectors + df_out_offset(c, g);
     for (uint64_t i = s->latent_start[j]; i < s->latent_start[j + 1]; i++) {
         size_t row = s->sorted_row[i];
-        df_add_scaled(w->g_enc, s->sorted_gradient[i], c->input + row * c->width, c->width);
-        df_add_scaled(w->g_dec, factor * s->sorted_value[i], vectors + row * c->width, c->width);
+        df_add_scaled(w->g_enc, s->sorted_gradient[i], input + row * c->width, g->in.count);
+        df_add_scaled(w->g_dec, factor * s->sorted_value[i], written + row * c->out, g->out.count);
         bias += (double)s->sorted_gradient[i];
     }
     return bias;
+}
+
+/* Adds a vector of this length along a part of the decoder row. */
+static void add_direction(const df_dict *d, df_worker *w, size_t j, df_range part, double size) {
+    const float *row = df_dict_dec(d, j) + part.first;
+    double length = sqrt(df_sum_squares(row, part.count));
+    if (length > 0.0) df_add_scaled(w->g_dec + part.first, (float)(size / length), row, part.count);
 }
 
 /* The L1 term's gradient through the code norm: the sum of f along each site's decoder direction,
@@ -42,21 +51,22 @@ static void add_norm_gradient(const df_coder *c, df_worker *w, size_t j) {
     double sum = 0.0;
     for (uint64_t i = c->main.latent_start[j]; i < c->main.latent_start[j + 1]; i++)
         sum += (double)c->main.sorted_value[i];
-    size_t parts = d->code_norm == DF_NORM_ROOT ? 1 : d->sites;
-    for (size_t s = 0; s < parts; s++) {
-        size_t first = parts == 1 ? 0 : d->site[s].first,
-               width = parts == 1 ? c->width : d->site[s].width;
-        const float *row = d->w_dec + j * c->width + first;
-        double length = sqrt(df_sum_squares(row, width));
-        if (length > 0.0)
-            df_add_scaled(w->g_dec + first, (float)((double)c->l1_factor * sum / length), row,
-                          width);
+    const df_dict_group *g = df_dict_group_of(d, j);
+    if (d->code_norm == DF_NORM_ROOT) {
+        add_direction(d, w, j, (df_range){0, g->out.count}, (double)c->l1_factor * sum);
+        return;
+    }
+    for (size_t s = 0; s < d->sites; s++) {
+        df_range part = {d->site[s].first - g->out.first, d->site[s].width};
+        if (df_dict_writes(g, &d->site[s]))
+            add_direction(d, w, j, part, (double)c->l1_factor * sum);
     }
 }
 
 static float latent_gradient(const df_coder *c, df_worker *w, size_t j) {
-    memset(w->g_enc, 0, c->width * sizeof *w->g_enc);
-    memset(w->g_dec, 0, c->width * sizeof *w->g_dec);
+    const df_dict_group *g = df_dict_group_of(c->dict, j);
+    memset(w->g_enc, 0, g->in.count * sizeof *w->g_enc);
+    memset(w->g_dec, 0, g->out.count * sizeof *w->g_dec);
     double bias = add_entries(c, w, &c->main, j, c->error, c->error_factor);
     if (c->aux.codes.rows > 0) bias += add_entries(c, w, &c->aux, j, c->aux_error, c->aux_factor);
     add_norm_gradient(c, w, j);
@@ -64,50 +74,57 @@ static float latent_gradient(const df_coder *c, df_worker *w, size_t j) {
 }
 
 /* Takes the part along the decoder row out of its gradient. */
-static void project(const df_coder *c, float *g, const float *row) {
-    double squares = df_sum_squares(row, c->width);
-    if (squares > 0.0)
-        df_add_scaled(g, (float)(-(double)df_dot(g, row, c->width) / squares), row, c->width);
+static void project(float *g, const float *row, size_t n) {
+    double squares = df_sum_squares(row, n);
+    if (squares > 0.0) df_add_scaled(g, (float)(-(double)df_dot(g, row, n) / squares), row, n);
 }
 
-static void renormalise(const df_coder *c, float *row) {
-    double length = sqrt(df_sum_squares(row, c->width));
+static void renormalise(float *row, size_t n) {
+    double length = sqrt(df_sum_squares(row, n));
     float scale = length > 0.0 ? (float)(1.0 / length) : 1.0f;
-    for (size_t i = 0; i < c->width; i++) row[i] *= scale;
+    for (size_t i = 0; i < n; i++) row[i] *= scale;
 }
 
 static void apply_adam(df_coder *c, df_worker *w, size_t j, float bias, const df_sink *sink) {
-    size_t at = j * c->width;
+    const df_dict_group *g = df_dict_group_of(c->dict, j);
+    float *enc = df_dict_enc(c->dict, j), *dec = df_dict_dec(c->dict, j);
+    size_t enc_at = (size_t)(enc - c->dict->w_enc), dec_at = (size_t)(dec - c->dict->w_dec);
     df_trainer_state *s = &c->state;
-    if (sink->unit_decoder) project(c, w->g_dec, c->dict->w_dec + at);
-    df_adam_row(sink->adam, (df_moments){c->dict->w_enc + at, s->m_enc + at, s->v_enc + at},
-                w->g_enc, c->width);
-    df_adam_row(sink->adam, (df_moments){c->dict->w_dec + at, s->m_dec + at, s->v_dec + at},
-                w->g_dec, c->width);
+    if (sink->unit_decoder) project(w->g_dec, dec, g->out.count);
+    df_adam_row(sink->adam, (df_moments){enc, s->m_enc + enc_at, s->v_enc + enc_at}, w->g_enc,
+                g->in.count);
+    df_adam_row(sink->adam, (df_moments){dec, s->m_dec + dec_at, s->v_dec + dec_at}, w->g_dec,
+                g->out.count);
     df_adam_row(sink->adam, (df_moments){c->dict->b_enc + j, s->m_bias + j, s->v_bias + j}, &bias,
                 1);
-    if (sink->unit_decoder) renormalise(c, c->dict->w_dec + at);
+    if (sink->unit_decoder) renormalise(dec, g->out.count);
 }
 
 static void hand_out(const df_coder *c, const df_worker *w, size_t j, float bias,
                      const df_gradients *out) {
-    size_t at = j * c->width, bytes = c->width * sizeof(float);
-    if (out->w_enc != NULL) memcpy(out->w_enc + at, w->g_enc, bytes);
-    if (out->w_dec != NULL) memcpy(out->w_dec + at, w->g_dec, bytes);
+    const df_dict *d = c->dict;
+    const df_dict_group *g = df_dict_group_of(d, j);
+    if (out->w_enc != NULL)
+        memcpy(out->w_enc + (df_dict_enc(d, j) - d->w_enc), w->g_enc, g->in.count * sizeof(float));
+    if (out->w_dec != NULL)
+        memcpy(out->w_dec + (df_dict_dec(d, j) - d->w_dec), w->g_dec, g->out.count * sizeof(float));
     if (out->b_enc != NULL) out->b_enc[j] = bias;
 }
 
 /* p = W (x - b_dec): b_dec's gradient through the encoder is minus the sum of b_enc's times the
  * encoder rows. */
 static void block_gradients(df_coder *c, df_worker *w, size_t b, const df_sink *sink) {
-    size_t first = b * c->block, end = first + c->block < c->local ? first + c->block : c->local;
-    double *center = c->block_leaves + b * c->width;
-    memset(center, 0, c->width * sizeof *center);
-    for (size_t j = first; j < end; j++) {
+    df_range latents = df_local_block(c, b);
+    double *center = c->block_leaves + b * c->out;
+    memset(center, 0, c->out * sizeof *center);
+    for (size_t j = latents.first; j < latents.first + latents.count; j++) {
+        const df_dict_group *g = df_dict_group_of(c->dict, j);
         float bias = latent_gradient(c, w, j);
-        const float *row = c->dict->w_enc + j * c->width;
+        const float *row = df_dict_enc(c->dict, j);
+        size_t first = g->in.first - c->dict->in.first;
         if (c->dict->subtract_bias && bias != 0.0f)
-            for (size_t i = 0; i < c->width; i++) center[i] += (double)bias * (double)row[i];
+            for (size_t i = 0; i < g->in.count; i++)
+                center[first + i] += (double)bias * (double)row[i];
         if (sink->adam != NULL)
             apply_adam(c, w, j, bias, sink);
         else
@@ -119,7 +136,7 @@ df_status df_latent_gradients(df_coder *c, const df_sink *sink) {
 #pragma omp parallel for schedule(dynamic)
     for (size_t b = 0; b < c->my_blocks.count; b++) block_gradients(c, df_coder_worker(c), b, sink);
     if (!c->dict->subtract_bias) return DF_OK;
-    DF_TRY(df_tree_sum(c->comm, c->blocks, c->width, c->block_leaves, c->totals));
-    for (size_t i = 0; i < c->width; i++) c->center_gradient[i] -= (float)c->totals[i];
+    DF_TRY(df_tree_sum(c->comm, c->dict->blocks, c->out, c->block_leaves, c->totals));
+    for (size_t i = 0; i < c->out; i++) c->center_gradient[i] -= (float)c->totals[i];
     return DF_OK;
 }

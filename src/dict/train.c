@@ -12,15 +12,16 @@ enum { NOTE_BYTES = 320 };
 /* The dictionary with its sites side by side; scales are 1 until they are known. */
 static df_status new_dict(train_run *run) {
     const df_train_options *o = run->options;
-    df_dict_site sites[TRAIN_MAX_SITES];
-    size_t at = 0;
+    df_dict_site sites[DF_MAX_SITES];
     for (size_t s = 0; s < run->data.n_sites; s++) {
         const df_acts *acts = run->data.acts[s];
-        uint64_t width = acts->site[run->data.site[s]].width;
-        sites[s] = (df_dict_site){acts->site[run->data.site[s]].name, acts->model, at, width, 1.0};
-        at += width;
+        sites[s] = (df_dict_site){.name = acts->site[run->data.site[s]].name,
+                                  .model = acts->model,
+                                  .width = acts->site[run->data.site[s]].width,
+                                  .scale = 1.0};
     }
-    DF_TRY(df_dict_new(run->comm, o->latents, sites, run->data.n_sites, &run->dict));
+    df_dict_shape shape = train_shape(o, sites, run->data.n_sites);
+    DF_TRY(df_dict_make(run->comm, &shape, &run->dict));
     run->dict->activation = o->activation;
     run->dict->code_norm = o->code_norm;
     run->dict->k = o->k;
@@ -47,7 +48,8 @@ static df_status begin(train_run *run) {
     df_status status = data_normalise(run->comm, &run->data, run->dict, center);
     df_timer_stop("normalise");
     if (status == DF_OK) {
-        df_dict_initialise(run->dict, o->seed, o->init_norm, 1.0, center);
+        const float *output = center + run->dict->out.first;
+        df_dict_initialise(run->dict, o->seed, o->init_norm, 1.0, output);
         status = open_coder(run);
     }
     df_free(center);
@@ -57,6 +59,11 @@ static df_status begin(train_run *run) {
 static df_status check_options(const df_train_options *o) {
     if (o->latents < 1 || o->batch < 1 || o->steps < 1)
         return df_fail(DF_USAGE, "latents, batch and steps must be at least 1");
+    if (o->subtract_bias && o->kind > DF_CROSSCODER)
+        return df_fail(DF_USAGE,
+                       "subtract_bias is for dictionaries that read what they write, not "
+                       "for a %s",
+                       df_dict_kind_name(o->kind));
     if (o->activation != DF_RELU && (o->k < 1 || o->k > o->latents))
         return df_fail(DF_USAGE, "k is %zu, expected 1 to %zu latents", o->k, o->latents);
     return DF_OK;
@@ -67,8 +74,8 @@ static df_status open_mine(train_run *run, df_acts *const *acts, const size_t *s
     const df_train_options *o = run->options;
     DF_TRY(check_options(o));
     DF_TRY(data_open(acts, site, n_sites, o->skip_first, &run->data));
-    DF_TRY(history_open(history_rows(o), n_sites, &run->history));
     DF_TRY(new_dict(run));
+    DF_TRY(history_open(history_rows(o), df_dict_outputs(run->dict), &run->history));
     run->kernel_history = df_strdup(df_kernels_path(run->kernels));
     if (run->kernel_history == NULL) return DF_FAILED;
     return loader_open(run->comm, &run->data, run->dict, o->batch, o->seed, &run->loader);
@@ -95,10 +102,10 @@ static void describe_step(const train_run *run, bool terminal, double lr, const 
         n += (size_t)snprintf(out + n, NOTE_BYTES - n, "loss %.4g (e2 %.4g, l1 %.3g, aux %.3g), ",
                               r->loss, r->reconstruction, r->sparsity, r->auxiliary);
     n += (size_t)snprintf(out + n, NOTE_BYTES - n, "FVU");
-    for (size_t s = 0; s < run->dict->sites && n < NOTE_BYTES; s++)
+    for (size_t s = 0; s < df_dict_outputs(run->dict) && n < NOTE_BYTES; s++)
         n += (size_t)snprintf(out + n, NOTE_BYTES - n, " %s%s%.4f",
-                              terminal ? "" : run->dict->site[s].model, terminal ? "" : " ",
-                              r->fvu[s]);
+                              terminal ? "" : df_dict_output(run->dict, s)->model,
+                              terminal ? "" : " ", r->fvu[s]);
     if (n < NOTE_BYTES && terminal)
         snprintf(out + n, NOTE_BYTES - n, ", dead %" PRIu64, r->dead);
     else if (n < NOTE_BYTES)
@@ -119,7 +126,7 @@ static void show_progress(const train_run *run, df_progress *p, bool logged, dou
 static df_status take_step(train_run *run, df_progress *progress) {
     const df_train_options *o = run->options;
     uint64_t step = run->state->step;
-    df_step_settings settings = step_settings(o, &run->data, step);
+    df_step_settings settings = step_settings(o, run->dict, step);
     df_step_report report = {0};
     const float *x = NULL; // [batch, width]
     DF_TRY(loader_take(run->loader, &x));

@@ -4,13 +4,14 @@
 
 #include "darkfield/dict.h"
 
-enum { TRAIN_MAX_SITES = 8, CHECKPOINTS_KEPT = 2 };
+enum { CHECKPOINTS_KEPT = 2 };
 
 /* ---- names in files (names.c) --------------------------------------------------------------- */
 
 const char *activation_name(df_activation activation); // "batchtopk"
 df_status activation_parse(const char *name, df_activation *out) DF_MUST_CHECK;
 const char *code_norm_name(df_code_norm norm); // "sum"
+df_status kind_parse(const char *name, df_dict_kind *out) DF_MUST_CHECK;
 df_status code_norm_parse(const char *name, df_code_norm *out) DF_MUST_CHECK;
 
 /* ---- rows (data.c) -------------------------------------------------------------------------- */
@@ -73,11 +74,12 @@ typedef struct train_run {
     double saved_at;      // df_now of it, or of the start
 } train_run;
 
+/* What is trained on these sites; sets which are read and written. */
+df_dict_shape train_shape(const df_train_options *options, df_dict_site *sites, size_t n_sites);
 /* Rows of the history that a run will write. */
 size_t history_rows(const df_train_options *options);
 /* The settings of a step (from 0): where the schedules stand. */
-df_step_settings step_settings(const df_train_options *options, const train_data *data,
-                               uint64_t step);
+df_step_settings step_settings(const df_train_options *options, const df_dict *dict, uint64_t step);
 
 /* ---- checkpoints (checkpoint.c, checkpoint_load.c) ------------------------------------------ */
 

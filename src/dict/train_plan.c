@@ -9,27 +9,41 @@ size_t history_rows(const df_train_options *options) {
     return (size_t)(options->steps / every) + 1;
 }
 
-size_t df_train_plan_bytes(const df_train_options *options, size_t width, size_t n_sites,
-                           uint64_t rows, int size) {
-    df_range mine = df_dict_share(options->latents, size, 0);
-    df_dict_site sites[TRAIN_MAX_SITES] = {
-        0}; // even widths: the plan depends on their number alone
-    for (size_t i = 0; i < n_sites && i < TRAIN_MAX_SITES; i++)
-        sites[i] = (df_dict_site){.first = i * (width / n_sites), .width = width / n_sites};
-    const df_dict shape = {.latents = options->latents,
-                           .width = width,
-                           .mine = mine,
-                           .activation = options->activation,
-                           .code_norm = options->code_norm,
-                           .k = options->k,
-                           .subtract_bias = options->subtract_bias,
-                           .sites = n_sites,
-                           .site = sites};
-    size_t weights = (2 * mine.count * width + mine.count + width) * sizeof(float);
-    size_t history = history_rows(options) * history_columns(n_sites) * sizeof(double);
-    return (size_t)rows * sizeof(uint64_t) + weights + history + FILE_BYTES +
-           loader_plan_bytes(options->batch, width, size) +
-           df_coder_plan_bytes(&shape, options->batch, size, true);
+df_dict_shape train_shape(const df_train_options *o, df_dict_site *sites, size_t n) {
+    bool apart = o->kind > DF_CROSSCODER;
+    for (size_t s = 0; s < n && s < DF_MAX_SITES; s++) {
+        sites[s].input = !apart || s < o->inputs;
+        sites[s].output = !apart || s >= o->inputs;
+    }
+    df_dict_kind kind = apart ? o->kind : n == 1 ? DF_SAE : DF_CROSSCODER;
+    return (df_dict_shape){.kind = kind, .latents = o->latents, .site = sites, .sites = n};
+}
+
+df_status df_train_outline(const df_train_options *o, const df_dict_site *sites, size_t n_sites,
+                           int size, int rank, df_dict **out) {
+    df_dict_site copy[DF_MAX_SITES];
+    *out = NULL;
+    for (size_t s = 0; s < n_sites && s < DF_MAX_SITES; s++) copy[s] = sites[s];
+    df_dict_shape shape = train_shape(o, copy, n_sites);
+    DF_TRY(df_dict_outline(&shape, size, rank, out));
+    (*out)->activation = o->activation;
+    (*out)->code_norm = o->code_norm;
+    (*out)->k = o->k;
+    (*out)->subtract_bias = o->subtract_bias;
+    return DF_OK;
+}
+
+size_t df_train_plan_bytes(const df_train_options *options, const df_dict *d, uint64_t rows,
+                           int size) {
+    df_range mine = d->mine;
+    size_t end = mine.first + mine.count, history = history_rows(options);
+    size_t weights = df_dict_enc_floats(d, end) - df_dict_enc_floats(d, mine.first) +
+                     df_dict_dec_floats(d, end) - df_dict_dec_floats(d, mine.first) + mine.count +
+                     d->out.count + d->skip_rows.count * d->in.count;
+    return (size_t)rows * sizeof(uint64_t) + weights * sizeof(float) +
+           history * history_columns(df_dict_outputs(d)) * sizeof(double) + FILE_BYTES +
+           loader_plan_bytes(options->batch, d->width, size) +
+           df_coder_plan_bytes(d, options->batch, size, true);
 }
 
 /* Linear from 0 over `rise` steps, and linear to 0 over the last `fall` of `steps`. */
@@ -41,13 +55,13 @@ static double trapezium(uint64_t step, uint64_t rise, uint64_t fall, uint64_t st
     return factor;
 }
 
-static size_t auxiliary_latents(const df_train_options *options, const train_data *data) {
-    size_t half = data->width / data->n_sites / 2;
+static size_t auxiliary_latents(const df_train_options *options, const df_dict *dict) {
+    size_t half = dict->out.count / df_dict_outputs(dict) / 2;
     if (options->aux_k > 0) return options->aux_k;
     return half > 0 ? half : 1;
 }
 
-df_step_settings step_settings(const df_train_options *options, const train_data *data,
+df_step_settings step_settings(const df_train_options *options, const df_dict *dict,
                                uint64_t step) {
     // A short run must have found its threshold too: the average begins half-way at the latest.
     uint64_t half = options->steps / 2;
@@ -59,7 +73,7 @@ df_step_settings step_settings(const df_train_options *options, const train_data
         .epsilon = options->epsilon,
         .l1 = options->l1 * trapezium(step, options->l1_warmup, 0, options->steps),
         .aux = options->aux,
-        .aux_k = auxiliary_latents(options, data),
+        .aux_k = auxiliary_latents(options, dict),
         .dead_rows = options->dead_rows,
         .unit_decoder = options->unit_decoder,
         .threshold_rate = step >= start ? options->threshold_rate : 0};

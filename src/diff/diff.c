@@ -2,6 +2,7 @@
 #include "diff_internal.h"
 
 #include <math.h>
+#include <string.h>
 #include <stdlib.h>
 
 enum { BINS = 50 };
@@ -16,16 +17,30 @@ static double dot(const float *a, const float *b, size_t n) {
     return sum;
 }
 
+/* The columns of both models: sites of one model are neighbours. */
+typedef struct sides {
+    df_range a, b;
+} sides;
+
+/* Two sites are one model's each, even when a model is compared with itself. */
+static sides split(const df_dict *dict) {
+    size_t n = dict->sites == 2 ? 1 : 0;
+    while (dict->sites > 2 && n < dict->sites &&
+           strcmp(dict->site[n].model, dict->site[0].model) == 0)
+        n++;
+    size_t border = n < dict->sites ? dict->site[n].first : dict->width;
+    return (sides){{0, border}, {border, dict->width - border}};
+}
+
 /* measures [mine, MEASURES]: |d_A|, |d_B|, <d_A, d_B> over the common width (0 when widths differ).
  */
 static void measure(const df_dict *dict, double *measures) {
-    const df_dict_site *a = &dict->site[0], *b = &dict->site[1];
+    sides s = split(dict);
     for (size_t j = 0; j < dict->mine.count; j++) {
-        const float *row = dict->w_dec + j * dict->width;
-        measures[j * MEASURES + NORM_A] = sqrt(dot(row + a->first, row + a->first, a->width));
-        measures[j * MEASURES + NORM_B] = sqrt(dot(row + b->first, row + b->first, b->width));
-        if (a->width == b->width)
-            measures[j * MEASURES + PRODUCT] = dot(row + a->first, row + b->first, a->width);
+        const float *a = df_dict_dec(dict, j), *b = a + s.b.first;
+        measures[j * MEASURES + NORM_A] = sqrt(dot(a, a, s.a.count));
+        measures[j * MEASURES + NORM_B] = sqrt(dot(b, b, s.b.count));
+        if (s.a.count == s.b.count) measures[j * MEASURES + PRODUCT] = dot(a, b, s.a.count);
     }
 }
 
@@ -39,8 +54,7 @@ static df_status gather_measures(df_comm *comm, const df_dict *dict, double *all
     if (status == DF_OK) {
         measure(dict, mine);
         for (int r = 0; r < df_comm_size(comm); r++)
-            counts[r] =
-                df_dict_share(dict->latents, df_comm_size(comm), r).count * MEASURES * sizeof *mine;
+            counts[r] = df_dict_share(dict, df_comm_size(comm), r).count * MEASURES * sizeof *mine;
         df_gather(comm, 0, mine, counts, all);
     }
     df_free(mine);
@@ -252,12 +266,14 @@ done:
 }
 
 static df_status check_sites(const df_dict *dict, const df_reader *stats) {
-    if (dict->sites != 2)
+    size_t changes = 0; // of the model, along the sites
+    for (size_t i = 1; i < dict->sites; i++)
+        changes += strcmp(dict->site[i].model, dict->site[i - 1].model) != 0;
+    if (dict->kind != DF_CROSSCODER || (changes != 1 && dict->sites != 2))
         return df_fail(DF_BAD_INPUT,
-                       "comparing models needs a crosscoder over two models, this dictionary has "
-                       "%zu site%s: train with "
-                       "models.b given and train.model empty",
-                       dict->sites, dict->sites == 1 ? "" : "s");
+                       "comparing models needs a crosscoder over two models, this dictionary is a "
+                       "%s of %zu site%s: train with models.b given and train.model empty",
+                       df_dict_kind_name(dict->kind), dict->sites, dict->sites == 1 ? "" : "s");
     df_type type;
     uint64_t shape[DF_MAX_DIMS];
     DF_TRY(df_reader_find(stats, "/latents/fires", 1, &type, shape));

@@ -15,7 +15,7 @@ typedef struct pass {
     uint64_t start[DF_BUCKETS + 1]; // where each bucket begins in `rows`
     df_range buckets;               // of this rank
     size_t each;                    // rows of one rank in one call
-    float *x, *x_hat;               // [each, width]
+    float *x, *x_hat;               // [each, width], [each, out]
     double *sums;                   // [DF_BUCKETS, sums_width]
     size_t *counts;                 // [size]
 } pass;
@@ -23,9 +23,6 @@ typedef struct pass {
 /* ---- which rows ----------------------------------------------------------------------------- */
 
 static df_status check_inputs(const df_dict *dict, df_acts *const *acts, const size_t *site) {
-    if (dict->sites > DF_EVAL_MAX_SITES)
-        return df_fail(DF_BAD_INPUT, "the dictionary has %zu sites, at most %d can be evaluated",
-                       dict->sites, DF_EVAL_MAX_SITES);
     for (size_t s = 0; s < dict->sites; s++) {
         const struct df_site *found = &acts[s]->site[site[s]];
         if (found->width != dict->site[s].width || strcmp(found->name, dict->site[s].name) != 0)
@@ -69,11 +66,11 @@ static df_status pass_open(pass *p, const df_eval_options *options, df_evaluatio
     p->buckets = df_share(DF_BUCKETS, size, df_comm_rank(p->comm));
     p->each = (options->batch + (size_t)size - 1) / (size_t)size;
     if (p->each == 0) p->each = 1;
-    *out = (df_evaluation){.sites = p->dict->sites, .latents = p->dict->latents};
+    *out = (df_evaluation){.sites = df_dict_outputs(p->dict), .latents = p->dict->latents};
     DF_TRY(list_rows(p, options->skip_first, &out->rows));
     DF_TRY(DF_NEW(out->fires, p->dict->mine.count));
     DF_TRY(DF_NEW(p->x, p->each * p->dict->width));
-    DF_TRY(DF_NEW(p->x_hat, p->each * p->dict->width));
+    DF_TRY(DF_NEW(p->x_hat, p->each * p->dict->out.count));
     DF_TRY(DF_NEW(p->sums, DF_BUCKETS * sums_width(p->dict)));
     return DF_NEW(p->counts, (size_t)size);
 }
@@ -111,13 +108,14 @@ static void count_codes(const pass *p, const df_codes *codes, size_t done, df_ev
 
 /* Cuts this rank's rows at the borders of its buckets. */
 static void sum_rows(const pass *p, size_t done, size_t n) {
-    size_t base = (size_t)p->start[p->buckets.first], width = p->dict->width;
+    size_t base = (size_t)p->start[p->buckets.first], width = p->dict->width,
+           out = p->dict->out.count;
     for (size_t b = p->buckets.first; b < p->buckets.first + p->buckets.count; b++) {
         size_t first = (size_t)p->start[b] - base, last = (size_t)p->start[b + 1] - base;
         if (first < done) first = done;
         if (last > done + n) last = done + n;
         if (first >= last) continue;
-        sums_add(p->dict, p->x + (first - done) * width, p->x_hat + (first - done) * width,
+        sums_add(p->dict, p->x + (first - done) * width, p->x_hat + (first - done) * out,
                  last - first, p->sums + b * sums_width(p->dict));
     }
 }

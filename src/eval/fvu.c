@@ -4,14 +4,14 @@
 #include <math.h>
 
 size_t sums_width(const df_dict *dict) {
-    return 1 + dict->width + 2 * dict->sites;
+    return 1 + dict->out.count + 2 * df_dict_outputs(dict);
 }
 
 /* Sums of squares of x and of x - x_hat over the columns of one site. */
-static void add_squares(const df_dict_site *site, const float *x, const float *x_hat,
-                        double *square, double *error) {
+static void add_squares(df_range columns, const float *x, const float *x_hat, double *square,
+                        double *error) {
     double xx = 0, ee = 0;
-    for (size_t c = site->first; c < site->first + site->width; c++) {
+    for (size_t c = columns.first; c < columns.first + columns.count; c++) {
         double value = (double)x[c], e = value - (double)x_hat[c];
         xx += value * value;
         ee += e * e;
@@ -20,13 +20,21 @@ static void add_squares(const df_dict_site *site, const float *x, const float *x
     *error += ee;
 }
 
+/* The columns of the n-th written site within the output. */
+static df_range columns_of(const df_dict *dict, size_t n) {
+    const df_dict_site *site = df_dict_output(dict, n);
+    return (df_range){site->first - dict->out.first, site->width};
+}
+
 void sums_add(const df_dict *dict, const float *x, const float *x_hat, size_t n, double *sums) {
-    double *column = sums + 1, *square = column + dict->width, *error = square + dict->sites;
+    size_t outputs = df_dict_outputs(dict), out = dict->out.count;
+    double *column = sums + 1, *square = column + out, *error = square + outputs;
     sums[0] += (double)n;
-    for (size_t r = 0; r < n; r++, x += dict->width, x_hat += dict->width) {
-        for (size_t c = 0; c < dict->width; c++) column[c] += (double)x[c];
-        for (size_t s = 0; s < dict->sites; s++)
-            add_squares(&dict->site[s], x, x_hat, &square[s], &error[s]);
+    x += dict->out.first;
+    for (size_t r = 0; r < n; r++, x += dict->width, x_hat += out) {
+        for (size_t c = 0; c < out; c++) column[c] += (double)x[c];
+        for (size_t s = 0; s < outputs; s++)
+            add_squares(columns_of(dict, s), x, x_hat, &square[s], &error[s]);
     }
 }
 
@@ -39,24 +47,24 @@ typedef struct which {
 /* sum |e|^2 / (sum |x|^2 - |sum x|^2 / rows) of one site. */
 static double fvu_of(const double *sums, void *context) {
     const which *w = context;
-    const df_dict_site *site = &w->dict->site[w->site];
-    const double *column = sums + 1, *square = column + w->dict->width;
-    const double *error = square + w->dict->sites;
+    const df_range columns = columns_of(w->dict, w->site);
+    const double *column = sums + 1, *square = column + w->dict->out.count;
+    const double *error = square + df_dict_outputs(w->dict);
     double mean_part = 0;
-    for (size_t c = site->first; c < site->first + site->width; c++)
+    for (size_t c = columns.first; c < columns.first + columns.count; c++)
         mean_part += column[c] * column[c];
     return error[w->site] / (square[w->site] - mean_part / sums[0]);
 }
 
 df_status sums_fvu(const df_dict *dict, const double *buckets, df_evaluation *out) {
-    for (size_t s = 0; s < dict->sites; s++) {
+    for (size_t s = 0; s < df_dict_outputs(dict); s++) {
         which w = {dict, s};
         df_estimate found;
         DF_TRY(df_jackknife(buckets, sums_width(dict), fvu_of, &w, &found));
         if (!isfinite(found.value))
             return df_fail(DF_BAD_INPUT,
                            "the held-out rows of %s, model %s, do not vary: FVU has no meaning",
-                           dict->site[s].name, dict->site[s].model);
+                           df_dict_output(dict, s)->name, df_dict_output(dict, s)->model);
         out->fvu[s] = found.value;
         out->fvu_error[s] = found.error;
     }

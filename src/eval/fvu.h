@@ -5,12 +5,12 @@
 #include "darkfield/eval.h"
 #include "darkfield/moments.h"
 
-/* The sums of one bucket lie side by side: rows, sum x [width], sum |x|^2 [sites], sum |e|^2
- * [sites]. */
+/* The sums of one bucket lie side by side: rows, sum x [out], sum |x|^2 [outputs], sum |e|^2
+ * [outputs]. */
 size_t sums_width(const df_dict *dict);
-/* Adds n rows x and their reconstructions, both [n, width], in row order. */
+/* Adds n rows x [n, width] and the reconstructions of what is written, [n, out], in row order. */
 void sums_add(const df_dict *dict, const float *x, const float *x_hat, size_t n, double *sums);
-/* FVU and its jackknife error of each site from all buckets, [DF_BUCKETS, sums_width]. Not
+/* FVU and its jackknife error of each output site from all buckets, [DF_BUCKETS, sums_width]. Not
  * collective. */
 df_status sums_fvu(const df_dict *dict, const double *buckets, df_evaluation *out) DF_MUST_CHECK;
 

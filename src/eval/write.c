@@ -14,9 +14,9 @@ static df_status describe(df_file *file, const df_dict *dict, const df_evaluatio
     for (size_t s = 0; s < e->sites; s++) {
         char name[32];
         snprintf(name, sizeof name, "site%zu", s);
-        DF_TRY(df_file_text(file, "/", name, dict->site[s].name));
+        DF_TRY(df_file_text(file, "/", name, df_dict_output(dict, s)->name));
         snprintf(name, sizeof name, "model%zu", s);
-        DF_TRY(df_file_text(file, "/", name, dict->site[s].model));
+        DF_TRY(df_file_text(file, "/", name, df_dict_output(dict, s)->model));
     }
     return DF_OK;
 }

@@ -9,18 +9,21 @@ enum {
     LATENTS_AT_ONCE = 16
 }; /* divides every rank's share of latents but the last: fixed shapes, fixed bits */
 
-/* direction [16, width]: unit decoder rows of one site times the gain; missing latents are zero
- * rows. */
+/* direction [16, width]: unit decoder rows of one site times the gain; missing latents, and those
+ * that do not write the site, are zero rows. */
 static void directions(const df_dict *dict, size_t site, size_t first, const float *gain,
                        float *direction) {
     const df_dict_site *s = &dict->site[site];
     for (size_t i = 0; i < LATENTS_AT_ONCE; i++) {
         float *out = direction + i * s->width;
-        if (first + i >= dict->mine.count) {
+        bool writes =
+            first + i < dict->mine.count && df_dict_writes(df_dict_group_of(dict, first + i), s);
+        if (!writes) {
             for (size_t c = 0; c < s->width; c++) out[c] = 0.0f;
             continue;
         }
-        const float *row = dict->w_dec + (first + i) * dict->width + s->first;
+        size_t column = s->first - df_dict_group_of(dict, first + i)->out.first;
+        const float *row = df_dict_dec(dict, first + i) + column;
         double square = 0.0;
         for (size_t c = 0; c < s->width; c++) square += (double)row[c] * (double)row[c];
         float scale = square > 0.0 ? (float)(1.0 / sqrt(square)) : 0.0f;
@@ -45,7 +48,9 @@ static void best_tokens(const float *logits, size_t vocabulary, size_t p, uint32
     }
 }
 
-static df_status promote(const df_dict *dict, const df_model *model, size_t site, promoted *out) {
+/* The tokens of one site, the n-th that is written. */
+static df_status promote(const df_dict *dict, const df_model *model, size_t site, size_t n,
+                         promoted *out) {
     size_t vocabulary = df_model_vocabulary(model), width = dict->site[site].width;
     float *direction = NULL, *logits = NULL;
     df_status status;
@@ -64,7 +69,7 @@ static df_status promote(const df_dict *dict, const df_model *model, size_t site
                               .c = logits,
                               .ldc = vocabulary});
         for (size_t i = 0; i < LATENTS_AT_ONCE && first + i < dict->mine.count; i++) {
-            size_t at = ((first + i) * out->models + site) * out->p;
+            size_t at = ((first + i) * out->models + n) * out->p;
             best_tokens(logits + i * vocabulary, vocabulary, out->p, out->token + at,
                         out->logit + at);
         }
@@ -75,12 +80,14 @@ done:
     return status;
 }
 
-/* Sites that are not as wide as the residual stream (heads, MLP neurons) have no direction to
- * unembed: p becomes 0. */
+/* Written sites that are not as wide as the residual stream (heads, MLP neurons) have no direction
+ * to unembed: p becomes 0. */
 df_status promoted_new(const df_dict *dict, const df_stats_input *input, size_t p, promoted *out) {
-    *out = (promoted){
-        .count = dict->mine.count, .models = input->n, .p = input->models != NULL ? p : 0};
+    *out = (promoted){.count = dict->mine.count,
+                      .models = df_dict_outputs(dict),
+                      .p = input->models != NULL ? p : 0};
     for (size_t s = 0; out->p > 0 && s < input->n; s++) {
+        if (!dict->site[s].output) continue;
         if (df_model_width(input->models[s]) != dict->site[s].width)
             out->p = 0;
         else if (out->p > df_model_vocabulary(input->models[s]))
@@ -88,8 +95,8 @@ df_status promoted_new(const df_dict *dict, const df_stats_input *input, size_t 
     }
     DF_TRY(DF_NEW(out->token, out->count * out->models * out->p));
     DF_TRY(DF_NEW(out->logit, out->count * out->models * out->p));
-    for (size_t s = 0; out->p > 0 && s < input->n; s++)
-        DF_TRY(promote(dict, input->models[s], s, out));
+    for (size_t s = 0, n = 0; out->p > 0 && s < input->n; s++)
+        if (dict->site[s].output) DF_TRY(promote(dict, input->models[s], s, n++, out));
     return DF_OK;
 }
 

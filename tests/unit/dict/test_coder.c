@@ -256,8 +256,10 @@ static void test_gradients_match_twin(void **state) {
         run_double(&t);
         df_range mine = f.dict->mine;
         size_t n = mine.count * WIDTH, at = mine.first * WIDTH;
-        df_gradients g = {df_alloc(n, 4), df_alloc(n, 4), df_alloc(mine.count, 4),
-                          df_alloc(WIDTH, 4)};
+        df_gradients g = {.w_enc = df_alloc(n, 4),
+                          .w_dec = df_alloc(n, 4),
+                          .b_enc = df_alloc(mine.count, 4),
+                          .b_dec = df_alloc(WIDTH, 4)};
         df_test_all(world, df_coder_encode(f.coder, f.x, ROWS, true, &codes) == DF_OK);
         df_test_all(world, codes_agree(&t, codes, mine));
         df_test_all(world, df_coder_gradients(f.coder, f.x, ROWS, &set, &g, &report) == DF_OK);

@@ -38,7 +38,8 @@ static float weight(size_t j, size_t c, float part) {
 
 static df_dict *make_dict(df_comm *comm) {
     static char name[] = "blocks.1.hook_resid_post", base[] = "base", tuned[] = "tuned";
-    const df_dict_site sites[2] = {{name, base, 0, 3, 0.25}, {name, tuned, 3, 4, 1.0 / 3}};
+    const df_dict_site sites[2] = {{name, base, 0, 3, 0.25, true, true},
+                                   {name, tuned, 3, 4, 1.0 / 3, true, true}};
     df_dict *d = NULL;
     df_test_all(world, df_dict_new(comm, LATENTS, sites, 2, &d) == DF_OK);
     for (size_t i = 0; i < d->mine.count * WIDTH; i++) {
@@ -125,73 +126,155 @@ static void same_digest(void **state) {
 
 /* A dictionary file with any of its parts wrong. */
 typedef struct forged {
-    const char *format, *activation, *norm;
-    uint64_t group[6], latents, width; /* of the matrices */
-    uint64_t sites, first[2], site_width[2];
+    const char *format, *kind, *activation, *norm;
+    uint64_t groups, group[2][6];
+    uint64_t latents, width, b_dec;                   /* of group 0's matrices; of b_dec */
+    uint64_t sites[2], first[2][2], site_width[2][2]; /* input, output */
     double scale;
-    int64_t k;
-    float weight;
+    int64_t k, subtract;
+    float weight, threshold;     /* of group 0's encoder; of the last group */
     const char *left_out, *part; /* a dataset that is missing; what the message must say */
 } forged;
 
-static const forged sound = {"darkfield-dictionary",
-                             "batchtopk",
-                             "sum",
-                             {0, 16, 0, 5, 0, 5},
-                             16,
-                             5,
-                             2,
-                             {0, 2},
-                             {2, 3},
-                             1,
-                             2,
-                             0.5f,
-                             "",
-                             ""};
+static const forged sound = {.format = "darkfield-dictionary",
+                             .kind = "crosscoder",
+                             .activation = "batchtopk",
+                             .norm = "sum",
+                             .groups = 1,
+                             .group = {{0, 16, 0, 5, 0, 5}},
+                             .latents = 16,
+                             .width = 5,
+                             .b_dec = 5,
+                             .sites = {2, 2},
+                             .first = {{0, 2}, {0, 2}},
+                             .site_width = {{2, 3}, {2, 3}},
+                             .scale = 1,
+                             .k = 2,
+                             .subtract = 1,
+                             .weight = 0.5f,
+                             .threshold = 0.5f,
+                             .left_out = "",
+                             .part = ""};
 
-static int declare(df_file *file, const forged *f, const df_dataset *spec) {
-    int id = -1;
-    if (strcmp(f->left_out, spec->path) != 0) assert_ok(df_file_dataset(file, spec, &id));
-    return id;
+/* Two layers: widths 2 and 3 are read, 1 and 2 are written. */
+static const forged layers = {.format = "darkfield-dictionary",
+                              .kind = "clt",
+                              .activation = "batchtopk",
+                              .norm = "sum",
+                              .groups = 2,
+                              .group = {{0, 16, 0, 2, 5, 3}, {16, 9, 2, 3, 6, 2}},
+                              .latents = 16,
+                              .width = 2,
+                              .b_dec = 3,
+                              .sites = {2, 2},
+                              .first = {{0, 2}, {5, 6}},
+                              .site_width = {{2, 3}, {1, 2}},
+                              .scale = 1,
+                              .k = 2,
+                              .weight = 0.5f,
+                              .threshold = 0.5f,
+                              .left_out = "",
+                              .part = ""};
+
+/* The first layer of it, with a linear skip. */
+static const forged skip = {.format = "darkfield-dictionary",
+                            .kind = "skip-transcoder",
+                            .activation = "batchtopk",
+                            .norm = "sum",
+                            .groups = 1,
+                            .group = {{0, 16, 0, 2, 2, 3}},
+                            .latents = 16,
+                            .width = 2,
+                            .b_dec = 3,
+                            .sites = {1, 1},
+                            .first = {{0}, {2}},
+                            .site_width = {{2}, {3}},
+                            .scale = 1,
+                            .k = 2,
+                            .weight = 0.5f,
+                            .threshold = 0.5f,
+                            .left_out = "",
+                            .part = ""};
+
+/* What is put into the file once it is laid out. */
+typedef struct pending {
+    int id[24];
+    uint64_t rows[24];
+    const void *data[24];
+    size_t n;
+} pending;
+
+static void add(df_file *file, const forged *f, const char *path, df_dataset spec, const void *data,
+                pending *p) {
+    if (strcmp(f->left_out, path) == 0) return;
+    spec.path = path;
+    spec.units = "1";
+    spec.long_name = spec.labels = "";
+    assert_ok(df_file_dataset(file, &spec, &p->id[p->n]));
+    p->rows[p->n] = spec.shape[0];
+    p->data[p->n++] = data;
 }
 
-static void put(df_file *file, int id, uint64_t rows, const void *data) {
-    if (id >= 0) assert_ok(df_file_write(file, id, 0, rows, data));
+static void add_group(df_file *file, const forged *f, size_t g, const float *weights, pending *p) {
+    uint64_t m = g == 0 ? f->latents : f->group[g][1], in = g == 0 ? f->width : f->group[g][3];
+    uint64_t out = f->group[g][5] < 8 ? f->group[g][5] : 8;
+    char path[64];
+    snprintf(path, sizeof path, "/group/%zu/W_enc", g);
+    add(file, f, path, (df_dataset){.type = DF_F32, .dims = 2, .shape = {m, in}}, weights, p);
+    snprintf(path, sizeof path, "/group/%zu/W_dec", g);
+    add(file, f, path, (df_dataset){.type = DF_F32, .dims = 2, .shape = {m, out}}, weights + 256,
+        p);
+    snprintf(path, sizeof path, "/group/%zu/b_enc", g);
+    add(file, f, path, (df_dataset){.type = DF_F32, .dims = 1, .shape = {m}}, weights + 256, p);
+    snprintf(path, sizeof path, "/group/%zu/threshold", g);
+    add(file, f, path, (df_dataset){.type = DF_F32, .dims = 1, .shape = {1}},
+        g + 1 == f->groups ? &f->threshold : weights + 256, p);
+}
+
+static void add_sites(df_file *file, const forged *f, int side, const double *scale, pending *p) {
+    const char *where = side == 0 ? "/sites/input" : "/sites/output";
+    uint64_t n = f->sites[side];
+    char text[64];
+    snprintf(text, sizeof text, "%s/first", where);
+    add(file, f, text, (df_dataset){.type = DF_U64, .dims = 1, .shape = {n}}, f->first[side], p);
+    snprintf(text, sizeof text, "%s/width", where);
+    add(file, f, text, (df_dataset){.type = DF_U64, .dims = 1, .shape = {n}}, f->site_width[side],
+        p);
+    snprintf(text, sizeof text, "%s/scale", where);
+    add(file, f, text, (df_dataset){.type = DF_F64, .dims = 1, .shape = {n}}, scale, p);
+    for (uint64_t s = 0; s < n; s++) {
+        snprintf(text, sizeof text, "name%llu", (unsigned long long)s);
+        assert_ok(df_file_text(file, where, text, "blocks.0.hook_resid_post"));
+        snprintf(text, sizeof text, "model%llu", (unsigned long long)s);
+        assert_ok(df_file_text(file, where, text, "m"));
+    }
 }
 
 static void forge(df_comm *self, const char *path, const forged *f) {
     df_file *file = NULL;
-    float weights[32 * 8];
+    float weights[512];
     double scale[2] = {f->scale, f->scale};
-    for (int i = 0; i < 32 * 8; i++) weights[i] = i == 19 ? f->weight : 0.5f;
+    pending p = {.n = 0};
+    for (int i = 0; i < 512; i++) weights[i] = i == 19 ? f->weight : 0.5f;
     assert_ok(df_file_create(self, path, f->format, &file));
+    assert_ok(df_file_text(file, "/", "kind", f->kind));
     assert_ok(df_file_text(file, "/", "activation", f->activation));
     assert_ok(df_file_text(file, "/", "code_norm", f->norm));
     assert_ok(df_file_text(file, "/", "job", "forged"));
     assert_ok(df_file_int(file, "/", "k", f->k));
-    assert_ok(df_file_int(file, "/", "subtract_bias", 1));
-    const df_dataset all[] = {{"/groups", DF_U64, 2, {1, 6}, "1", "", ""},
-                              {"/group/0/W_enc", DF_F32, 2, {f->latents, f->width}, "1", "", ""},
-                              {"/group/0/W_dec", DF_F32, 2, {f->latents, f->width}, "1", "", ""},
-                              {"/group/0/b_enc", DF_F32, 1, {f->latents}, "1", "", ""},
-                              {"/b_dec", DF_F32, 1, {f->width}, "1", "", ""},
-                              {"/group/0/threshold", DF_F32, 1, {1}, "1", "", ""},
-                              {"/sites/input/first", DF_U64, 1, {f->sites}, "1", "", ""},
-                              {"/sites/input/width", DF_U64, 1, {f->sites}, "1", "", ""},
-                              {"/sites/input/scale", DF_F64, 1, {f->sites}, "1", "", ""}};
-    const void *data[] = {f->group, weights,  weights,       weights, weights,
-                          weights,  f->first, f->site_width, scale};
-    int id[9];
-    for (int i = 0; i < 9; i++) id[i] = declare(file, f, &all[i]);
-    for (uint64_t s = 0; s < f->sites; s++) {
-        char name[32];
-        snprintf(name, sizeof name, "name%llu", (unsigned long long)s);
-        assert_ok(df_file_text(file, "/sites/input", name, "blocks.0.hook_resid_post"));
-        snprintf(name, sizeof name, "model%llu", (unsigned long long)s);
-        assert_ok(df_file_text(file, "/sites/input", name, "m"));
-    }
+    assert_ok(df_file_int(file, "/", "subtract_bias", f->subtract));
+    add(file, f, "/groups", (df_dataset){.type = DF_U64, .dims = 2, .shape = {f->groups, 6}},
+        f->group, &p);
+    for (size_t g = 0; g < f->groups; g++) add_group(file, f, g, weights, &p);
+    add(file, f, "/b_dec", (df_dataset){.type = DF_F32, .dims = 1, .shape = {f->b_dec}}, weights,
+        &p);
+    if (strcmp(f->kind, "skip-transcoder") == 0)
+        add(file, f, "/W_skip", (df_dataset){.type = DF_F32, .dims = 2, .shape = {3, 2}}, weights,
+            &p);
+    for (int side = 0; side < 2; side++) add_sites(file, f, side, scale, &p);
     assert_ok(df_file_ready(file));
-    for (int i = 0; i < 9; i++) put(file, id[i], all[i].shape[0], data[i]);
+    for (size_t i = 0; i < p.n; i++)
+        assert_ok(df_file_write(file, p.id[i], 0, p.rows[i], p.data[i]));
     assert_ok(df_file_finish(&file));
 }
 
@@ -207,27 +290,7 @@ static bool refused(const char *path, const char *part) {
     return good;
 }
 
-static void forged_files_are_refused(void **state) {
-    (void)state;
-    forged f[16];
-    size_t n = 0;
-    for (int i = 0; i < 16; i++) f[i] = sound;
-    f[n].format = "darkfield-statistics", f[n++].part = "darkfield-statistics";
-    f[n].activation = "sigmoid", f[n++].part = "sigmoid";
-    f[n].norm = "max", f[n++].part = "max";
-    f[n].group[1] = 0, f[n++].part = "/groups";
-    f[n].group[1] = UINT64_MAX, f[n++].part = "/groups";
-    f[n].group[5] = 4, f[n++].part = "/groups";
-    f[n].latents = 17, f[n++].part = "/group/0/W_enc";
-    f[n].width = 6, f[n++].part = "/group/0/W_enc";
-    f[n].k = 0, f[n++].part = "k is 0";
-    f[n].k = 17, f[n++].part = "k is 17";
-    f[n].scale = -1, f[n++].part = "scale -1";
-    f[n].site_width[1] = 2, f[n++].part = "fill 4 of 5";
-    f[n].site_width[1] = UINT64_MAX, f[n++].part = "site 1 has columns";
-    f[n].first[1] = 1, f[n++].part = "site 1 has columns";
-    f[n].weight = NAN, f[n++].part = "in row 3";
-    f[n].left_out = "/group/0/threshold", f[n++].part = "/group/0/threshold";
+static void refuse_all(const forged *f, size_t n, const forged *good) {
     char *path = df_format("%s/forged.dict.h5", folder);
     df_comm *self = NULL;
     df_test_all(world, df_comm_self(&self) == DF_OK);
@@ -235,14 +298,72 @@ static void forged_files_are_refused(void **state) {
         if (df_comm_rank(world) == 0) forge(self, path, &f[i]);
         df_barrier(world);
         df_test_all(world, refused(path, f[i].part));
+        df_barrier(world);
     }
-    if (df_comm_rank(world) == 0) forge(self, path, &sound);
+    if (df_comm_rank(world) == 0) forge(self, path, good);
     df_barrier(world);
     df_dict *d = NULL;
     df_test_all(world, df_dict_load(world, path, &d) == DF_OK && d->threshold == 0.5f);
     df_dict_free(&d);
     df_comm_free(&self);
     df_free(path);
+}
+
+static void forged_files_are_refused(void **state) {
+    (void)state;
+    forged f[20];
+    size_t n = 0;
+    for (int i = 0; i < 20; i++) f[i] = sound;
+    f[n].format = "darkfield-statistics", f[n++].part = "darkfield-statistics";
+    f[n].kind = "autoencoder", f[n++].part = "autoencoder";
+    f[n].kind = "sae", f[n++].part = "kind sae";
+    f[n].kind = "transcoder", f[n++].part = "kind transcoder";
+    f[n].activation = "sigmoid", f[n++].part = "sigmoid";
+    f[n].norm = "max", f[n++].part = "max";
+    f[n].group[0][1] = 0, f[n++].part = "/groups";
+    f[n].group[0][1] = UINT64_MAX, f[n++].part = "/groups";
+    f[n].group[0][5] = 4, f[n++].part = "not those of whole sites";
+    f[n].latents = 17, f[n++].part = "/group/0/W_enc";
+    f[n].width = 6, f[n++].part = "/group/0/W_enc";
+    f[n].b_dec = 4, f[n++].part = "/b_dec";
+    f[n].k = 0, f[n++].part = "k is 0";
+    f[n].k = 17, f[n++].part = "k is 17";
+    f[n].scale = -1, f[n++].part = "scale -1";
+    f[n].site_width[0][1] = 2, f[n++].part = "is not the same";
+    f[n].site_width[0][1] = UINT64_MAX, f[n++].part = "site 1 has columns";
+    f[n].first[0][1] = f[n].first[1][1] = 1, f[n++].part = "expected them to begin at 2";
+    f[n].weight = NAN, f[n++].part = "in row 3";
+    f[n].left_out = "/group/0/threshold", f[n++].part = "/group/0/threshold";
+    refuse_all(f, n, &sound);
+}
+
+static void forged_layers_are_refused(void **state) {
+    (void)state;
+    forged f[17];
+    size_t n = 0;
+    for (int i = 0; i < 17; i++) f[i] = layers;
+    f[n].group[1][0] = 15, f[n++].part = "neither overlap nor leave gaps";
+    f[n].group[1][0] = 17, f[n++].part = "neither overlap nor leave gaps";
+    f[n].group[1][2] = 1, f[n++].part = "not those of whole sites";
+    f[n].group[1][4] = 7, f[n++].part = "not those of whole sites";
+    f[n].group[1][4] = 4, f[n++].part = "not those of whole sites";
+    f[n].group[1][2] = f[n].group[1][4] = 6, f[n++].part = "not those of whole sites";
+    f[n].group[1][3] = 2, f[n++].part = "not those of whole sites";
+    f[n].subtract = 1, f[n++].part = "subtract_bias";
+    f[n].kind = "crosscoder", f[n++].part = "kind crosscoder";
+    f[n].kind = "skip-transcoder", f[n++].part = "/W_skip";
+    f[n].threshold = 0.25f, f[n++].part = "all groups share one";
+    f[n].left_out = "/group/1/W_dec", f[n++].part = "/group/1/W_dec";
+    f[n].left_out = "/sites/output/scale", f[n++].part = "/sites/output/scale";
+    f[n].first[1][0] = 4, f[n++].part = "expected them to begin at 5";
+    f[n].first[1][0] = 2, f[n++].part = "is not the same";
+    f[n].sites[1] = 1, f[n++].part = "/b_dec";
+    f[n].b_dec = 8, f[n++].part = "/b_dec";
+    refuse_all(f, n, &layers);
+    forged without[2] = {skip, skip};
+    without[0].left_out = without[0].part = "/W_skip";
+    without[1].kind = "clt", without[1].group[0][4] = 0, without[1].part = "not those of whole";
+    refuse_all(without, 2, &skip);
 }
 
 /* Cut anywhere, or missing: refused, never a crash. */
@@ -270,6 +391,7 @@ static void truncated_files_are_refused(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(comes_back), cmocka_unit_test(same_digest),
                                        cmocka_unit_test(forged_files_are_refused),
+                                       cmocka_unit_test(forged_layers_are_refused),
                                        cmocka_unit_test(truncated_files_are_refused)};
     if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
     if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;

@@ -130,8 +130,10 @@ static df_step_settings step_settings(const oracle_case *oracle) {
 static bool gradients_agree(run *r, const oracle_case *oracle) {
     df_step_settings set = step_settings(oracle);
     df_step_report report;
-    df_gradients g = {df_alloc(r->weights.count, 4), df_alloc(r->weights.count, 4),
-                      df_alloc(r->latents.count, 4), df_alloc(WIDTH, 4)};
+    df_gradients g = {.w_enc = df_alloc(r->weights.count, 4),
+                      .w_dec = df_alloc(r->weights.count, 4),
+                      .b_enc = df_alloc(r->latents.count, 4),
+                      .b_dec = df_alloc(WIDTH, 4)};
     bool good = df_coder_gradients(r->coder, r->x, ROWS, &set, &g, &report) == DF_OK;
     good = good && distance(&r->file, "g_w_enc", LATENTS * WIDTH, r->weights, g.w_enc) <= 1e-5;
     good = good && distance(&r->file, "g_w_dec", LATENTS * WIDTH, r->weights, g.w_dec) <= 1e-5;

@@ -335,12 +335,7 @@ static void copy_checkpoint(const df_reader *from, df_file *to) {
     for (int i = 0; i < PATHS; i++) {
         df_dataset spec = {.path = paths[i], .units = "1", .long_name = "copy", .labels = "row"};
         int id;
-        spec.dims = strstr(paths[i], "_enc") != NULL || strstr(paths[i], "_dec") != NULL ||
-                            strcmp(paths[i], "/history") == 0
-                        ? 2
-                        : 1;
-        if (strcmp(paths[i], "/weights/b_enc") == 0 || strcmp(paths[i], "/weights/b_dec") == 0)
-            spec.dims = 1;
+        spec.dims = strcmp(paths[i], "/history") == 0 ? 2 : 1;
         assert_ok(df_reader_find(from, paths[i], spec.dims, &spec.type, shape[i]));
         memcpy(spec.shape, shape[i], sizeof spec.shape);
         assert_ok(df_file_dataset(to, &spec, &id));
@@ -433,7 +428,11 @@ static void plan_is_what_is_used(void **state) {
     o.latents = 2048;
     o.batch = 256;
     o.steps = 3;
-    size_t planned = df_train_plan_bytes(&o, 32, 2, ROWS, df_comm_size(world));
+    const df_dict_site even[2] = {{.width = 16, .scale = 1}, {.width = 16, .scale = 1}};
+    df_dict *outline = NULL;
+    df_test_all(world, df_train_outline(&o, even, 2, df_comm_size(world), 0, &outline) == DF_OK);
+    size_t planned = df_train_plan_bytes(&o, outline, ROWS, df_comm_size(world));
+    df_dict_free(&outline);
     size_t before = df_memory_now();
     df_memory_reset_peak();
     df_test_all(world, train(world, "plan", &o) == DF_OK);
@@ -466,7 +465,8 @@ static void failing_memory(void **state) {
 static void gathers_scaled_rows(void **state) {
     (void)state;
     static char name[] = "blocks.0.hook_resid_post", a_name[] = "a", b_name[] = "b";
-    const df_dict_site sites[2] = {{name, a_name, 0, 12, 2.0}, {name, b_name, 12, 20, 0.5}};
+    const df_dict_site sites[2] = {{name, a_name, 0, 12, 2.0, true, true},
+                                   {name, b_name, 12, 20, 0.5, true, true}};
     df_dict *dict = NULL;
     uint64_t rows[3] = {900, 3, 4};
     float out[3 * 32], a[12], b[20];

@@ -80,10 +80,10 @@ static int tear_down(void **state) {
 
 static df_dict *make_dict(df_comm *comm, df_activation activation) {
     const json_t *scale = json_object_get(golden, "scale");
-    const df_dict_site sites[2] = {
-        {site_name, models[0], 0, width_of(0), json_real_value(json_array_get(scale, 0))},
-        {site_name, models[1], width_of(0), width_of(1),
-         json_real_value(json_array_get(scale, 1))}};
+    const df_dict_site sites[2] = {{site_name, models[0], 0, width_of(0),
+                                    json_real_value(json_array_get(scale, 0)), true, true},
+                                   {site_name, models[1], width_of(0), width_of(1),
+                                    json_real_value(json_array_get(scale, 1)), true, true}};
     df_dict *d = NULL;
     if (df_dict_new(comm, number("latents"), sites, 2, &d) != DF_OK) return NULL;
     for (size_t i = 0; i < d->mine.count * d->width; i++) {

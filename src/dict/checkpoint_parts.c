@@ -1,0 +1,55 @@
+/* What a checkpoint holds. */
+#include "checkpoint_parts.h"
+
+/* Which elements of a tensor this rank has. */
+typedef struct extent {
+    df_range mine;
+    size_t all;
+} extent;
+
+static extent of_rows(const df_dict *d, size_t (*floats)(const df_dict *, size_t)) {
+    size_t first = floats(d, d->mine.first), end = floats(d, d->mine.first + d->mine.count);
+    return (extent){{first, end - first}, floats(d, d->latents)};
+}
+
+static checkpoint_part part(const char *path, df_type type, extent e, void *data) {
+    return (checkpoint_part){
+        .path = path, .type = type, .data = data, .mine = e.mine, .all = e.all};
+}
+
+static checkpoint_part replicated(const char *path, size_t n, void *data) {
+    return (checkpoint_part){
+        .path = path, .type = DF_F32, .replicated = true, .data = data, .mine = {0, n}, .all = n};
+}
+
+size_t checkpoint_parts(const df_dict *d, const df_trainer_state *state,
+                        checkpoint_part out[static CHECKPOINT_PARTS]) {
+    static const df_trainer_state none;
+    const df_trainer_state *t = state != NULL ? state : &none;
+    const extent enc = of_rows(d, df_dict_enc_floats), dec = of_rows(d, df_dict_dec_floats);
+    const extent latent = {d->mine, d->latents};
+    const df_range rows = d->skip_rows;
+    const extent skip = {{rows.first * d->in.count, rows.count * d->in.count},
+                         d->kind == DF_SKIP_TRANSCODER ? d->out.count * d->in.count : 0};
+    const checkpoint_part all[CHECKPOINT_PARTS] = {
+        part("/weights/W_enc", DF_F32, enc, d->w_enc),
+        part("/weights/W_dec", DF_F32, dec, d->w_dec),
+        part("/weights/b_enc", DF_F32, latent, d->b_enc),
+        replicated("/weights/b_dec", d->out.count, d->b_dec),
+        part("/weights/W_skip", DF_F32, skip, d->w_skip),
+        part("/moments/m_enc", DF_F32, enc, t->m_enc),
+        part("/moments/v_enc", DF_F32, enc, t->v_enc),
+        part("/moments/m_dec", DF_F32, dec, t->m_dec),
+        part("/moments/v_dec", DF_F32, dec, t->v_dec),
+        part("/moments/m_bias", DF_F32, latent, t->m_bias),
+        part("/moments/v_bias", DF_F32, latent, t->v_bias),
+        replicated("/moments/m_center", d->out.count, t->m_center),
+        replicated("/moments/v_center", d->out.count, t->v_center),
+        part("/moments/m_skip", DF_F32, skip, t->m_skip),
+        part("/moments/v_skip", DF_F32, skip, t->v_skip),
+        part("/silent", DF_U64, latent, t->silent)};
+    size_t listed = state != NULL ? CHECKPOINT_PARTS : CHECKPOINT_WEIGHTS, n = 0;
+    for (size_t i = 0; i < listed; i++)
+        if (all[i].all > 0) out[n++] = all[i];
+    return n;
+}
