@@ -271,8 +271,8 @@ static df_status check_sites(const df_dict *dict, const df_reader *stats) {
         changes += strcmp(dict->site[i].model, dict->site[i - 1].model) != 0;
     if (dict->kind != DF_CROSSCODER || (changes != 1 && dict->sites != 2))
         return df_fail(DF_BAD_INPUT,
-                       "comparing models needs a crosscoder over two models, this dictionary is a "
-                       "%s of %zu site%s: train with models.b given and train.model empty",
+                       "comparing models needs a crosscoder over two models, this dictionary, of "
+                       "kind %s, has %zu site%s: train with models.b given and train.model empty",
                        df_dict_kind_name(dict->kind), dict->sites, dict->sites == 1 ? "" : "s");
     df_type type;
     uint64_t shape[DF_MAX_DIMS];
