@@ -141,8 +141,9 @@ static void add_bias(const df_coder *c, float *row) {
     df_add_row(row, c->dict->b_dec, c->out);
 }
 
-void df_decode(df_coder *c, const df_codes *codes, bool bias, float *out) {
+void df_decode(df_coder *c, const df_codes *codes, bool whole, float *out) {
     df_range mine = df_share(codes->rows, c->size, c->rank);
+    if (whole) df_skip(c, codes->rows);
     if (c->size > 1) {
         df_decode_local(c, codes);
         df_decode_exchange(c, codes->rows);
@@ -154,7 +155,9 @@ void df_decode(df_coder *c, const df_codes *codes, bool bias, float *out) {
             df_decode_finish(c, r, mine.count, row);
         else
             df_decode_row(c, df_coder_worker(c), codes, r, row);
-        if (bias) add_bias(c, row);
+        if (!whole) continue;
+        df_skip_add(c, r, mine.count, row);
+        add_bias(c, row);
     }
 }
 

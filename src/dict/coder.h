@@ -51,7 +51,7 @@ typedef struct df_worker {
     size_t order_capacity;
     float *stack;         /* [STACK_DEPTH, out] of the tree */
     float *g_enc, *g_dec; /* of one latent */
-    float *tile;          /* W_skip: [DF_SKIP_ROWS, SKIP_COLUMNS] of products */
+    float *tile;          /* [DF_SKIP_ROWS, in.count] of W_skip's gradient */
     double gemm_seconds, scan_seconds, settle_seconds;
     uint64_t settled_rows; /* rows whose candidates did not fit */
     df_status status;
@@ -98,6 +98,8 @@ struct df_coder {
     float *partials;                    /* [rows, nodes of this rank, out] to the row owners */
     float *arrived;                     /* [rows of this rank, nodes, out] */
     float *mine;                        /* [rows of this rank, out] decoded (more than one rank) */
+    float *skip;         /* [max_rows, skip_rows] W_skip x, of this rank's rows of W_skip */
+    float *skip_arrived; /* [ranks][rows of this rank, skip_rows of that rank] */
 
     /* training */
     df_trainer_state state;
@@ -162,9 +164,15 @@ df_status df_codes_reserve(df_code_store *s, size_t entries);
 void df_decode_local(df_coder *c, const df_codes *codes);
 void df_decode_exchange(df_coder *c, size_t rows);
 void df_decode_finish(df_coder *c, size_t row, size_t rows_mine, float *out);
-void df_decode(df_coder *c, const df_codes *codes, bool bias, float *out); /* collective */
+/* whole: with W_skip x and b_dec. Collective. */
+void df_decode(df_coder *c, const df_codes *codes, bool whole, float *out);
 void df_decode_plan(df_coder *c); /* fills node_start, and nodes where there is room */
 void df_decode_row(const df_coder *c, df_worker *w, const df_codes *codes, size_t row, float *out);
+
+/* W_skip x of the batch's rows (collective), and its part of one of this rank's rows added. Nothing
+ * where the kind has none. */
+void df_skip(df_coder *c, size_t rows);
+void df_skip_add(const df_coder *c, size_t row, size_t rows_mine, float *out);
 
 df_worker *df_coder_worker(df_coder *c); /* of the calling thread */
 

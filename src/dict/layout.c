@@ -72,6 +72,13 @@ static void lay_out_exchange(df_coder *c, df_layout *l) {
     TAKE(c->mine, mine * c->out);
 }
 
+static void lay_out_skip(df_coder *c, df_layout *l) {
+    size_t mine = c->max_rows / (size_t)c->size + 1;
+    if (c->dict->kind != DF_SKIP_TRANSCODER) return;
+    TAKE(c->skip, c->max_rows * c->dict->skip_rows.count);
+    if (c->size > 1) TAKE(c->skip_arrived, mine * c->out);
+}
+
 static void lay_out_worker(df_coder *c, df_layout *l, df_worker *w) {
     TAKE(w->block, SCREEN_ROWS * SCREEN_LATENTS);
     TAKE(w->stack, STACK_DEPTH * c->out);
@@ -92,6 +99,7 @@ void df_layout_base(df_coder *c, df_layout *l) {
     TAKE(c->counters, 2048);
     TAKE(c->main.codes.start, c->max_rows + 1);
     lay_out_exchange(c, l);
+    lay_out_skip(c, l);
     for (int t = 0; t < c->threads; t++) lay_out_worker(c, l, &c->worker[t]);
     if (c->dict->activation == DF_TOPK) df_layout_rows(c, l, c->dict->k);
 }
@@ -150,6 +158,9 @@ static void lay_out_state(df_coder *c, df_layout *l) {
     TAKE(s->m_center, c->out);
     TAKE(s->v_center, c->out);
     TAKE(s->silent, c->local);
+    if (d->kind != DF_SKIP_TRANSCODER) return;
+    TAKE(s->m_skip, d->skip_rows.count * d->in.count);
+    TAKE(s->v_skip, d->skip_rows.count * d->in.count);
 }
 
 void df_layout_train(df_coder *c, df_layout *l) {
@@ -174,6 +185,7 @@ void df_layout_train(df_coder *c, df_layout *l) {
         TAKE(w->slack, SCREEN_LATENTS);
         TAKE(w->g_enc, widest);
         TAKE(w->g_dec, c->out);
+        if (c->dict->kind == DF_SKIP_TRANSCODER) TAKE(w->tile, DF_SKIP_ROWS * widest);
     }
     if (df_coder_aux_room(c->dict) > c->row_k) df_layout_rows(c, l, df_coder_aux_room(c->dict));
 }

@@ -67,11 +67,13 @@ void df_code_gradient_row(const df_coder *c, df_code_store *s, size_t row, const
 
 /* One rank: a row's decoder rows are read once, while they are near. */
 static void error_rows_alone(df_coder *c, df_code_factor factor) {
+    df_skip(c, c->rows);
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < c->rows; r++) {
         float *e = c->error + r * c->out;
         const float *x = c->x + r * c->width + c->dict->out.first;
         df_decode_row(c, df_coder_worker(c), &c->main.codes, r, e);
+        df_skip_add(c, r, c->rows, e);
         for (size_t i = 0; i < c->out; i++) e[i] = x[i] - (e[i] + c->dict->b_dec[i]);
         df_code_gradient_row(c, &c->main, r, e, factor);
     }
@@ -322,6 +324,7 @@ df_status df_coder_step(df_coder *c, const float *x, size_t rows, const df_step_
     df_adam adam = df_adam_at(set->lr, set->beta1, set->beta2, set->epsilon, ++c->state.step);
     df_sink sink = {.adam = &adam, .unit_decoder = set->unit_decoder};
     DF_TRY(df_latent_gradients(c, &sink));
+    df_skip_gradients(c, &sink);
     df_adam_row(&adam, (df_moments){c->dict->b_dec, c->state.m_center, c->state.v_center},
                 c->center_gradient, c->out);
     move_threshold(c, set->threshold_rate);
@@ -335,6 +338,7 @@ df_status df_coder_gradients(df_coder *c, const float *x, size_t rows, const df_
     DF_TRY(forward(c, x, rows, set, report));
     df_sink sink = {.out = out};
     DF_TRY(df_latent_gradients(c, &sink));
+    df_skip_gradients(c, &sink);
     if (out->b_dec != NULL) memcpy(out->b_dec, c->center_gradient, c->out * sizeof *out->b_dec);
     return DF_OK;
 }

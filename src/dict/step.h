@@ -21,6 +21,9 @@ typedef struct df_sink {
 /* One pass over this rank's latents; completes center_gradient. Collective. */
 df_status df_latent_gradients(df_coder *c, const df_sink *sink);
 
+/* The same for this rank's rows of W_skip. Not collective. */
+void df_skip_gradients(df_coder *c, const df_sink *sink);
+
 /* The codes' entries by latent, rows ascending. */
 void df_sort_by_latent(const df_coder *c, df_code_store *s);
 
