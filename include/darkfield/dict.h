@@ -20,9 +20,18 @@
 
 /* ---- the dictionary ------------------------------------------------------------------------- */
 
-typedef enum df_activation { DF_RELU, DF_TOPK, DF_BATCHTOPK } df_activation;
+/* Which latents are active: positive ones; the k best of a row; the k best per row on average over
+ * a batch; those above a threshold of their own (Rajamanoharan et al. 2024, arXiv 2407.14435); those
+ * whose gate is open (the same authors, arXiv 2404.16014). */
+typedef enum df_activation {
+    DF_RELU,
+    DF_TOPK,
+    DF_BATCHTOPK,
+    DF_JUMPRELU,
+    DF_GATED
+} df_activation;
 
-/* What ranks latents against each other in TopK and BatchTopK, and weighs the L1 term: the code
+/* What ranks latents against each other in TopK and BatchTopK, and weighs the penalties: the code
  * alone, times the sum of the sites' decoder norms (crosscoder), or times the norm of the whole
  * decoder row (SAE). */
 typedef enum df_code_norm { DF_NORM_NONE, DF_NORM_SUM, DF_NORM_ROOT } df_code_norm;
@@ -86,7 +95,9 @@ typedef struct df_dict {
     df_range mine;         /* latents of this rank: empty when there are more ranks than blocks */
     size_t block, blocks;  /* latents of a full block; blocks of the whole dictionary */
     float *w_enc, *w_dec;  /* latent after latent: rows of the group's in.count and out.count */
-    float *b_enc;          /* [mine.count] */
+    float *b_enc;          /* [mine.count]; Gated: the bias of the gate */
+    float *theta;          /* [mine.count] JumpReLU: f = p where p > theta; never negative */
+    float *r_mag, *b_mag;  /* [mine.count] Gated: f = relu(exp(r_mag) (p - b_enc) + b_mag), p > 0 */
     float *b_dec;          /* [out.count], replicated */
     float *w_skip;         /* [skip_rows.count, in.count]; NULL: the kind has none */
     df_range skip_rows;    /* rows of W_skip on this rank, of out.count */
@@ -193,9 +204,70 @@ df_status df_coder_apply(df_coder *coder, const float *x_mine, size_t n, float *
 
 /* ---- one training step ---------------------------------------------------------------------- */
 
+/* What a step minimises:
+ *   L = reconstruction + weight * sparsity + preact * pre-activation loss + gate + aux * AuxK,
+ * each a sum over rows divided by their number. Public trainers disagree on most of the following;
+ * every disagreement is named here, with who holds which (reference dictionaries.md 2.1 to 2.9). All
+ * zero is the squared error alone. */
+
+/* mean over rows of sum e^2 (dictionary_learning, SAELens); that divided by the number of output
+ * sites; mean over rows and output sites of |e_site|, not squared (crosscoder_learning, and
+ * dictionary_learning's p-annealing). */
+typedef enum df_reconstruction {
+    DF_SQUARED_SUM,
+    DF_SQUARED_MEAN,
+    DF_UNSQUARED
+} df_reconstruction;
+
+/* Sparsity, with s = f times code norm (Gated: of relu(p), the gate's code, for f):
+ *   L1         sum_j s                               dictionary_learning, Anthropic April 2024
+ *   LP         sum_j s^p, or its root ^(1/p)         Lp^p and Lp of p-annealing; SAELens, OpenMOSS
+ *   TANH       sum_j tanh(c s)                       Anthropic January 2025, SAELens
+ *   L0         mean number active                    Gemma Scope, SAELens; JumpReLU
+ *   L0_TARGET  (mean number active / target - 1)^2   dictionary_learning; JumpReLU
+ * NONE reports sum_j s and gives it no weight. */
+typedef enum df_penalty {
+    DF_PENALTY_NONE,
+    DF_PENALTY_L1,
+    DF_PENALTY_LP,
+    DF_PENALTY_TANH,
+    DF_PENALTY_L0,
+    DF_PENALTY_L0_TARGET
+} df_penalty;
+
+typedef struct df_objective {
+    df_reconstruction reconstruction;
+    df_penalty penalty;
+    double weight;     /* lambda, where warm-up and annealing stand */
+    double power;      /* LP: p > 0 */
+    double next_power; /* LP: reports the penalty at this p too, for annealing; 0: does not */
+    bool rooted;       /* LP: the root of each row's sum */
+    double tanh_scale; /* TANH: c (4) */
+    double target_l0;  /* L0_TARGET */
+    /* JumpReLU. With r = 1 where |p - theta| < bandwidth / 2:  df/dtheta = -theta / bandwidth r,
+     * d(number active)/dtheta = -1 / bandwidth r. */
+    double bandwidth;     /* 0.001 (Gemma Scope, dictionary_learning), 0.05 (SAELens), 2 (Anthropic) */
+    bool raw_threshold;   /* Adam moves theta (dictionary_learning; kept from falling below 0), else
+                             its logarithm (Gemma Scope, SAELens, Anthropic) */
+    bool plain_log;       /* the logarithm gets dL/dtheta as it is (crosscode, BatchTopK), else times
+                             theta */
+    bool positive_window; /* r = 0 where p <= 0 (OpenMOSS) */
+    bool step_on_codes;   /* r of the number active sees f for p: entries below theta count only
+                             where theta < bandwidth / 2 (dictionary_learning) */
+    bool gradient_to_all; /* p gets minus what theta gets (Anthropic January 2025), else nothing */
+    /* Pre-activation loss: mean over rows of sum_j relu(theta_j - p_j) norm_j over all latents
+     * (Anthropic January 2025: weight 3e-6), or the dead ones (SAELens). Not TopK, BatchTopK; theta
+     * is 0 where there is none. */
+    double preact;
+    bool preact_dead;
+    /* Gated: mean over rows of |x - (relu(p) W_dec + b_dec)|^2 trains W_dec and b_dec too (SAELens),
+     * else not (dictionary_learning). */
+    bool gate_trains_decoder;
+} df_objective;
+
 typedef struct df_step_settings {
     double lr, beta1, beta2, epsilon;
-    double l1;          /* weight of mean_rows sum_j f_j norm_j (after warm-up) */
+    df_objective objective;
     double aux;         /* AuxK weight (1/32); 0: none */
     size_t aux_k;       /* min(aux_k, dead) dead latents per row */
     uint64_t dead_rows; /* a latent is dead when it has not fired for this many rows */
@@ -206,8 +278,9 @@ typedef struct df_step_settings {
 } df_step_settings;
 
 typedef struct df_step_report {
-    double loss, reconstruction, sparsity,
-        auxiliary; /* reconstruction = mean_rows sum_columns e^2; loss is their weighted sum */
+    double loss;                                   /* the weighted sum of the terms */
+    double reconstruction, sparsity, auxiliary;    /* without their weights */
+    double preactivation, gate, next_sparsity;     /* the latter at objective.next_power */
     double l0;     /* mean active per row */
     uint64_t dead; /* before this step's update */
     double fvu[DF_MAX_SITES]; /* per output site, of this batch: sum e^2 / sum (x - batch mean)^2 */
@@ -220,6 +293,8 @@ typedef struct df_step_report {
 typedef struct df_trainer_state {
     float *m_enc, *v_enc, *m_dec, *v_dec; /* laid out like w_enc and w_dec */
     float *m_bias, *v_bias;               /* [mine.count] b_enc */
+    float *m_theta, *v_theta;             /* [mine.count] JumpReLU: theta or its logarithm */
+    float *m_r_mag, *v_r_mag, *m_b_mag, *v_b_mag; /* [mine.count] Gated */
     float *m_center, *v_center;           /* [out.count] b_dec */
     float *m_skip, *v_skip;               /* laid out like w_skip */
     uint64_t *silent;                     /* [mine.count] rows since last fired */
@@ -227,19 +302,43 @@ typedef struct df_trainer_state {
 } df_trainer_state;
 df_status df_coder_train_open(df_coder *coder) DF_MUST_CHECK; /* allocates the state, zero */
 df_trainer_state *df_coder_state(df_coder *coder);
-/* One step of loss = mean_rows |x - x^|^2 + l1 * mean_rows sum_j f_j norm_j + aux * |e - e^_aux|^2
- * / |e - mean e|^2 (e detached; DL's AuxK; reference dictionaries.md 2.3) and Adam (PyTorch's
- * formula). NaN loss is DF_FAILED. Collective. */
+/* One step of the objective, AuxK being |e - e^_aux|^2 / |e - mean e|^2 (e detached; DL's AuxK;
+ * reference dictionaries.md 2.3), and Adam (PyTorch's formula). NaN loss is DF_FAILED; an objective
+ * that the dictionary's kind does not have is DF_USAGE. Collective. */
 df_status df_coder_step(df_coder *coder, const float *x, size_t rows,
                         const df_step_settings *settings, df_step_report *report) DF_MUST_CHECK;
 /* The gradients alone, for tests: this rank's rows of each tensor, weights untouched. NULL members
  * are skipped. Collective. */
 typedef struct df_gradients {
     float *w_enc, *w_dec, *b_enc, *b_dec, *w_skip;
+    float *theta; /* with respect to what Adam moves: theta or its logarithm */
+    float *r_mag, *b_mag;
 } df_gradients;
 df_status df_coder_gradients(df_coder *coder, const float *x, size_t rows,
                              const df_step_settings *settings, df_gradients *out,
                              df_step_report *report) DF_MUST_CHECK;
+
+/* p-annealing (dictionary_learning, PAnnealTrainer): the power falls from `from` to `to` in equal
+ * updates at equal distances between the steps `start` and `end`, each taking effect after its step;
+ * at each, the weight is multiplied by mean(penalty at p) / mean(penalty at the next p) over the last
+ * DF_ANNEAL_QUEUE steps. */
+enum { DF_ANNEAL_QUEUE = 10 };
+typedef struct df_anneal_plan {
+    uint64_t start, end; /* steps; end - start >= updates */
+    double from, to;     /* both positive */
+    size_t updates;      /* at least 2 */
+} df_anneal_plan;
+typedef struct df_anneal {
+    double factor; /* of the weight so far; start from 1 */
+    size_t count;
+    double now[DF_ANNEAL_QUEUE], next[DF_ANNEAL_QUEUE];
+} df_anneal;
+/* power, next_power and weight of a step (from 0). Not collective. */
+void df_anneal_set(const df_anneal_plan *plan, const df_anneal *anneal, uint64_t step,
+                   df_objective *objective);
+/* Takes in the report of that step. Not collective. */
+void df_anneal_note(const df_anneal_plan *plan, df_anneal *anneal, uint64_t step,
+                    const df_step_report *report);
 
 /* ---- files ---------------------------------------------------------------------------------- */
 
@@ -271,8 +370,10 @@ typedef struct df_train_options {
     double init_norm;
     double lr, beta1, beta2, epsilon;
     uint64_t warmup, decay; /* steps of linear warm-up from 0 and of linear decay to 0 at the end */
-    double l1;              /* reached linearly over l1_warmup steps */
-    uint64_t l1_warmup;
+    df_objective objective;  /* its weight and power are where the schedules end, start */
+    uint64_t penalty_warmup; /* the weight is reached linearly over so many steps */
+    df_anneal_plan anneal;   /* of an LP penalty; updates 0: none */
+    double init_threshold;   /* JumpReLU: theta at the start, positive */
     double aux;   /* AuxK weight */
     size_t aux_k; /* 0: width of one site / 2 */
     uint64_t dead_rows;

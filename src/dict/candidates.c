@@ -39,12 +39,13 @@ void df_candidates_narrow(df_coder *c, df_worker *w, df_candidates *s, size_t ke
     drop_below_floor(s);
 }
 
-/* f = relu(w x + b), settled; the score it is ranked by. */
+/* f = relu(w x + b), settled; the score it is ranked by. With cuts: p itself, and what it exceeds its
+ * cut by (positive exactly where p > cut: gradual underflow). */
 static void set_exact(const df_coder *c, df_candidates *s, size_t i, float product) {
     size_t j = s->latent[i];
     float p = product + c->dict->b_enc[j];
-    s->value[i] = p > 0.0f ? p : 0.0f;
-    s->upper[i] = s->value[i] * c->scale[j];
+    s->value[i] = p > 0.0f || s->cut != NULL ? p : 0.0f;
+    s->upper[i] = s->cut != NULL ? p - s->cut[j] : s->value[i] * c->scale[j];
 }
 
 /* Entries i .. i + 3 are of one row, and their latents read the same columns. */

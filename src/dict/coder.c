@@ -33,6 +33,7 @@ static df_status allocate(df_coder *c) {
     df_layout_base(c, &real);
     df_decode_plan(c);
     DF_TRY(open_lists(c));
+    if (c->dict->activation == DF_GATED) DF_TRY(df_codes_reserve(&c->side, df_code_capacity(c)));
     return df_codes_reserve(&c->main, df_code_capacity(c));
 }
 
@@ -47,7 +48,7 @@ static df_status check_shape(const df_dict *d, size_t max_rows) {
     if (d->subtract_bias && (d->in.first != d->out.first || d->in.count != d->out.count))
         return df_fail(DF_USAGE, "subtract_bias: the decoder bias can be subtracted from what the "
                                  "encoder reads only where that is what the decoder writes");
-    if (d->activation != DF_RELU && (d->k == 0 || d->k > d->latents))
+    if (df_has_k(d) && (d->k == 0 || d->k > d->latents))
         return df_fail(DF_USAGE, "k is %zu; it must be between 1 and the number of latents, %zu",
                        d->k, d->latents);
     return DF_OK;
@@ -79,6 +80,7 @@ void df_coder_close(df_coder **coder) {
     for (int t = 0; t < c->threads && c->worker != NULL; t++) df_free(c->worker[t].list.upper);
     df_free(c->main.codes.value);
     df_free(c->aux.codes.value);
+    df_free(c->side.codes.value);
     df_free(c->worker);
     df_free(c->train_arena);
     df_free(c->arena);
@@ -101,19 +103,35 @@ static df_status encode_batch(df_coder *c) {
     return df_agree(c->comm, df_lists_to_codes(c, &c->main));
 }
 
-static df_status encode_above(df_coder *c, float threshold) {
+static df_status encode_above(df_coder *c, float threshold, df_code_store *out) {
     df_status status =
         df_screen_lists(c, threshold > FLT_TRUE_MIN ? threshold : FLT_TRUE_MIN, SIZE_MAX);
     if (status == DF_OK) {
         df_settle_above(c, threshold);
-        status = df_lists_to_codes(c, &c->main);
+        status = df_lists_to_codes(c, out);
     }
     return df_agree(c->comm, status);
+}
+
+/* Without a rectangle only active entries are above their cuts. */
+static df_status encode_jump(df_coder *c, double half) {
+    df_jump_prepare(c, half);
+    DF_TRY(encode_above(c, 0.0f, half > 0.0 ? &c->side : &c->main));
+    return half > 0.0 ? df_agree(c->comm, df_jump_split(c)) : DF_OK;
+}
+
+static df_status encode_gated(df_coder *c) {
+    DF_TRY(encode_above(c, 0.0f, &c->side));
+    return df_agree(c->comm, df_gated_open(c));
 }
 
 df_status df_coder_encode(df_coder *c, const float *x, size_t rows, bool training,
                           const df_codes **codes) {
     *codes = &c->main.codes;
+    return df_encode(c, x, rows, training, 0.0);
+}
+
+df_status df_encode(df_coder *c, const float *x, size_t rows, bool training, double bandwidth) {
     for (int t = 0; t < c->threads; t++) {
         df_worker *w = &c->worker[t];
         w->settled_rows = 0;
@@ -128,9 +146,13 @@ df_status df_coder_encode(df_coder *c, const float *x, size_t rows, bool trainin
         if (!(c->dict->threshold >= 0.0f))
             return df_fail(DF_BAD_INPUT, "this BatchTopK dictionary has no threshold yet: train it "
                                          "past train.threshold_start");
-        return encode_above(c, c->dict->threshold);
+        return encode_above(c, c->dict->threshold, &c->main);
     case DF_RELU:
-        return encode_above(c, 0.0f);
+        return encode_above(c, 0.0f, &c->main);
+    case DF_JUMPRELU:
+        return encode_jump(c, 0.5 * bandwidth);
+    case DF_GATED:
+        return encode_gated(c);
     }
     return df_fail(DF_FAILED, "unknown activation %d", (int)c->dict->activation);
 }

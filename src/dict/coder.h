@@ -7,6 +7,7 @@
 
 #define SCREEN_ROWS 512 /* at most, in one screen block */
 #define SCREEN_LATENTS 512
+#define BLOCK_TERMS 3  /* sums that a block of latents adds to the losses (objective.h) */
 #define STAT_ROWS 64   /* rows in one leaf of the batch statistics */
 #define STACK_DEPTH 20 /* of the tree over blocks: at most 64, and one more for each group */
 
@@ -18,12 +19,14 @@ typedef struct df_candidates {
     size_t count, exact, capacity;
     size_t limit; /* entries to hold before room is made; at most capacity */
     float floor;  /* nothing below it can be selected */
+    const float *cut; /* [local] scores are p - cut, values p; NULL: both are of relu(p) */
 } df_candidates;
 
 /* Latents to screen: all of this rank's, or those of a list (AuxK). */
 typedef struct df_view {
     size_t n;
     const uint32_t *list; /* local latents, ascending; NULL: 0 .. n-1 */
+    const float *lift;    /* [local] instead of the coder's, where list is NULL */
 } df_view;
 
 /* What a batch of codes needs besides df_codes itself. */
@@ -84,6 +87,13 @@ struct df_coder {
     float cut_score;      /* BatchTopK: the smallest selected score; 0 when nothing was selected */
 
     df_code_store main, aux;
+    df_code_store side; /* JumpReLU in training: inactive entries of the rectangle; Gated: open gates */
+
+    /* JumpReLU and Gated */
+    float *cut, *cut_lift; /* [local] */
+    float *magnify;        /* [local] exp(r_mag) */
+    float half_window;     /* half the bandwidth; 0 outside training */
+    bool positive_window;
     size_t picked_k;     /* entries per row in picked_* */
     float *picked_value; /* [max_rows, picked_k] TopK's local winners, ascending by latent */
     uint32_t *picked_latent, *picked_count;
@@ -112,7 +122,17 @@ struct df_coder {
     double *totals;         /* [df_statistics_width] */
     uint32_t *dead_list;
     size_t dead;
-    float error_factor, l1_factor, aux_factor; /* -2/rows, l1/rows, 2 aux/(rows spread) */
+    float error_factor, aux_factor, gate_factor; /* of errors: dL/dx^ */
+    float *gate_error;                           /* [max_rows, out] x - x^ of the gate's codes */
+    float *norm_gradient;  /* [local] dL/d code norm */
+    float *theta_gradient; /* [local] of theta or its logarithm */
+    float *r_gradient, *b_gradient; /* [local] of r_mag, b_mag */
+    float *preact_factor;           /* [local] -dL/dp of every inactive entry */
+    double *input_sum;              /* [in.count + 1] over the rows, of what encoders read */
+    double *row_powers;             /* [max_rows] */
+    double *power_leaves;           /* [my_blocks, max_rows] */
+    bool preact;                    /* the step has a pre-activation loss */
+    bool side_moves_encoder, side_moves_decoder;
     bool training;
 };
 
@@ -131,6 +151,7 @@ void df_layout_base(df_coder *c, df_layout *l);
 void df_layout_rows(df_coder *c, df_layout *l, size_t k); /* TopK's scratch */
 size_t df_list_capacity(const df_coder *c);
 size_t df_code_capacity(const df_coder *c);
+size_t df_side_capacity(const df_coder *c, bool training);
 size_t df_statistics_width(const df_coder *c);
 void df_layout_train(df_coder *c, df_layout *l);
 
@@ -159,6 +180,20 @@ df_status df_lists_to_codes(df_coder *c, df_code_store *out);
 void df_settle_above(df_coder *c,
                      float above); /* settles the lists, keeps scores > above; not collective */
 df_status df_codes_reserve(df_code_store *s, size_t entries);
+
+/* df_coder_encode; in training, JumpReLU's `side` gets the rectangle of this bandwidth. Collective. */
+df_status df_encode(df_coder *c, const float *x, size_t rows, bool training, double bandwidth);
+/* TopK and BatchTopK have k; the others select by a threshold of each latent. */
+static inline bool df_has_k(const df_dict *d) {
+    return d->activation == DF_TOPK || d->activation == DF_BATCHTOPK;
+}
+/* JumpReLU (objective.h has the rest): cuts of the batch; half is half the bandwidth. */
+void df_jump_prepare(df_coder *c, double half);
+/* From all entries above their cut, which lie in `side`: main gets the active ones, side keeps the
+ * others that lie inside the rectangle. */
+df_status df_jump_split(df_coder *c);
+/* Gated: main gets the magnitudes behind the open gates, which lie in `side`. */
+df_status df_gated_open(df_coder *c);
 
 /* The decode of rows: sums of blocks in the fixed tree. */
 void df_decode_local(df_coder *c, const df_codes *codes);

@@ -273,6 +273,9 @@ static df_status allocate(df_dict *d) {
     DF_TRY(DF_NEW(d->w_enc, df_dict_enc_floats(d, end) - df_dict_enc_floats(d, d->mine.first)));
     DF_TRY(DF_NEW(d->w_dec, df_dict_dec_floats(d, end) - df_dict_dec_floats(d, d->mine.first)));
     DF_TRY(DF_NEW(d->b_enc, d->mine.count));
+    DF_TRY(DF_NEW(d->theta, d->mine.count));
+    DF_TRY(DF_NEW(d->r_mag, d->mine.count));
+    DF_TRY(DF_NEW(d->b_mag, d->mine.count));
     DF_TRY(DF_NEW(d->b_dec, d->out.count));
     if (d->kind != DF_SKIP_TRANSCODER) return DF_OK;
     return DF_NEW(d->w_skip, d->skip_rows.count * d->in.count);
@@ -327,6 +330,9 @@ void df_dict_free(df_dict **dict) {
     df_free(d->w_enc);
     df_free(d->w_dec);
     df_free(d->b_enc);
+    df_free(d->theta);
+    df_free(d->r_mag);
+    df_free(d->b_mag);
     df_free(d->b_dec);
     df_free(d->w_skip);
     df_free(d->job);

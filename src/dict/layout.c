@@ -46,8 +46,14 @@ size_t df_list_capacity(const df_coder *c) {
 }
 
 size_t df_code_capacity(const df_coder *c) {
-    size_t per_row = c->dict->activation == DF_RELU ? c->local : smaller(c->dict->k, c->local);
+    size_t per_row = df_has_k(c->dict) ? smaller(c->dict->k, c->local) : c->local;
     return c->max_rows * per_row;
+}
+
+size_t df_side_capacity(const df_coder *c, bool training) {
+    df_activation a = c->dict->activation;
+    bool any = a == DF_GATED || (a == DF_JUMPRELU && training);
+    return any ? df_code_capacity(c) : 0;
 }
 
 /* ---- shared by all activations -------------------------------------------------------------- */
@@ -88,6 +94,17 @@ static void lay_out_worker(df_coder *c, df_layout *l, df_worker *w) {
     TAKE(w->keys, w->order_capacity);
 }
 
+static void lay_out_jump(df_coder *c, df_layout *l) {
+    if (c->dict->activation == DF_JUMPRELU) {
+        TAKE(c->cut, c->local);
+        TAKE(c->cut_lift, c->local);
+    }
+    if (c->dict->activation == DF_GATED) {
+        TAKE(c->magnify, c->local);
+        TAKE(c->side.codes.start, c->max_rows + 1);
+    }
+}
+
 void df_layout_base(df_coder *c, df_layout *l) {
     TAKE(c->centered, c->max_rows * c->width);
     TAKE(c->x_norm, c->dict->groups * c->max_rows);
@@ -98,6 +115,7 @@ void df_layout_base(df_coder *c, df_layout *l) {
     TAKE(c->lift, c->local);
     TAKE(c->counters, 2048);
     TAKE(c->main.codes.start, c->max_rows + 1);
+    lay_out_jump(c, l);
     lay_out_exchange(c, l);
     lay_out_skip(c, l);
     for (int t = 0; t < c->threads; t++) lay_out_worker(c, l, &c->worker[t]);
@@ -158,19 +176,55 @@ static void lay_out_state(df_coder *c, df_layout *l) {
     TAKE(s->m_center, c->out);
     TAKE(s->v_center, c->out);
     TAKE(s->silent, c->local);
-    if (d->kind != DF_SKIP_TRANSCODER) return;
-    TAKE(s->m_skip, d->skip_rows.count * d->in.count);
-    TAKE(s->v_skip, d->skip_rows.count * d->in.count);
+    if (d->kind == DF_SKIP_TRANSCODER) {
+        TAKE(s->m_skip, d->skip_rows.count * d->in.count);
+        TAKE(s->v_skip, d->skip_rows.count * d->in.count);
+    }
+    if (d->activation == DF_JUMPRELU) {
+        TAKE(s->m_theta, c->local);
+        TAKE(s->v_theta, c->local);
+    }
+    if (d->activation == DF_GATED) {
+        TAKE(s->m_r_mag, c->local);
+        TAKE(s->v_r_mag, c->local);
+        TAKE(s->m_b_mag, c->local);
+        TAKE(s->v_b_mag, c->local);
+    }
+}
+
+/* What objectives need beside reconstruction (objective.h). */
+static void lay_out_objective(df_coder *c, df_layout *l) {
+    df_activation a = c->dict->activation;
+    TAKE(c->norm_gradient, c->local);
+    if (df_has_k(c->dict)) return;
+    TAKE(c->preact_factor, c->local);
+    TAKE(c->input_sum, c->dict->in.count + 1);
+    if (a != DF_JUMPRELU) { // roots of powers
+        TAKE(c->row_powers, c->max_rows);
+        TAKE(c->power_leaves, c->my_blocks.count * c->max_rows);
+    }
+    if (a == DF_RELU) return;
+    TAKE(c->side.latent_start, c->local + 1);
+    if (a == DF_JUMPRELU) {
+        TAKE(c->side.codes.start, c->max_rows + 1);
+        TAKE(c->theta_gradient, c->local);
+    } else {
+        TAKE(c->gate_error, c->max_rows * c->out);
+        TAKE(c->r_gradient, c->local);
+        TAKE(c->b_gradient, c->local);
+    }
 }
 
 void df_layout_train(df_coder *c, df_layout *l) {
     size_t statistics = df_statistics_width(c), leaves = (c->max_rows + STAT_ROWS - 1) / STAT_ROWS;
     size_t widest = widest_input(c->dict);
     lay_out_state(c, l);
+    lay_out_objective(c, l);
     TAKE(c->error, c->max_rows * c->out);
     TAKE(c->aux_error, c->max_rows * c->out);
-    TAKE(c->row_leaves, df_share(leaves, c->size, 0).count * statistics);
-    TAKE(c->block_leaves, c->my_blocks.count * c->out);
+    size_t columns = larger(statistics, c->dict->in.count + 1);
+    TAKE(c->row_leaves, df_share(leaves, c->size, 0).count * columns);
+    TAKE(c->block_leaves, c->my_blocks.count * larger(c->out, BLOCK_TERMS));
     TAKE(c->totals, statistics);
     TAKE(c->center_gradient, c->out);
     TAKE(c->dead_list, c->local);
@@ -221,7 +275,7 @@ size_t df_coder_plan_bytes(const df_dict *dict, size_t max_rows, int size, bool 
     if (training) df_layout_train(&c, &l);
     size_t bytes = l.used + sizeof c + (size_t)threads * sizeof(df_worker);
     bytes += (size_t)threads * df_list_capacity(&c) * 16;
-    bytes += df_code_capacity(&c) * (training ? 24 : 8);
+    bytes += (df_code_capacity(&c) + df_side_capacity(&c, training)) * (training ? 24 : 8);
     if (training) bytes += max_rows * smaller(df_coder_aux_room(dict), c.local) * 24;
     return bytes;
 }

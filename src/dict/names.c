@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-static const char *const activations[] = {"relu", "topk", "batchtopk"};
+static const char *const activations[] = {"relu", "topk", "batchtopk", "jumprelu", "gated"};
 static const char *const norms[] = {"none", "sum", "root"};
 
 static const char *const kinds[] = {"sae", "crosscoder", "transcoder", "skip-transcoder", "clt"};
@@ -31,23 +31,29 @@ const char *code_norm_name(df_code_norm norm) {
     return norms[norm];
 }
 
-static df_status find(const char *const known[3], const char *what, const char *name, int *out) {
-    for (*out = 0; *out < 3; ++*out)
+static df_status find(const char *const *known, int n, const char *name, int *out) {
+    for (*out = 0; *out < n; ++*out)
         if (strcmp(known[*out], name) == 0) return DF_OK;
-    return df_fail(DF_BAD_INPUT, "%s \"%.40s\" is not known: expected %s, %s or %s", what, name,
-                   known[0], known[1], known[2]);
+    return DF_BAD_INPUT;
 }
 
 df_status activation_parse(const char *name, df_activation *out) {
     int i;
-    DF_TRY(find(activations, "activation", name, &i));
+    df_status status = find(activations, DF_GATED + 1, name, &i);
     *out = (df_activation)i;
-    return DF_OK;
+    return status == DF_OK ? DF_OK
+                           : df_fail(status,
+                                     "activation \"%.40s\" is not known: expected relu, topk, "
+                                     "batchtopk, jumprelu or gated",
+                                     name);
 }
 
 df_status code_norm_parse(const char *name, df_code_norm *out) {
     int i;
-    DF_TRY(find(norms, "code norm", name, &i));
+    df_status status = find(norms, DF_NORM_ROOT + 1, name, &i);
     *out = (df_code_norm)i;
-    return DF_OK;
+    return status == DF_OK
+               ? DF_OK
+               : df_fail(status, "code norm \"%.40s\" is not known: expected none, sum or root",
+                         name);
 }

@@ -28,6 +28,15 @@ static double code_norm(const df_dict *d, size_t j) {
     return sum;
 }
 
+/* What thresholds and magnitudes add to the size of a latent's numbers; `size` is that of p. */
+static double bound_parameters(df_coder *c, size_t j, double size) {
+    const df_dict *d = c->dict;
+    if (d->activation == DF_JUMPRELU) return fabs((double)d->theta[j]);
+    if (d->activation != DF_GATED) return 0.0;
+    c->magnify[j] = expf(d->r_mag[j]);
+    return (double)c->magnify[j] * size + fabs((double)d->b_mag[j]);
+}
+
 /* Two fp32 sums of D products in any order differ by at most 2 D u |x| |w|; the rest covers bias,
  * scale and underflow. */
 static double bound_latent(df_coder *c, size_t j) {
@@ -35,12 +44,12 @@ static double bound_latent(df_coder *c, size_t j) {
     size_t columns = df_dict_group_of(d, j)->in.count;
     double length = sqrt(df_sum_squares(df_dict_enc(d, j), columns));
     c->norm[j] = (float)code_norm(d, j);
-    c->scale[j] = d->activation == DF_RELU ? 1.0f : c->norm[j];
+    c->scale[j] = df_has_k(d) ? c->norm[j] : 1.0f;
     double scale = (double)c->scale[j], bias = fabs((double)d->b_enc[j]);
     c->slack[j] = (float)(scale * length * 2.02 * (double)(columns + 16) * UNIT);
     c->extra[j] = (float)(scale * bias * 40.0 * UNIT + (1.0 + scale) * 1e-36);
     c->lift[j] = d->b_enc[j] * c->scale[j] + c->extra[j];
-    return (length + bias) * (1.0 + scale);
+    return (length + bias) * (1.0 + scale) + bound_parameters(c, j, length + bias);
 }
 
 /* The largest size a score can have per unit of |x|; not finite when a weight is not. */
@@ -134,7 +143,7 @@ static void locate(df_coder *c, df_worker *w, df_view view, screen_block *b) {
     if (view.list == NULL) {
         b->w = df_dict_enc(c->dict, b->latent);
         b->scale = c->scale + b->latent;
-        b->lift = c->lift + b->latent;
+        b->lift = (view.lift != NULL ? view.lift : c->lift) + b->latent;
         b->slack = c->slack + b->latent;
         return;
     }
@@ -313,7 +322,7 @@ static void scan_list_block(df_coder *c, df_worker *w, const screen_block *b, si
 }
 
 static void screen_list_rows(df_coder *c, df_worker *w, screen_block b, size_t keep) {
-    df_view all = {.n = c->local};
+    df_view all = {.n = c->local, .lift = w->list.cut != NULL ? c->cut_lift : c->lift};
     for (b.latent = 0; b.latent < c->local; b.latent += b.latents) {
         choose_latents(c, all, &b);
         locate(c, w, all, &b);
@@ -338,6 +347,7 @@ df_status df_screen_lists(df_coder *c, float floor, size_t keep) {
     for (int t = 0; t < c->threads; t++) {
         c->worker[t].list.count = c->worker[t].list.exact = 0;
         c->worker[t].list.floor = floor;
+        c->worker[t].list.cut = c->dict->activation == DF_JUMPRELU ? c->cut : NULL;
         c->worker[t].list.limit =
             keep == SIZE_MAX ? c->worker[t].list.capacity : c->worker[t].order_capacity;
         c->worker[t].status = DF_OK;

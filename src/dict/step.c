@@ -1,6 +1,6 @@
 /* One training step: codes, error, losses, AuxK; then the gradients (step_latents.c). The objective
  * is in dict.h. */
-#include "step.h"
+#include "objective.h"
 
 #include <math.h>
 #include <string.h>
@@ -24,6 +24,7 @@ static df_status allocate(df_coder *c) {
     real.base = c->train_arena;
     df_layout_train(c, &real);
     DF_TRY(open_codes(&c->main, df_code_capacity(c)));
+    DF_TRY(open_codes(&c->side, df_side_capacity(c, true)));
     size_t aux = df_coder_aux_room(c->dict);
     return open_codes(&c->aux, c->max_rows * (aux < c->local ? aux : c->local));
 }
@@ -66,16 +67,17 @@ void df_code_gradient_row(const df_coder *c, df_code_store *s, size_t row, const
 }
 
 /* One rank: a row's decoder rows are read once, while they are near. */
-static void error_rows_alone(df_coder *c, df_code_factor factor) {
+static void error_rows_alone(df_coder *c, df_code_store *s, float *out,
+                             const df_code_factor *factor) {
     df_skip(c, c->rows);
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < c->rows; r++) {
-        float *e = c->error + r * c->out;
+        float *e = out + r * c->out;
         const float *x = c->x + r * c->width + c->dict->out.first;
-        df_decode_row(c, df_coder_worker(c), &c->main.codes, r, e);
+        df_decode_row(c, df_coder_worker(c), &s->codes, r, e);
         df_skip_add(c, r, c->rows, e);
         for (size_t i = 0; i < c->out; i++) e[i] = x[i] - (e[i] + c->dict->b_dec[i]);
-        df_code_gradient_row(c, &c->main, r, e, factor);
+        if (factor != NULL) df_code_gradient_row(c, s, r, e, *factor);
     }
 }
 
@@ -92,20 +94,20 @@ static void code_gradients(df_coder *c, df_code_store *s, const float *vectors,
         df_code_gradient_row(c, s, r, vectors + r * c->out, factor);
 }
 
-static void error_rows(df_coder *c, df_code_factor factor) {
+void df_error_rows(df_coder *c, df_code_store *s, float *out, const df_code_factor *factor) {
     if (c->size == 1) {
-        error_rows_alone(c, factor);
+        error_rows_alone(c, s, out, factor);
         return;
     }
     df_range mine = df_share(c->rows, c->size, c->rank);
-    df_decode(c, &c->main.codes, true, c->mine);
+    df_decode(c, &s->codes, true, c->mine);
     for (size_t r = 0; r < mine.count; r++) {
         const float *x = c->x + (mine.first + r) * c->width + c->dict->out.first;
         float *e = c->mine + r * c->out;
         for (size_t i = 0; i < c->out; i++) e[i] = x[i] - e[i];
     }
-    gather_rows(c, c->mine, c->error);
-    code_gradients(c, &c->main, c->error, factor);
+    gather_rows(c, c->mine, out);
+    if (factor != NULL) code_gradients(c, s, out, *factor);
 }
 
 /* ---- statistics of the batch ---------------------------------------------------------------- */
@@ -159,42 +161,23 @@ static double site_spread(const df_coder *c, df_range columns, const double *sum
 
 /* Reconstruction loss and FVU by site; returns the normaliser of AuxK, mean_rows sum (e - mean
  * e)^2. */
-static double report_error(df_coder *c, df_step_report *report) {
+static double report_error(df_coder *c, bool mean_sites, df_step_report *report) {
     const double *squares = c->totals + 2 * c->out; // of e, of x
     double rows = (double)c->rows, spread = 0.0, *fvu = report->fvu;
+    double share = 1.0 / rows / (mean_sites ? (double)df_dict_outputs(c->dict) : 1.0);
     df_range columns;
-    report->reconstruction = 0.0;
+    report->reconstruction = 0.0; // the unsquared one is set later
     for (size_t s = 0; s < c->dict->sites; s++) {
         if (!output_columns(c->dict, s, &columns)) continue;
         double below = site_spread(c, columns, c->totals, squares[1]);
-        report->reconstruction += squares[0] / rows;
+        report->reconstruction += squares[0] * share;
         spread += site_spread(c, columns, c->totals + c->out, squares[0]);
         *fvu++ = below > 0.0 ? squares[0] / below : 0.0;
         squares += 2;
     }
     for (size_t i = 0; i < c->out; i++)
-        c->center_gradient[i] = (float)(-2.0 / rows * c->totals[c->out + i]);
+        c->center_gradient[i] = (float)(-2.0 * share * c->totals[c->out + i]);
     return spread / rows;
-}
-
-/* mean_rows sum_j f_j norm_j, and the mean number of active latents. */
-static df_status report_codes(df_coder *c, df_step_report *report) {
-    uint64_t active = c->main.codes.start[c->rows];
-#pragma omp parallel for schedule(static)
-    for (size_t b = 0; b < c->my_blocks.count; b++) {
-        df_range latents = df_local_block(c, b);
-        double sum = 0.0;
-        for (size_t j = latents.first; j < latents.first + latents.count; j++)
-            for (uint64_t i = c->main.latent_start[j]; i < c->main.latent_start[j + 1]; i++)
-                sum += (double)c->main.sorted_value[i] * (double)c->norm[j];
-        c->block_leaves[b] = sum;
-    }
-    double total;
-    DF_TRY(df_tree_sum(c->comm, c->dict->blocks, 1, c->block_leaves, &total));
-    df_sum_u64(c->comm, &active, 1);
-    report->sparsity = total / (double)c->rows;
-    report->l0 = (double)active / (double)c->rows;
-    return DF_OK;
 }
 
 /* ---- AuxK ----------------------------------------------------------------------------------- */
@@ -269,29 +252,68 @@ static void report_screen(df_coder *c, double seconds, df_step_report *report) {
 
 /* ---- the step ------------------------------------------------------------------------------- */
 
+/* Factors of the step: of the error, and of an L1 penalty on codes, which code gradients take in the
+ * same pass. */
+static df_code_factor set_factors(df_coder *c, const df_objective *o) {
+    double rows = (double)c->rows, sites = (double)df_dict_outputs(c->dict);
+    bool gated = c->dict->activation == DF_GATED;
+    bool l1 = o->penalty == DF_PENALTY_L1 && !gated; // a gate's codes are penalised, not these
+    bool lengths = o->reconstruction == DF_UNSQUARED;
+    double share = rows * (o->reconstruction == DF_SQUARED_MEAN ? sites : 1.0);
+    c->error_factor = lengths ? 1.0f : (float)(-2.0 / share);
+    c->preact = o->preact > 0.0;
+    c->side_moves_encoder = gated || o->gradient_to_all;
+    c->side_moves_decoder = gated && o->gate_trains_decoder;
+    return (df_code_factor){.product = c->error_factor,
+                            .norm = l1 ? (float)(o->weight / rows) : 0.0f};
+}
+
+/* Errors and gradients of codes of all reconstructions; losses of reconstruction and AuxK. */
+static df_status errors(df_coder *c, const df_step_settings *set, df_step_report *report) {
+    const df_objective *o = &set->objective;
+    df_code_factor factor = set_factors(c, o);
+    bool lengths = o->reconstruction == DF_UNSQUARED;
+    df_error_rows(c, &c->main, c->error, lengths ? NULL : &factor);
+    DF_TRY(statistics(c));
+    double spread = report_error(c, o->reconstruction == DF_SQUARED_MEAN, report);
+    double start = df_now();
+    DF_TRY(auxiliary(c, set, spread, report));
+    report->gradient_seconds = df_now() - start;
+    if (lengths) DF_TRY(df_unsquared(c, factor, report));
+    if (c->dict->activation == DF_JUMPRELU) code_gradients(c, &c->side, c->error, factor);
+    return c->dict->activation == DF_GATED ? df_gated_error(c, o, report) : DF_OK;
+}
+
+static double weighted_loss(const df_step_settings *set, const df_step_report *report) {
+    const df_objective *o = &set->objective;
+    double sparsity = o->penalty != DF_PENALTY_NONE ? o->weight * report->sparsity : 0.0;
+    return report->reconstruction + sparsity + o->preact * report->preactivation + report->gate +
+           set->aux * report->auxiliary;
+}
+
+static df_status check_step(const df_coder *c, size_t rows, const df_step_settings *set) {
+    if (!c->training) return df_fail(DF_FAILED, "a training step needs df_coder_train_open first");
+    if (rows == 0) return df_fail(DF_FAILED, "a training step needs rows");
+    return df_objective_check(c, &set->objective);
+}
+
 /* Everything up to the gradients of the codes. Weights are untouched. */
 static df_status forward(df_coder *c, const float *x, size_t rows, const df_step_settings *set,
                          df_step_report *report) {
-    const df_codes *codes;
     memset(report, 0, sizeof *report);
-    if (!c->training) return df_fail(DF_FAILED, "a training step needs df_coder_train_open first");
-    if (rows == 0) return df_fail(DF_FAILED, "a training step needs rows");
+    DF_TRY(check_step(c, rows, set));
     double t0 = df_now();
-    DF_TRY(df_coder_encode(c, x, rows, true, &codes));
+    c->positive_window = set->objective.positive_window;
+    DF_TRY(df_encode(c, x, rows, true, set->objective.bandwidth));
     double t1 = df_now();
-    c->error_factor = (float)(-2.0 / (double)rows);
-    c->l1_factor = (float)(set->l1 / (double)rows);
-    error_rows(c, (df_code_factor){.product = c->error_factor, .norm = c->l1_factor});
-    DF_TRY(statistics(c));
-    double spread = report_error(c, report);
+    DF_TRY(errors(c, set, report));
     double t2 = df_now();
     df_sort_by_latent(c, &c->main);
-    DF_TRY(report_codes(c, report));
-    DF_TRY(auxiliary(c, set, spread, report));
-    report->loss =
-        report->reconstruction + set->l1 * report->sparsity + set->aux * report->auxiliary;
-    report->decode_seconds = t2 - t1;
-    report->gradient_seconds = df_now() - t2;
+    if (!df_has_k(c->dict) && c->dict->activation != DF_RELU) df_sort_by_latent(c, &c->side);
+    DF_TRY(df_objective_terms(c, set, report));
+    report->loss = weighted_loss(set, report);
+    report->decode_seconds = t2 - t1 - report->gradient_seconds;
+    report->gradient_seconds += df_now() - t2;
     report_screen(c, t1 - t0, report);
     if (!isfinite(report->loss))
         return df_fail(
@@ -322,7 +344,9 @@ df_status df_coder_step(df_coder *c, const float *x, size_t rows, const df_step_
     DF_TRY(forward(c, x, rows, set, report));
     double start = df_now();
     df_adam adam = df_adam_at(set->lr, set->beta1, set->beta2, set->epsilon, ++c->state.step);
-    df_sink sink = {.adam = &adam, .unit_decoder = set->unit_decoder};
+    df_sink sink = {.adam = &adam,
+                    .unit_decoder = set->unit_decoder,
+                    .raw_threshold = set->objective.raw_threshold};
     DF_TRY(df_latent_gradients(c, &sink));
     df_skip_gradients(c, &sink);
     df_adam_row(&adam, (df_moments){c->dict->b_dec, c->state.m_center, c->state.v_center},

@@ -2,6 +2,7 @@
  * written once. */
 #include "step.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -36,6 +37,31 @@ static double add_entries(const df_coder *c, df_worker *w, const df_code_store *
     return bias;
 }
 
+/* The same for the encoder alone. */
+static double add_encoder_entries(const df_coder *c, df_worker *w, const df_code_store *s,
+                                  size_t j) {
+    double bias = 0.0;
+    const df_dict_group *g = df_dict_group_of(c->dict, j);
+    const float *input = c->input + g->in.first;
+    for (uint64_t i = s->latent_start[j]; i < s->latent_start[j + 1]; i++) {
+        const float *row = input + s->sorted_row[i] * c->width;
+        df_add_scaled(w->g_enc, s->sorted_gradient[i], row, g->in.count);
+        bias += (double)s->sorted_gradient[i];
+    }
+    return bias;
+}
+
+/* The pre-activation loss's gradient of all rows, active entries having had theirs added; returns
+ * what b_enc gets. */
+static double add_inactive(const df_coder *c, df_worker *w, size_t j) {
+    double factor = (double)c->preact_factor[j];
+    df_range in = df_dict_group_of(c->dict, j)->in;
+    const double *sum = c->input_sum + (in.first - c->dict->in.first);
+    if (!(factor > 0.0)) return 0.0;
+    for (size_t i = 0; i < in.count; i++) w->g_enc[i] -= (float)(factor * sum[i]);
+    return -factor * (double)c->rows;
+}
+
 /* Adds a vector of this length along a part of the decoder row. */
 static void add_direction(const df_dict *d, df_worker *w, size_t j, df_range part, double size) {
     const float *row = df_dict_dec(d, j) + part.first;
@@ -43,34 +69,42 @@ static void add_direction(const df_dict *d, df_worker *w, size_t j, df_range par
     if (length > 0.0) df_add_scaled(w->g_dec + part.first, (float)(size / length), row, part.count);
 }
 
-/* The L1 term's gradient through the code norm: the sum of f along each site's decoder direction,
- * or the whole row's. */
+/* The penalties' gradient through the code norm: along each site's decoder direction, or the whole
+ * row's. */
 static void add_norm_gradient(const df_coder *c, df_worker *w, size_t j) {
     const df_dict *d = c->dict;
-    if (!(c->l1_factor > 0.0f) || d->code_norm == DF_NORM_NONE) return;
-    double sum = 0.0;
-    for (uint64_t i = c->main.latent_start[j]; i < c->main.latent_start[j + 1]; i++)
-        sum += (double)c->main.sorted_value[i];
+    double size = (double)c->norm_gradient[j];
+    if (!(size > 0.0) || d->code_norm == DF_NORM_NONE) return;
     const df_dict_group *g = df_dict_group_of(d, j);
     if (d->code_norm == DF_NORM_ROOT) {
-        add_direction(d, w, j, (df_range){0, g->out.count}, (double)c->l1_factor * sum);
+        add_direction(d, w, j, (df_range){0, g->out.count}, size);
         return;
     }
     for (size_t s = 0; s < d->sites; s++) {
         df_range part = {d->site[s].first - g->out.first, d->site[s].width};
-        if (df_dict_writes(g, &d->site[s]))
-            add_direction(d, w, j, part, (double)c->l1_factor * sum);
+        if (df_dict_writes(g, &d->site[s])) add_direction(d, w, j, part, size);
     }
 }
 
-static float latent_gradient(const df_coder *c, df_worker *w, size_t j) {
+/* What b_enc gets, and what all pre-activations get: a gate's magnitude leaves out its bias. */
+typedef struct flow {
+    float bias, all;
+} flow;
+
+static flow latent_gradient(const df_coder *c, df_worker *w, size_t j) {
     const df_dict_group *g = df_dict_group_of(c->dict, j);
+    bool gated = c->dict->activation == DF_GATED;
     memset(w->g_enc, 0, g->in.count * sizeof *w->g_enc);
     memset(w->g_dec, 0, g->out.count * sizeof *w->g_dec);
-    double bias = add_entries(c, w, &c->main, j, c->error, c->error_factor);
+    double main = add_entries(c, w, &c->main, j, c->error, c->error_factor), bias = 0.0;
     if (c->aux.codes.rows > 0) bias += add_entries(c, w, &c->aux, j, c->aux_error, c->aux_factor);
+    if (c->side_moves_decoder)
+        bias += add_entries(c, w, &c->side, j, c->gate_error, c->gate_factor);
+    else if (c->side_moves_encoder)
+        bias += add_encoder_entries(c, w, &c->side, j);
+    if (c->preact) bias += add_inactive(c, w, j);
     add_norm_gradient(c, w, j);
-    return (float)bias;
+    return (flow){(float)(gated ? bias : main + bias), (float)(main + bias)};
 }
 
 /* Takes the part along the decoder row out of its gradient. */
@@ -83,6 +117,28 @@ static void renormalise(float *row, size_t n) {
     double length = sqrt(df_sum_squares(row, n));
     float scale = length > 0.0 ? (float)(1.0 / length) : 1.0f;
     for (size_t i = 0; i < n; i++) row[i] *= scale;
+}
+
+/* Adam moves theta, which stops at 0, or its logarithm. */
+static void move_theta(df_coder *c, size_t j, const df_sink *sink) {
+    df_trainer_state *s = &c->state;
+    float *theta = c->dict->theta + j, moved = *theta;
+    if (!sink->raw_threshold) moved = (float)log((double)(*theta > FLT_MIN ? *theta : FLT_MIN));
+    df_adam_row(sink->adam, (df_moments){&moved, s->m_theta + j, s->v_theta + j},
+                c->theta_gradient + j, 1);
+    if (sink->raw_threshold)
+        *theta = moved < 0.0f ? 0.0f : moved;
+    else
+        *theta = (float)exp((double)moved);
+}
+
+static void move_magnitude(df_coder *c, size_t j, const df_sink *sink) {
+    df_trainer_state *s = &c->state;
+    df_dict *d = c->dict;
+    df_adam_row(sink->adam, (df_moments){d->r_mag + j, s->m_r_mag + j, s->v_r_mag + j},
+                c->r_gradient + j, 1);
+    df_adam_row(sink->adam, (df_moments){d->b_mag + j, s->m_b_mag + j, s->v_b_mag + j},
+                c->b_gradient + j, 1);
 }
 
 static void apply_adam(df_coder *c, df_worker *w, size_t j, float bias, const df_sink *sink) {
@@ -98,6 +154,8 @@ static void apply_adam(df_coder *c, df_worker *w, size_t j, float bias, const df
     df_adam_row(sink->adam, (df_moments){c->dict->b_enc + j, s->m_bias + j, s->v_bias + j}, &bias,
                 1);
     if (sink->unit_decoder) renormalise(dec, g->out.count);
+    if (c->dict->activation == DF_JUMPRELU) move_theta(c, j, sink);
+    if (c->dict->activation == DF_GATED) move_magnitude(c, j, sink);
 }
 
 static void hand_out(const df_coder *c, const df_worker *w, size_t j, float bias,
@@ -109,6 +167,9 @@ static void hand_out(const df_coder *c, const df_worker *w, size_t j, float bias
     if (out->w_dec != NULL)
         memcpy(out->w_dec + (df_dict_dec(d, j) - d->w_dec), w->g_dec, g->out.count * sizeof(float));
     if (out->b_enc != NULL) out->b_enc[j] = bias;
+    if (out->theta != NULL) out->theta[j] = c->theta_gradient[j];
+    if (out->r_mag != NULL) out->r_mag[j] = c->r_gradient[j];
+    if (out->b_mag != NULL) out->b_mag[j] = c->b_gradient[j];
 }
 
 /* p = W (x - b_dec): b_dec's gradient through the encoder is minus the sum of b_enc's times the
@@ -119,16 +180,16 @@ static void block_gradients(df_coder *c, df_worker *w, size_t b, const df_sink *
     memset(center, 0, c->out * sizeof *center);
     for (size_t j = latents.first; j < latents.first + latents.count; j++) {
         const df_dict_group *g = df_dict_group_of(c->dict, j);
-        float bias = latent_gradient(c, w, j);
+        flow to = latent_gradient(c, w, j);
         const float *row = df_dict_enc(c->dict, j);
         size_t first = g->in.first - c->dict->in.first;
-        if (c->dict->subtract_bias && bias != 0.0f)
+        if (c->dict->subtract_bias && to.all != 0.0f)
             for (size_t i = 0; i < g->in.count; i++)
-                center[first + i] += (double)bias * (double)row[i];
+                center[first + i] += (double)to.all * (double)row[i];
         if (sink->adam != NULL)
-            apply_adam(c, w, j, bias, sink);
+            apply_adam(c, w, j, to.bias, sink);
         else
-            hand_out(c, w, j, bias, sink->out);
+            hand_out(c, w, j, to.bias, sink->out);
     }
 }
 

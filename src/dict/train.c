@@ -43,6 +43,7 @@ static df_status begin(train_run *run) {
     float *center = NULL; // [width]
     for (size_t s = 0; s < run->dict->sites; s++) run->dict->site[s].scale = 1.0;
     run->dict->threshold = -1.0f;
+    run->anneal = (df_anneal){.factor = 1.0};
     DF_TRY(df_agree(run->comm, DF_NEW(center, run->dict->width)));
     df_timer_start("normalise");
     df_status status = data_normalise(run->comm, &run->data, run->dict, center);
@@ -50,6 +51,8 @@ static df_status begin(train_run *run) {
     if (status == DF_OK) {
         const float *output = center + run->dict->out.first;
         df_dict_initialise(run->dict, o->seed, o->init_norm, 1.0, output);
+        for (size_t j = 0; j < run->dict->mine.count; j++)
+            run->dict->theta[j] = (float)o->init_threshold;
         status = open_coder(run);
     }
     df_free(center);
@@ -64,7 +67,7 @@ static df_status check_options(const df_train_options *o) {
                        "subtract_bias is for dictionaries that read what they write, not "
                        "for a %s",
                        df_dict_kind_name(o->kind));
-    if (o->activation != DF_RELU && (o->k < 1 || o->k > o->latents))
+    if ((o->activation == DF_TOPK || o->activation == DF_BATCHTOPK) && (o->k < 1 || o->k > o->latents))
         return df_fail(DF_USAGE, "k is %zu, expected 1 to %zu latents", o->k, o->latents);
     return DF_OK;
 }
@@ -126,7 +129,7 @@ static void show_progress(const train_run *run, df_progress *p, bool logged, dou
 static df_status take_step(train_run *run, df_progress *progress) {
     const df_train_options *o = run->options;
     uint64_t step = run->state->step;
-    df_step_settings settings = step_settings(o, run->dict, step);
+    df_step_settings settings = step_settings(o, run->dict, &run->anneal, step);
     df_step_report report = {0};
     const float *x = NULL; // [batch, width]
     DF_TRY(loader_take(run->loader, &x));
@@ -135,6 +138,7 @@ static df_status take_step(train_run *run, df_progress *progress) {
     df_status status = df_coder_step(run->coder, x, o->batch, &settings, &report);
     df_timer_stop("step");
     DF_TRY(status);
+    if (o->anneal.updates > 0) df_anneal_note(&o->anneal, &run->anneal, step, &report);
     bool logged = (step + 1) % o->log_every == 0 || step + 1 == o->steps;
     if (logged) history_add(&run->history, step + 1, o->batch, settings.lr, &report);
     show_progress(run, progress, logged, settings.lr, &report);

@@ -69,6 +69,7 @@ typedef struct train_run {
     df_trainer_state *state; // the coder's
     loader *loader;
     df_history history;
+    df_anneal anneal;
     char *kernel_history; // the kernel paths of the run so far: "avx512; avx2 from step 120"
     char *checkpoint;     // the last good one, NULL: none
     double saved_at;      // df_now of it, or of the start
@@ -79,7 +80,8 @@ df_dict_shape train_shape(const df_train_options *options, df_dict_site *sites, 
 /* Rows of the history that a run will write. */
 size_t history_rows(const df_train_options *options);
 /* The settings of a step (from 0): where the schedules stand. */
-df_step_settings step_settings(const df_train_options *options, const df_dict *dict, uint64_t step);
+df_step_settings step_settings(const df_train_options *options, const df_dict *dict,
+                               const df_anneal *anneal, uint64_t step);
 
 /* ---- checkpoints (checkpoint.c, checkpoint_load.c) ------------------------------------------ */
 

@@ -61,8 +61,17 @@ static size_t auxiliary_latents(const df_train_options *options, const df_dict *
     return half > 0 ? half : 1;
 }
 
+/* The objective of a step: annealing and warm-up multiply the weight. */
+static df_objective step_objective(const df_train_options *o, const df_anneal *anneal,
+                                   uint64_t step) {
+    df_objective now = o->objective;
+    now.weight *= trapezium(step, o->penalty_warmup, 0, o->steps);
+    if (o->anneal.updates > 0) df_anneal_set(&o->anneal, anneal, step, &now);
+    return now;
+}
+
 df_step_settings step_settings(const df_train_options *options, const df_dict *dict,
-                               uint64_t step) {
+                               const df_anneal *anneal, uint64_t step) {
     // A short run must have found its threshold too: the average begins half-way at the latest.
     uint64_t half = options->steps / 2;
     uint64_t start = options->threshold_start < half ? options->threshold_start : half;
@@ -71,7 +80,7 @@ df_step_settings step_settings(const df_train_options *options, const df_dict *d
         .beta1 = options->beta1,
         .beta2 = options->beta2,
         .epsilon = options->epsilon,
-        .l1 = options->l1 * trapezium(step, options->l1_warmup, 0, options->steps),
+        .objective = step_objective(options, anneal, step),
         .aux = options->aux,
         .aux_k = auxiliary_latents(options, dict),
         .dead_rows = options->dead_rows,

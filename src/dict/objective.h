@@ -1,0 +1,49 @@
+/* Inside a training step: what the objective adds to reconstruction (penalty.c, jumprelu.c,
+ * gated.c, unsquared.c), all from entries sorted by latent. */
+#ifndef DF_OBJECTIVE_H
+#define DF_OBJECTIVE_H
+
+#include "step.h"
+
+/* Does this dictionary have what the objective speaks of? DF_USAGE says what not. */
+df_status df_objective_check(const df_coder *c, const df_objective *o);
+
+/* Entries whose codes the penalty sees: of a Gated dictionary the gate's, else the active ones. */
+static inline df_code_store *df_penalised(df_coder *c) {
+    return c->dict->activation == DF_GATED ? &c->side : &c->main;
+}
+
+/* ---- penalty.c ------------------------------------------------------------------------------ */
+
+/* The sums over latents of one block, or of all. */
+enum { TERM_SPARSITY, TERM_NEXT, TERM_PREACT, TERMS = BLOCK_TERMS };
+
+/* Adds the objective's part to the gradients of all sorted entries and fills the latents' own
+ * (norm_gradient, theta_gradient, ...); reports sparsity and pre-activation loss. Collective. */
+df_status df_objective_terms(df_coder *c, const df_step_settings *set, df_step_report *report);
+
+/* ---- jumprelu.c ----------------------------------------------------------------------------- */
+
+/* The straight-through gradients of latent j; step_weight is dL/dH of one entry's step function. */
+void df_jump_latent(df_coder *c, size_t j, const df_objective *o, double step_weight);
+
+/* ---- gated.c -------------------------------------------------------------------------------- */
+
+/* The auxiliary reconstruction from the gate's codes: its loss, error and gradients of codes.
+ * Collective. */
+df_status df_gated_error(df_coder *c, const df_objective *o, df_step_report *report);
+/* Gradients of latent j's magnitude parameters; its entries' gradients become dL/d pre. */
+void df_gated_latent(df_coder *c, size_t j);
+
+/* ---- unsquared.c ---------------------------------------------------------------------------- */
+
+/* mean over rows and output sites of |e_site|: turns the error of every row into dL/dx^, fills the
+ * codes' gradients and center_gradient; reports the loss. Collective. */
+df_status df_unsquared(df_coder *c, df_code_factor factor, df_step_report *report);
+
+/* Sums over this rank's leaves of rows, then over all: columns of `rows` [c->rows, stride] into
+ * totals [width + 1], the sum of squares last. Collective. */
+df_status df_column_sums(df_coder *c, const float *rows, size_t stride, size_t width,
+                         double *totals);
+
+#endif

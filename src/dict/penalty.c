@@ -1,0 +1,223 @@
+/* Sparsity penalties and the pre-activation loss, latent by latent; the formulas are in dict.h. */
+#include "objective.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- checks --------------------------------------------------------------------------------- */
+
+static df_status check_penalty(const df_dict *d, const df_objective *o) {
+    bool jump = d->activation == DF_JUMPRELU, steps = o->penalty >= DF_PENALTY_L0;
+    if (steps && !jump)
+        return df_fail(DF_USAGE, "the penalties l0 and l0_target move thresholds: only jumprelu "
+                                 "has them");
+    if (o->penalty == DF_PENALTY_LP && d->activation != DF_RELU && d->activation != DF_GATED)
+        return df_fail(DF_USAGE, "the penalty lp is for relu and gated");
+    if (o->penalty == DF_PENALTY_LP && !(o->power > 0.0))
+        return df_fail(DF_USAGE, "the power of the lp penalty is %g, it must be positive",
+                       o->power);
+    if (o->penalty == DF_PENALTY_L0_TARGET && !(o->target_l0 > 0.0))
+        return df_fail(DF_USAGE, "the target of l0_target is %g, it must be positive",
+                       o->target_l0);
+    return DF_OK;
+}
+
+df_status df_objective_check(const df_coder *c, const df_objective *o) {
+    const df_dict *d = c->dict;
+    DF_TRY(check_penalty(d, o));
+    if (d->activation == DF_JUMPRELU && !(o->bandwidth > 0.0))
+        return df_fail(DF_USAGE, "jumprelu trains its thresholds through a rectangle: the "
+                                 "bandwidth is %g, it must be positive",
+                       o->bandwidth);
+    if (o->gradient_to_all && o->step_on_codes)
+        return df_fail(DF_USAGE, "a step function of codes gives pre-activations no gradient: take "
+                                 "ste threshold, or step pre");
+    if (o->preact > 0.0 && (d->activation == DF_TOPK || d->activation == DF_BATCHTOPK))
+        return df_fail(DF_USAGE, "the pre-activation loss needs a threshold for each latent: relu, "
+                                 "jumprelu or gated");
+    return DF_OK;
+}
+
+/* ---- one entry ------------------------------------------------------------------------------ */
+
+/* The penalty of s = f norm and its derivative; `row` is the row's sum of powers (a root's only).
+ * Powers count positive codes alone. */
+typedef struct slope {
+    double value, derivative;
+} slope;
+
+static slope of_code(const df_objective *o, double s, double row) {
+    if (o->penalty == DF_PENALTY_TANH) {
+        double t = tanh(o->tanh_scale * s);
+        return (slope){t, o->tanh_scale * (1.0 - t * t)};
+    }
+    double power = pow(s, o->power);
+    if (o->rooted) return (slope){0.0, pow(row, 1.0 / o->power - 1.0) * power / s};
+    return (slope){power, o->power * power / s};
+}
+
+/* ---- one latent ----------------------------------------------------------------------------- */
+
+typedef struct latent_terms {
+    const df_step_settings *set;
+    double per_row, step_weight; /* 1 / rows; dL/dH of an entry's step function */
+    double *sum;                 /* [TERMS] of the block */
+} latent_terms;
+
+/* sum f norm; the gradient of the codes was filled with the product already, except a gate's. */
+static void add_l1(df_coder *c, size_t j, const latent_terms *t) {
+    const df_objective *o = &t->set->objective;
+    df_code_store *s = df_penalised(c);
+    double sum = 0.0, codes = 0.0, norm = (double)c->norm[j];
+    double weight = o->penalty == DF_PENALTY_L1 ? o->weight * t->per_row : 0.0;
+    float of_gate = s == &c->side ? (float)(weight * norm) : 0.0f;
+    for (uint64_t i = s->latent_start[j]; i < s->latent_start[j + 1]; i++) {
+        sum += (double)s->sorted_value[i] * norm;
+        codes += (double)s->sorted_value[i];
+        if (of_gate > 0.0f) s->sorted_gradient[i] += of_gate;
+    }
+    t->sum[TERM_SPARSITY] += sum;
+    c->norm_gradient[j] = (float)(weight * codes);
+}
+
+static void add_curved(df_coder *c, size_t j, const latent_terms *t) {
+    const df_objective *o = &t->set->objective;
+    df_code_store *s = df_penalised(c);
+    double of_norm = 0.0, norm = (double)c->norm[j], weight = o->weight * t->per_row;
+    for (uint64_t i = s->latent_start[j]; i < s->latent_start[j + 1]; i++) {
+        double f = (double)s->sorted_value[i];
+        if (!(f * norm > 0.0)) continue;
+        double row = o->rooted ? c->row_powers[s->sorted_row[i]] : 0.0;
+        slope at = of_code(o, f * norm, row);
+        s->sorted_gradient[i] += (float)(weight * at.derivative * norm);
+        of_norm += weight * at.derivative * f;
+        t->sum[TERM_SPARSITY] += at.value;
+        if (o->next_power > 0.0) t->sum[TERM_NEXT] += pow(f * norm, o->next_power);
+    }
+    c->norm_gradient[j] = (float)of_norm;
+    if (c->dict->activation != DF_JUMPRELU) return;
+    for (uint64_t i = c->side.latent_start[j]; i < c->side.latent_start[j + 1]; i++)
+        c->side.sorted_gradient[i] += (float)(weight * o->tanh_scale * norm); // at f = 0
+}
+
+/* sum over inactive entries of (theta - p) norm, from the sum over all rows less the active ones:
+ * its gradient is the same for every inactive entry, so no entry beyond the active ones is needed.
+ * input_sum is the sum of what the encoder reads. */
+static void add_preact(df_coder *c, size_t j, const latent_terms *t) {
+    const df_objective *o = &t->set->objective;
+    const df_dict *d = c->dict;
+    df_code_store *s = df_penalised(c);
+    df_range in = df_dict_group_of(d, j)->in;
+    const float *row = df_dict_enc(d, j);
+    const double *input = c->input_sum + (in.first - d->in.first);
+    double theta = d->activation == DF_JUMPRELU ? (double)d->theta[j] : 0.0;
+    double active = (double)(s->latent_start[j + 1] - s->latent_start[j]);
+    double rows = (double)c->rows, all = rows * (double)d->b_enc[j], some = 0.0;
+    double norm = (double)c->norm[j], weight = o->preact * t->per_row;
+    for (size_t i = 0; i < in.count; i++) all += (double)row[i] * input[i];
+    for (uint64_t i = s->latent_start[j]; i < s->latent_start[j + 1]; i++) {
+        some += (double)s->sorted_value[i];
+        s->sorted_gradient[i] += (float)(weight * norm);
+    }
+    double below = (rows - active) * theta - (all - some);
+    t->sum[TERM_PREACT] += norm * below;
+    c->preact_factor[j] = (float)(weight * norm);
+    c->norm_gradient[j] += (float)(weight * below);
+    if (d->activation != DF_JUMPRELU) return;
+    double of_theta = weight * norm * (rows - active);
+    c->theta_gradient[j] += (float)(of_theta * (o->raw_threshold ? 1.0 : theta));
+}
+
+static void add_latent(df_coder *c, size_t j, const latent_terms *t) {
+    const df_objective *o = &t->set->objective;
+    c->norm_gradient[j] = 0.0f;
+    if (o->penalty == DF_PENALTY_NONE || o->penalty == DF_PENALTY_L1)
+        add_l1(c, j, t);
+    else if (o->penalty < DF_PENALTY_L0)
+        add_curved(c, j, t);
+    if (c->dict->activation == DF_JUMPRELU) df_jump_latent(c, j, o, t->step_weight);
+    if (c->dict->activation == DF_GATED) df_gated_latent(c, j);
+    if (!(o->preact > 0.0)) return;
+    c->preact_factor[j] = 0.0f;
+    if (!o->preact_dead || c->state.silent[j] >= t->set->dead_rows) add_preact(c, j, t);
+}
+
+/* ---- all latents ---------------------------------------------------------------------------- */
+
+/* The sum of (f norm)^power of each row, over latent blocks in the fixed tree. */
+static df_status sum_powers(df_coder *c, double power) {
+    const df_code_store *s = df_penalised(c);
+#pragma omp parallel for schedule(static)
+    for (size_t b = 0; b < c->my_blocks.count; b++) {
+        double *sum = c->power_leaves + b * c->rows;
+        df_range latents = df_local_block(c, b);
+        memset(sum, 0, c->rows * sizeof *sum);
+        for (size_t j = latents.first; j < latents.first + latents.count; j++)
+            for (uint64_t i = s->latent_start[j]; i < s->latent_start[j + 1]; i++) {
+                double code = (double)s->sorted_value[i] * (double)c->norm[j];
+                if (code > 0.0) sum[s->sorted_row[i]] += pow(code, power);
+            }
+    }
+    return df_tree_sum(c->comm, c->dict->blocks, c->rows, c->power_leaves, c->row_powers);
+}
+
+/* Mean over rows of the root of the sum of powers. */
+static df_status mean_root(df_coder *c, double power, double *out) {
+    DF_TRY(sum_powers(c, power));
+    *out = 0.0;
+    for (size_t r = 0; r < c->rows; r++)
+        if (c->row_powers[r] > 0.0) *out += pow(c->row_powers[r], 1.0 / power);
+    *out /= (double)c->rows;
+    return DF_OK;
+}
+
+/* The roots of the next power first: those of this one stay in row_powers. */
+static df_status report_roots(df_coder *c, const df_objective *o, df_step_report *report) {
+    if (o->penalty != DF_PENALTY_LP || !o->rooted) return DF_OK;
+    if (o->next_power > 0.0) DF_TRY(mean_root(c, o->next_power, &report->next_sparsity));
+    return mean_root(c, o->power, &report->sparsity);
+}
+
+static void report_l0(const df_objective *o, df_step_report *report) {
+    double off = report->l0 / o->target_l0 - 1.0;
+    if (o->penalty == DF_PENALTY_L0) report->sparsity = report->l0;
+    if (o->penalty == DF_PENALTY_L0_TARGET) report->sparsity = off * off;
+}
+
+/* dL/dH of the step function of one entry. */
+static double step_weight(const df_coder *c, const df_objective *o, double l0) {
+    double per_row = o->weight / (double)c->rows;
+    if (o->penalty == DF_PENALTY_L0) return per_row;
+    if (o->penalty != DF_PENALTY_L0_TARGET) return 0.0;
+    return per_row * 2.0 * (l0 / o->target_l0 - 1.0) / o->target_l0;
+}
+
+static df_status sum_input(df_coder *c) {
+    return df_column_sums(c, c->input + c->dict->in.first, c->width, c->dict->in.count,
+                          c->input_sum);
+}
+
+df_status df_objective_terms(df_coder *c, const df_step_settings *set, df_step_report *report) {
+    const df_objective *o = &set->objective;
+    uint64_t active = c->main.codes.start[c->rows];
+    double total[TERMS], per_row = 1.0 / (double)c->rows;
+    df_sum_u64(c->comm, &active, 1);
+    report->l0 = (double)active / (double)c->rows;
+    DF_TRY(report_roots(c, o, report));
+    if (o->preact > 0.0) DF_TRY(sum_input(c));
+    double weight = step_weight(c, o, report->l0);
+#pragma omp parallel for schedule(static)
+    for (size_t b = 0; b < c->my_blocks.count; b++) {
+        latent_terms t = {set, per_row, weight, c->block_leaves + b * TERMS};
+        df_range latents = df_local_block(c, b);
+        memset(t.sum, 0, TERMS * sizeof *t.sum);
+        for (size_t j = latents.first; j < latents.first + latents.count; j++) add_latent(c, j, &t);
+    }
+    DF_TRY(df_tree_sum(c->comm, c->dict->blocks, TERMS, c->block_leaves, total));
+    bool rooted = o->penalty == DF_PENALTY_LP && o->rooted;
+    if (!rooted) report->sparsity = total[TERM_SPARSITY] / (double)c->rows;
+    if (!rooted) report->next_sparsity = total[TERM_NEXT] / (double)c->rows;
+    report->preactivation = total[TERM_PREACT] / (double)c->rows;
+    report_l0(o, report);
+    return DF_OK;
+}

@@ -1,0 +1,666 @@
+/* Every objective against float64 PyTorch (tests/golden/objective_oracle.py): gradients of one
+ * batch, the loss of 200 steps, FVU; the plain twin against the same and against finite
+ * differences; the same bytes on any ranks and threads. */
+#define DF_TEST_MPI
+#include "df_test.h"
+
+#include "objective_twin.h"
+#include <omp.h>
+
+#define LATENTS 32
+#define WIDTH 12
+#define ROWS 24
+#define BATCHES 2
+#define STEPS 200
+#define WEIGHTS (LATENTS * WIDTH)
+static const size_t site_first[] = {0, 7, WIDTH};
+
+static df_comm *world;
+
+/* ---- cases: CASES of the oracle ------------------------------------------------------------- */
+
+typedef struct objective_case {
+    const char *name;
+    df_activation activation;
+    df_code_norm norm;
+    bool unit, no_subtract, adam_without_mean, slow; // slow: lr 0.001
+    double aux;
+    df_objective o;
+    df_anneal_plan anneal;
+    /* where finite differences hold: weights and biases; everything */
+    bool smooth, smooth_all;
+} objective_case;
+
+#define L1(w) .penalty = DF_PENALTY_L1, .weight = (w)
+#define TANH(w) .penalty = DF_PENALTY_TANH, .weight = (w), .tanh_scale = 4.0
+#define LP(w, p) .penalty = DF_PENALTY_LP, .weight = (w), .power = (p)
+#define L0(w) .penalty = DF_PENALTY_L0, .weight = (w)
+
+static const objective_case cases[] = {
+    {"l1_unit", .unit = true, .o = {L1(0.1)}, .smooth_all = true},
+    {"l1_unsquared", .slow = true, .norm = DF_NORM_SUM, .no_subtract = true,
+     .o = {L1(0.04), .reconstruction = DF_UNSQUARED}, .smooth_all = true},
+    {"l1_mean", .norm = DF_NORM_ROOT, .o = {L1(0.05), .reconstruction = DF_SQUARED_MEAN},
+     .smooth_all = true},
+    {"tanh", .norm = DF_NORM_SUM, .o = {TANH(0.02)}, .smooth_all = true},
+    {"lp_power", .slow = true, .norm = DF_NORM_SUM, .o = {LP(0.03, 0.8)}, .smooth_all = true},
+    {"lp_root", .slow = true, .norm = DF_NORM_ROOT, .o = {LP(0.03, 0.85), .rooted = true}, .smooth_all = true},
+    {"anneal", .slow = true, .unit = true, .o = {LP(0.05, 1.0), .reconstruction = DF_UNSQUARED},
+     .anneal = {40, 200, 1.0, 0.7, 5}, .smooth_all = true},
+    {"jump_l0", DF_JUMPRELU, .o = {L0(0.02), .bandwidth = 0.1}},
+    {"jump_target", DF_JUMPRELU, .unit = true, .no_subtract = true, .adam_without_mean = true,
+     .o = {.penalty = DF_PENALTY_L0_TARGET, .weight = 0.5, .target_l0 = 5.0, .bandwidth = 0.1,
+           .raw_threshold = true, .step_on_codes = true}},
+    {"jump_all", DF_JUMPRELU, .norm = DF_NORM_SUM,
+     .o = {TANH(0.02), .bandwidth = 0.6, .gradient_to_all = true, .preact = 0.003}},
+    {"jump_l0_all", DF_JUMPRELU,
+     .o = {L0(0.02), .bandwidth = 0.1, .gradient_to_all = true, .raw_threshold = true}},
+    {"jump_dead", DF_JUMPRELU, .norm = DF_NORM_ROOT,
+     .o = {TANH(0.02), .bandwidth = 0.1, .preact = 0.05, .preact_dead = true}, .smooth = true},
+    {"jump_plain", DF_JUMPRELU, .norm = DF_NORM_SUM,
+     .o = {L1(0.03), .bandwidth = 0.5, .plain_log = true, .positive_window = true},
+     .smooth = true},
+    {"jump_aux", DF_JUMPRELU, .aux = 1.0 / 32, .o = {L0(0.02), .bandwidth = 0.1}},
+    {"preact", .norm = DF_NORM_SUM, .o = {L1(0.05), .preact = 0.01}, .smooth_all = true},
+    {"gated_frozen", DF_GATED, .unit = true, .adam_without_mean = true, .o = {L1(0.05)}},
+    {"gated_trained", DF_GATED, .norm = DF_NORM_ROOT, .o = {L1(0.05), .gate_trains_decoder = true},
+     .smooth_all = true},
+    {"batch_unsquared", DF_BATCHTOPK, .norm = DF_NORM_SUM, .no_subtract = true, .aux = 1.0 / 32,
+     .o = {.reconstruction = DF_UNSQUARED}},
+};
+#define CASES (sizeof cases / sizeof *cases)
+
+static bool raw(const objective_case *k) {
+    return k->o.raw_threshold;
+}
+
+/* ---- records -------------------------------------------------------------------------------- */
+
+typedef struct golden {
+    char *bytes;
+    size_t size;
+} golden;
+
+static df_status open_golden(const objective_case *k, golden *g) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/tests/golden/objective_%s.bin", DF_SOURCE_DIR, k->name);
+    return df_read_file(path, &g->bytes, &g->size);
+}
+
+/* The values of a record, or NULL. */
+static const char *record(const golden *g, const char *name, size_t n) {
+    for (size_t at = 0; at + 24 <= g->size;) {
+        uint64_t count;
+        memcpy(&count, g->bytes + at + 16, sizeof count);
+        if (strncmp(g->bytes + at, name, 16) == 0) return count == n ? g->bytes + at + 24 : NULL;
+        at += 24 + count * sizeof(double);
+    }
+    return NULL;
+}
+
+static double number(const golden *g, const char *name, size_t n, size_t i) {
+    const char *from = record(g, name, n);
+    double value = NAN;
+    if (from != NULL) memcpy(&value, from + i * sizeof value, sizeof value);
+    return value;
+}
+
+static void take(const golden *g, const char *name, size_t n, df_range part, float *to) {
+    for (size_t i = 0; i < part.count; i++) to[i] = (float)number(g, name, n, part.first + i);
+}
+
+/* Relative L2 distance of `part` of a record from a. */
+static double distance(const golden *g, const char *name, size_t n, df_range part, const float *a) {
+    double above = 0.0, below = 1e-30;
+    for (size_t i = 0; i < part.count; i++) {
+        double b = number(g, name, n, part.first + i);
+        above += ((double)a[i] - b) * ((double)a[i] - b);
+        below += b * b;
+    }
+    return part.count > 0 ? sqrt(above / below) : 0.0;
+}
+
+/* ---- the coder ------------------------------------------------------------------------------ */
+
+typedef struct run {
+    golden file;
+    df_kernels *kernels;
+    df_dict *dict;
+    df_coder *coder;
+    float *x; // [BATCHES, ROWS, WIDTH]
+    df_range latents, weights;
+} run;
+
+static void take_parameters(const objective_case *k, const golden *g, df_range part, df_dict *d) {
+    if (k->activation == DF_GATED) {
+        take(g, "r_mag", LATENTS, part, d->r_mag);
+        take(g, "b_mag", LATENTS, part, d->b_mag);
+    }
+    for (size_t j = 0; j < part.count && k->activation == DF_JUMPRELU; j++) {
+        double theta = number(g, "theta", LATENTS, part.first + j);
+        d->theta[j] = (float)(raw(k) ? theta : exp(theta));
+    }
+}
+
+static df_status open_run(df_comm *comm, const objective_case *k, run *r) {
+    df_dict_site sites[2] = {
+        {.name = (char *)"a", .model = (char *)"one", .width = site_first[1], .scale = 1.0},
+        {.name = (char *)"b",
+         .model = (char *)"two",
+         .width = WIDTH - site_first[1],
+         .scale = 1.0}};
+    *r = (run){0};
+    DF_TRY(open_golden(k, &r->file));
+    DF_TRY(DF_NEW(r->x, BATCHES * ROWS * WIDTH));
+    DF_TRY(df_kernels_open("auto", &r->kernels));
+    DF_TRY(df_dict_new(comm, LATENTS, sites, 2, &r->dict));
+    df_dict *d = r->dict;
+    d->activation = k->activation;
+    d->code_norm = k->norm;
+    d->subtract_bias = !k->no_subtract;
+    d->k = 4;
+    r->latents = d->mine;
+    r->weights = (df_range){d->mine.first * WIDTH, d->mine.count * WIDTH};
+    take(&r->file, "x", BATCHES * ROWS * WIDTH, (df_range){0, BATCHES * ROWS * WIDTH}, r->x);
+    take(&r->file, "w_enc", WEIGHTS, r->weights, d->w_enc);
+    take(&r->file, "w_dec", WEIGHTS, r->weights, d->w_dec);
+    take(&r->file, "b_enc", LATENTS, r->latents, d->b_enc);
+    take(&r->file, "b_dec", WIDTH, (df_range){0, WIDTH}, d->b_dec);
+    take_parameters(k, &r->file, r->latents, d);
+    DF_TRY(df_coder_open(comm, r->kernels, d, ROWS, &r->coder));
+    DF_TRY(df_coder_train_open(r->coder));
+    for (size_t j = 0; j < r->latents.count; j++)
+        df_coder_state(r->coder)->silent[j] =
+            (uint64_t)number(&r->file, "silent", LATENTS, r->latents.first + j);
+    return DF_OK;
+}
+
+static void close_run(run *r) {
+    df_coder_close(&r->coder);
+    df_dict_free(&r->dict);
+    df_kernels_close(&r->kernels);
+    df_free(r->x);
+    df_free(r->file.bytes);
+}
+
+static df_step_settings step_settings(const objective_case *k) {
+    return (df_step_settings){.lr = k->slow ? 1e-3 : 3e-3,
+                              .beta1 = k->adam_without_mean ? 0.0 : 0.9,
+                              .beta2 = 0.999,
+                              .epsilon = 1e-8,
+                              .objective = k->o,
+                              .aux = k->aux,
+                              .aux_k = 6,
+                              .dead_rows = 20000,
+                              .unit_decoder = k->unit};
+}
+
+static bool near(const objective_case *k, const char *what, double found, double limit) {
+    if (found <= limit) return true;
+    print_error("%s: %s is off by %.3g\n", k->name, what, found);
+    return false;
+}
+
+static bool terms_agree(const objective_case *k, const golden *g, const df_step_report *r) {
+    const double found[] = {r->reconstruction, r->sparsity,  r->preactivation,
+                            r->gate,           r->auxiliary, r->l0};
+    const char *name[] = {"reconstruction", "sparsity", "preactivation", "gate", "auxiliary", "l0"};
+    bool good = true;
+    for (size_t i = 0; i < 6; i++) {
+        double expected = number(g, "terms", 6, i);
+        if (i == 1 && k->o.penalty == DF_PENALTY_NONE) continue; // reported without weight
+        good &= near(k, name[i], fabs(found[i] - expected), 2e-6 * fabs(expected) + 1e-12);
+    }
+    return good;
+}
+
+static bool gradients_agree(run *r, const objective_case *k) {
+    const golden *g = &r->file;
+    df_step_settings set = step_settings(k);
+    df_step_report report;
+    df_range columns = {0, WIDTH};
+    float *pool = df_alloc(2 * WEIGHTS + 4 * LATENTS + WIDTH, sizeof *pool);
+    df_gradients to = {.w_enc = pool, .w_dec = pool + WEIGHTS, .b_enc = pool + 2 * WEIGHTS};
+    to.b_dec = to.b_enc + LATENTS;
+    float *theta = to.b_dec + WIDTH, *r_mag = theta + LATENTS, *b_mag = r_mag + LATENTS;
+    bool jump = k->activation == DF_JUMPRELU, gated = k->activation == DF_GATED;
+    if (jump) to.theta = theta;
+    if (gated) to.r_mag = r_mag, to.b_mag = b_mag;
+    bool good = df_coder_gradients(r->coder, r->x, ROWS, &set, &to, &report) == DF_OK;
+    good &= near(k, "W_enc", distance(g, "g_w_enc", WEIGHTS, r->weights, to.w_enc), 1e-5);
+    good &= near(k, "W_dec", distance(g, "g_w_dec", WEIGHTS, r->weights, to.w_dec), 1e-5);
+    good &= near(k, "b_enc", distance(g, "g_b_enc", LATENTS, r->latents, to.b_enc), 1e-5);
+    good &= near(k, "b_dec", distance(g, "g_b_dec", WIDTH, columns, to.b_dec), 1e-5);
+    if (jump) good &= near(k, "theta", distance(g, "g_theta", LATENTS, r->latents, theta), 1e-5);
+    if (gated) {
+        good &= near(k, "r_mag", distance(g, "g_r_mag", LATENTS, r->latents, r_mag), 1e-5);
+        good &= near(k, "b_mag", distance(g, "g_b_mag", LATENTS, r->latents, b_mag), 1e-5);
+    }
+    good &= terms_agree(k, g, &report);
+    good &= (double)report.dead == number(g, "dead", 2, 0);
+    df_free(pool);
+    return good;
+}
+
+/* ---- against PyTorch ------------------------------------------------------------------------ */
+
+static df_step_settings scheduled(const objective_case *k, const df_anneal *anneal, size_t step) {
+    df_step_settings set = step_settings(k);
+    if (k->anneal.updates > 0) df_anneal_set(&k->anneal, anneal, step, &set.objective);
+    return set;
+}
+
+/* Steps on the batches in turn; the losses. */
+static df_status train(run *r, const objective_case *k, size_t steps, double *losses) {
+    df_anneal anneal = {.factor = 1.0};
+    for (size_t s = 0; s < steps; s++) {
+        df_step_report report;
+        df_step_settings set = scheduled(k, &anneal, s);
+        const float *x = r->x + s % BATCHES * ROWS * WIDTH;
+        DF_TRY(df_coder_step(r->coder, x, ROWS, &set, &report));
+        if (k->anneal.updates > 0) df_anneal_note(&k->anneal, &anneal, s, &report);
+        losses[s] = report.loss;
+    }
+    return DF_OK;
+}
+
+/* Pooled over the columns of the first batch. */
+static double pooled_fvu(const run *r) {
+    float *x_hat = df_alloc(ROWS * WIDTH, sizeof *x_hat);
+    double above = 0.0, below = 0.0;
+    const df_codes *codes;
+    df_range mine = df_share(ROWS, df_comm_size(world), df_comm_rank(world));
+    bool good = df_coder_encode(r->coder, r->x, ROWS, true, &codes) == DF_OK &&
+                df_coder_decode(r->coder, codes, x_hat) == DF_OK;
+    for (size_t c = 0; c < WIDTH; c++) {
+        double mean = 0.0;
+        for (size_t b = 0; b < ROWS; b++) mean += (double)r->x[b * WIDTH + c] / ROWS;
+        for (size_t b = 0; b < ROWS; b++) below += pow((double)r->x[b * WIDTH + c] - mean, 2.0);
+        for (size_t b = 0; b < mine.count; b++)
+            above += pow((double)(r->x[(mine.first + b) * WIDTH + c] - x_hat[b * WIDTH + c]), 2.0);
+    }
+    df_free(x_hat);
+    good &= df_tree_sum(world, (size_t)df_comm_size(world), 1, &above, &above) == DF_OK;
+    return good ? above / below : (double)NAN;
+}
+
+static void test_against_torch(void **state) {
+    (void)state;
+    bool good = true;
+    for (size_t i = 0; i < CASES; i++) {
+        const objective_case *k = &cases[i];
+        run r;
+        double losses[STEPS], worst = 0.0;
+        df_test_all(world, open_run(world, k, &r) == DF_OK);
+        good &= gradients_agree(&r, k);
+        df_test_all(world, train(&r, k, STEPS, losses) == DF_OK);
+        for (size_t s = 0; s < STEPS; s++) {
+            double loss = number(&r.file, "losses", STEPS, s);
+            worst = fmax(worst, fabs(losses[s] - loss) / loss);
+        }
+        double fvu = number(&r.file, "fvu", 1, 0), off = fabs(pooled_fvu(&r) / fvu - 1.0);
+        print_message("%s: largest relative difference of the loss over %d steps %.1e, of the final "
+                      "FVU %.1e\n",
+                      k->name, STEPS, worst, off);
+        good &= near(k, "loss", worst, 1e-3) && near(k, "FVU", off, 1e-3);
+        close_run(&r);
+    }
+    df_test_all(world, good);
+}
+
+/* ---- the twin ------------------------------------------------------------------------------- */
+
+static double *doubles(size_t n) {
+    return df_alloc(n, sizeof(double));
+}
+
+static twin_weights new_weights(void) {
+    return (twin_weights){doubles(WEIGHTS), doubles(WEIGHTS), doubles(LATENTS), doubles(WIDTH),
+                          doubles(LATENTS), doubles(LATENTS), doubles(LATENTS)};
+}
+
+static void free_weights(twin_weights *w) {
+    double *all[] = {w->w_enc, w->w_dec, w->b_enc, w->b_dec, w->theta, w->r_mag, w->b_mag};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) df_free(all[i]);
+}
+
+static void take_doubles(const golden *g, const char *name, size_t n, double *to) {
+    for (size_t i = 0; i < n && record(g, name, n) != NULL; i++) to[i] = number(g, name, n, i);
+}
+
+static void open_twin(const objective_case *k, const golden *g, twin *t) {
+    uint8_t *dead = df_alloc(LATENTS, 1);
+    double *x = doubles(ROWS * WIDTH);
+    *t = (twin){.rows = ROWS,
+                .latents = LATENTS,
+                .width = WIDTH,
+                .sites = 2,
+                .k = 4,
+                .aux_k = 6,
+                .first = site_first,
+                .activation = k->activation,
+                .code_norm = k->norm,
+                .subtract_bias = !k->no_subtract,
+                .o = k->o,
+                .aux = k->aux,
+                .dead = dead,
+                .x = x,
+                .w = new_weights(),
+                .g = new_weights()};
+    for (size_t i = 0; i < ROWS * WIDTH; i++) x[i] = number(g, "x", BATCHES * ROWS * WIDTH, i);
+    for (size_t j = 0; j < LATENTS; j++) dead[j] = number(g, "silent", LATENTS, j) >= 20000.0;
+    take_doubles(g, "w_enc", WEIGHTS, t->w.w_enc), take_doubles(g, "w_dec", WEIGHTS, t->w.w_dec);
+    take_doubles(g, "b_enc", LATENTS, t->w.b_enc), take_doubles(g, "b_dec", WIDTH, t->w.b_dec);
+    take_doubles(g, "theta", LATENTS, t->w.theta), take_doubles(g, "r_mag", LATENTS, t->w.r_mag);
+    take_doubles(g, "b_mag", LATENTS, t->w.b_mag);
+    t->p = doubles(ROWS * LATENTS), t->f = doubles(ROWS * LATENTS);
+    t->gf = doubles(ROWS * LATENTS), t->gp = doubles(ROWS * LATENTS);
+    t->site_mask = doubles(2 * ROWS * LATENTS);
+    t->e = doubles(ROWS * WIDTH), t->v = doubles(ROWS * WIDTH);
+    t->norm = doubles(LATENTS), t->g_norm = doubles(LATENTS);
+}
+
+static void close_twin(twin *t) {
+    double *all[] = {t->p, t->f, t->gf, t->gp, t->site_mask, t->e, t->v, t->norm, t->g_norm};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) df_free(all[i]);
+    df_free((double *)(uintptr_t)t->x);
+    df_free((uint8_t *)(uintptr_t)t->dead);
+    free_weights(&t->w);
+    free_weights(&t->g);
+}
+
+/* One tensor of the twin's. */
+typedef struct tensor {
+    const char *name;
+    double *weight, *gradient;
+    size_t n;
+    bool bias; // of the decoder
+    bool own;  // of thresholds
+} tensor;
+enum { TENSORS = 7 };
+
+static void list_tensors(const twin *t, tensor out[static TENSORS]) {
+    const tensor all[TENSORS] = {{"g_w_enc", t->w.w_enc, t->g.w_enc, WEIGHTS, false, false},
+                                 {"g_w_dec", t->w.w_dec, t->g.w_dec, WEIGHTS, false, false},
+                                 {"g_b_enc", t->w.b_enc, t->g.b_enc, LATENTS, false, false},
+                                 {"g_b_dec", t->w.b_dec, t->g.b_dec, WIDTH, true, false},
+                                 {"g_theta", t->w.theta, t->g.theta, LATENTS, false, true},
+                                 {"g_r_mag", t->w.r_mag, t->g.r_mag, LATENTS, false, false},
+                                 {"g_b_mag", t->w.b_mag, t->g.b_mag, LATENTS, false, false}};
+    memcpy(out, all, sizeof all);
+}
+
+static bool twin_matches_torch(const objective_case *k, const golden *g, twin *t) {
+    tensor all[TENSORS];
+    bool good = true;
+    list_tensors(t, all);
+    twin_run(t);
+    for (size_t i = 0; i < TENSORS; i++) {
+        double above = 0.0, below = 1e-30;
+        if (record(g, all[i].name, all[i].n) == NULL) continue;
+        for (size_t n = 0; n < all[i].n; n++) {
+            double torch = number(g, all[i].name, all[i].n, n);
+            above += pow(all[i].gradient[n] - torch, 2.0);
+            below += torch * torch;
+        }
+        good &= near(k, all[i].name, sqrt(above / below), 1e-8);
+    }
+    return good & near(k, "loss", fabs(t->loss / number(g, "losses", STEPS, 0) - 1.0), 1e-10);
+}
+
+/* dL/dw by central differences. */
+static double difference(twin *t, double *weight) {
+    double old = *weight, h = 1e-6;
+    *weight = old + h;
+    twin_run(t);
+    double up = t->loss;
+    *weight = old - h;
+    twin_run(t);
+    *weight = old;
+    return (up - t->loss) / (2.0 * h);
+}
+
+static bool differences_agree(const objective_case *k, twin *t, const tensor *x) {
+    double *formula = doubles(x->n), worst = 0.0;
+    twin_run(t);
+    memcpy(formula, x->gradient, x->n * sizeof *formula);
+    for (size_t i = 0; i < x->n; i += 1 + x->n / 23) {
+        double found = difference(t, &x->weight[i]);
+        worst = fmax(worst, fabs(found - formula[i]) / (1.0 + fabs(formula[i])));
+    }
+    df_free(formula);
+    return near(k, x->name, worst, 1e-8);
+}
+
+static void test_twin(void **state) {
+    (void)state;
+    if (df_comm_size(world) > 1) return; // nothing here depends on the ranks
+    for (size_t i = 0; i < CASES; i++) {
+        golden g;
+        twin t;
+        tensor all[TENSORS];
+        assert_ok(open_golden(&cases[i], &g));
+        open_twin(&cases[i], &g, &t);
+        assert_true(twin_matches_torch(&cases[i], &g, &t));
+        list_tensors(&t, all);
+        for (size_t n = 0; n < TENSORS; n++)
+            if (cases[i].smooth_all || (cases[i].smooth && !all[n].own))
+                assert_true(differences_agree(&cases[i], &t, &all[n]));
+        close_twin(&t);
+        df_free(g.bytes);
+    }
+}
+
+/* ---- same bytes ----------------------------------------------------------------------------- */
+
+static bool same(const float *a, const float *whole, df_range mine, size_t width) {
+    return memcmp(a, whole + mine.first * width, mine.count * width * sizeof *a) == 0;
+}
+
+static bool same_training(const run *r, const run *whole) {
+    const df_trainer_state *a = df_coder_state(r->coder), *b = df_coder_state(whole->coder);
+    const df_dict *d = r->dict, *e = whole->dict;
+    df_range m = d->mine;
+    bool good = same(d->w_enc, e->w_enc, m, WIDTH) && same(d->w_dec, e->w_dec, m, WIDTH) &&
+                same(d->b_enc, e->b_enc, m, 1) && memcmp(d->b_dec, e->b_dec, WIDTH * 4) == 0 &&
+                same(d->theta, e->theta, m, 1) && same(d->r_mag, e->r_mag, m, 1) &&
+                same(d->b_mag, e->b_mag, m, 1) && same(a->v_enc, b->v_enc, m, WIDTH) &&
+                same(a->m_dec, b->m_dec, m, WIDTH) &&
+                memcmp(a->silent, b->silent + m.first, m.count * sizeof *a->silent) == 0;
+    if (d->activation == DF_JUMPRELU) good &= same(a->v_theta, b->v_theta, m, 1);
+    if (d->activation == DF_GATED)
+        good &= same(a->m_r_mag, b->m_r_mag, m, 1) && same(a->v_b_mag, b->v_b_mag, m, 1);
+    return good;
+}
+
+static void test_same_bytes(void **state) {
+    (void)state;
+    df_comm *self;
+    assert_ok(df_comm_self(&self));
+    for (size_t i = 0; i < CASES; i++) {
+        run whole, r;
+        double alone[8], together[8];
+        omp_set_num_threads(1);
+        df_test_all(world, open_run(self, &cases[i], &whole) == DF_OK &&
+                               train(&whole, &cases[i], 8, alone) == DF_OK);
+        for (int threads = 1; threads <= 2; threads++) {
+            omp_set_num_threads(threads);
+            df_test_all(world, open_run(world, &cases[i], &r) == DF_OK &&
+                                   train(&r, &cases[i], 8, together) == DF_OK);
+            df_test_all(world, memcmp(alone, together, sizeof alone) == 0);
+            df_test_all(world, same_training(&r, &whole));
+            close_run(&r);
+        }
+        omp_set_num_threads(1);
+        close_run(&whole);
+    }
+    df_comm_free(&self);
+}
+
+/* ---- inference and counts ------------------------------------------------------------------- */
+
+/* Outside training codes are the active latents alone, the same that training has; a latent inside
+ * the rectangle that is not active does not count as fired. */
+static void test_active_only(void **state) {
+    (void)state;
+    for (size_t i = 0; i < CASES; i++) {
+        run r;
+        const df_codes *codes;
+        df_step_report report;
+        df_step_settings set = step_settings(&cases[i]);
+        if (cases[i].activation != DF_JUMPRELU && cases[i].activation != DF_GATED) continue;
+        df_test_all(world, open_run(world, &cases[i], &r) == DF_OK);
+        df_test_all(world, df_coder_encode(r.coder, r.x, ROWS, false, &codes) == DF_OK);
+        uint64_t active = codes->start[ROWS], all = active, fired[LATENTS] = {0};
+        bool good = true;
+        for (uint64_t n = 0; n < active; n++) {
+            fired[codes->latent[n]] = 1;
+            good &= codes->value[n] > r.dict->theta[codes->latent[n]]; // 0 where there is none
+        }
+        df_sum_u64(world, &all, 1);
+        df_test_all(world, df_coder_step(r.coder, r.x, ROWS, &set, &report) == DF_OK);
+        df_test_all(world, report.l0 == (double)all / ROWS);
+        for (size_t j = 0; j < r.latents.count; j++)
+            good &= (df_coder_state(r.coder)->silent[j] == 0) == (fired[j] == 1);
+        df_test_all(world, good);
+        close_run(&r);
+    }
+}
+
+/* Thresholds that are the exact pre-activation of a row, zero thresholds, huge, tiny and subnormal
+ * encoder rows: codes are those of settled products, whatever the screen bounds. */
+static void hurt(run *r) {
+    df_dict *d = r->dict;
+    for (size_t j = 0; j < d->mine.count; j++) {
+        size_t latent = d->mine.first + j;
+        float *enc = d->w_enc + j * WIDTH, x[WIDTH];
+        for (size_t c = 0; c < WIDTH; c++)
+            enc[c] *= latent % 8 == 1 ? 1e12f : latent % 8 == 2 ? 1e-30f : 1.0f;
+        for (size_t c = 0; c < WIDTH; c++)
+            x[c] = r->x[latent % ROWS * WIDTH + c] - (d->subtract_bias ? d->b_dec[c] : 0.0f);
+        float p = df_dot_plain(x, enc, WIDTH) + d->b_enc[j];
+        d->theta[j] = latent % 8 == 3 ? 0.0f : fabsf(p);
+    }
+}
+
+static float settled(const df_dict *d, const float *row, size_t j) {
+    float x[WIDTH];
+    for (size_t c = 0; c < WIDTH; c++) x[c] = row[c] - (d->subtract_bias ? d->b_dec[c] : 0.0f);
+    float p = df_dot_plain(x, d->w_enc + j * WIDTH, WIDTH) + d->b_enc[j];
+    if (d->activation == DF_JUMPRELU) return p > d->theta[j] ? p : 0.0f;
+    if (!(p > 0.0f)) return 0.0f;
+    float f = expf(d->r_mag[j]) * (p - d->b_enc[j]) + d->b_mag[j];
+    return f > 0.0f ? f : 0.0f;
+}
+
+static bool exactly_settled(const run *r, const df_codes *codes) {
+    uint64_t n = 0;
+    bool good = true;
+    for (size_t b = 0; b < ROWS; b++)
+        for (size_t j = 0; j < r->latents.count; j++) {
+            float f = settled(r->dict, r->x + b * WIDTH, j);
+            if (!(f > 0.0f)) continue;
+            good = good && n < codes->start[b + 1] && codes->latent[n] == j && codes->value[n] == f;
+            n += good;
+        }
+    return good && n == codes->start[ROWS];
+}
+
+static void test_adversarial(void **state) {
+    (void)state;
+    for (size_t i = 0; i < CASES; i++) {
+        run r;
+        const df_codes *codes;
+        if (cases[i].activation != DF_JUMPRELU && cases[i].activation != DF_GATED) continue;
+        df_test_all(world, open_run(world, &cases[i], &r) == DF_OK);
+        hurt(&r);
+        df_test_all(world, df_coder_encode(r.coder, r.x, ROWS, false, &codes) == DF_OK);
+        df_test_all(world, exactly_settled(&r, codes));
+        df_test_all(world, df_coder_encode(r.coder, r.x, ROWS, true, &codes) == DF_OK);
+        df_test_all(world, exactly_settled(&r, codes));
+        close_run(&r);
+    }
+}
+
+/* ---- refusals ------------------------------------------------------------------------------- */
+
+static void refuses(df_activation activation, df_objective o, const char *word) {
+    objective_case k = cases[0];
+    run r;
+    df_step_report report;
+    k.o = o;
+    df_test_all(world, open_run(world, &k, &r) == DF_OK);
+    df_coder_close(&r.coder);
+    r.dict->activation = activation;
+    df_test_all(world, df_coder_open(world, r.kernels, r.dict, ROWS, &r.coder) == DF_OK &&
+                           df_coder_train_open(r.coder) == DF_OK);
+    df_step_settings set = step_settings(&k);
+    df_test_all(world, df_coder_step(r.coder, r.x, ROWS, &set, &report) == DF_USAGE &&
+                           strstr(df_error_text(), word) != NULL);
+    df_error_clear();
+    close_run(&r);
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    refuses(DF_RELU, (df_objective){L0(1.0)}, "jumprelu");
+    refuses(DF_TOPK, (df_objective){LP(1.0, 0.5)}, "gated");
+    refuses(DF_RELU, (df_objective){LP(1.0, 0.0)}, "positive");
+    refuses(DF_JUMPRELU, (df_objective){LP(1.0, 0.5), .bandwidth = 1.0}, "gated");
+    refuses(DF_JUMPRELU, (df_objective){L1(1.0)}, "bandwidth");
+    refuses(DF_JUMPRELU, (df_objective){.penalty = DF_PENALTY_L0_TARGET, .bandwidth = 1.0},
+            "target");
+    refuses(DF_JUMPRELU,
+            (df_objective){L0(1.0), .bandwidth = 1.0, .gradient_to_all = true,
+                           .step_on_codes = true},
+            "ste");
+    refuses(DF_BATCHTOPK, (df_objective){.preact = 1.0}, "pre-activation");
+}
+
+/* A threshold or magnitude that is not a number on one rank: every rank fails, weights stay. */
+static void test_not_finite(void **state) {
+    (void)state;
+    for (size_t i = 0; i < CASES; i++) {
+        run r;
+        df_step_report report;
+        df_step_settings set = step_settings(&cases[i]);
+        bool jump = cases[i].activation == DF_JUMPRELU;
+        if (!jump && cases[i].activation != DF_GATED) continue;
+        for (int what = 0; what < (jump ? 1 : 2); what++) {
+            df_test_all(world, open_run(world, &cases[i], &r) == DF_OK);
+            float *own = jump ? r.dict->theta : what == 0 ? r.dict->r_mag : r.dict->b_mag;
+            if (r.latents.first == 0 && r.latents.count > 0) own[3] = what == 0 ? NAN : INFINITY;
+            df_test_all(world, df_coder_step(r.coder, r.x, ROWS, &set, &report) == DF_FAILED);
+            df_error_clear();
+            close_run(&r);
+        }
+    }
+}
+
+/* ---- memory --------------------------------------------------------------------------------- */
+
+static void test_plan(void **state) {
+    (void)state;
+    for (size_t i = 0; i < CASES; i++) {
+        run r;
+        double losses[2];
+        df_test_all(world, open_run(world, &cases[i], &r) == DF_OK);
+        size_t with = df_memory_now(),
+               plan = df_coder_plan_bytes(r.dict, ROWS, df_comm_size(world), true);
+        df_test_all(world, train(&r, &cases[i], 2, losses) == DF_OK);
+        df_test_all(world, df_memory_now() == with); // a step keeps nothing
+        df_coder_close(&r.coder);
+        double used = (double)(with - df_memory_now());
+        df_test_all(world, used <= 1.02 * (double)plan && used >= 0.98 * (double)plan);
+        close_run(&r);
+    }
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_against_torch), cmocka_unit_test(test_twin),
+    cmocka_unit_test(test_same_bytes),    cmocka_unit_test(test_active_only),
+    cmocka_unit_test(test_adversarial),   cmocka_unit_test(test_refusals),
+    cmocka_unit_test(test_not_finite),    cmocka_unit_test(test_plan),
+};
+
+DF_TEST_MPI_MAIN(world, tests)
