@@ -27,7 +27,8 @@ def training(history):
     """Loss terms, FVU per model, L0 with dead latents: one panel each, over steps."""
     figure, (loss, fvu, counts) = plt.subplots(1, 3, figsize=(11, 2.9))
     step = history["step"]
-    for name, colour in (("loss", INK), ("reconstruction", BLUE), ("sparsity", ORANGE), ("auxiliary", GREEN)):
+    for name, colour in (("loss", INK), ("reconstruction", BLUE), ("sparsity", ORANGE), ("auxiliary", GREEN),
+                         ("preactivation", GREY), ("gate", GREY)):
         if name in history and np.any(history[name] > 0):
             loss.plot(step, history[name], label=name, color=colour, lw=1.4)
     loss.set(xlabel="step", yscale="log", title="loss terms")

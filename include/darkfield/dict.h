@@ -350,8 +350,8 @@ df_status df_dict_load(df_comm *comm, const char *path, df_dict **out) DF_MUST_C
  * /history/<column> f64. */
 typedef struct df_history {
     size_t rows, capacity, sites; /* sites that are written */
-    double *values; /* [rows, 9 + sites]: step, rows seen, loss, reconstruction, sparsity,
-                       auxiliary, l0, dead, lr, fvu per output site */
+    double *values; /* [rows, 11 + sites]: step, rows seen, loss, reconstruction, sparsity,
+                       auxiliary, l0, dead, lr, preactivation, gate, fvu per output site */
 } df_history;
 df_status df_dict_save(df_comm *comm, const char *path, const df_dict *dict,
                        const df_history *history, const char *resolved_job, uint64_t seed,

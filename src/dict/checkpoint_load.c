@@ -67,12 +67,25 @@ static df_status read_weights(const df_reader *file, const train_run *run, const
     return DF_OK;
 }
 
+static df_status read_anneal(const df_reader *file, df_anneal *anneal) {
+    double numbers[ANNEAL_NUMBERS];
+    uint64_t shape[DF_MAX_DIMS];
+    df_type type;
+    DF_TRY(df_reader_find(file, "/anneal", 1, &type, shape));
+    bool good = type == DF_F64 && shape[0] == ANNEAL_NUMBERS;
+    if (good) DF_TRY(df_reader_rows(file, "/anneal", 0, ANNEAL_NUMBERS, true, numbers));
+    if (good && anneal_unpack(numbers, anneal)) return DF_OK;
+    return df_fail(DF_BAD_INPUT, "%s: /anneal holds no state of an annealing",
+                   df_reader_path(file));
+}
+
 static df_status read_state(const df_reader *file, train_run *run, const header *h) {
     checkpoint_part parts[CHECKPOINT_PARTS];
     size_t weights = checkpoint_parts(run->dict, NULL, parts);
     size_t n = checkpoint_parts(run->dict, run->state, parts);
     for (size_t i = weights; i < n; i++) DF_TRY(read_part(file, &parts[i]));
     DF_TRY(df_reader_rows(file, "/history", 0, h->history_rows, true, run->history.values));
+    DF_TRY(read_anneal(file, &run->anneal));
     run->history.rows = h->history_rows;
     run->state->step = (uint64_t)h->step;
     return DF_OK;

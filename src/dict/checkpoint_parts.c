@@ -1,6 +1,9 @@
 /* What a checkpoint holds. */
 #include "checkpoint_parts.h"
 
+#include <math.h>
+#include <string.h>
+
 /* Which elements of a tensor this rank has. */
 typedef struct extent {
     df_range mine;
@@ -27,7 +30,9 @@ size_t checkpoint_parts(const df_dict *d, const df_trainer_state *state,
     static const df_trainer_state none;
     const df_trainer_state *t = state != NULL ? state : &none;
     const extent enc = of_rows(d, df_dict_enc_floats), dec = of_rows(d, df_dict_dec_floats);
-    const extent latent = {d->mine, d->latents};
+    const extent latent = {d->mine, d->latents}, nothing = {{0, 0}, 0};
+    const extent jump = d->activation == DF_JUMPRELU ? latent : nothing;
+    const extent gate = d->activation == DF_GATED ? latent : nothing;
     const df_range rows = d->skip_rows;
     const extent skip = {{rows.first * d->in.count, rows.count * d->in.count},
                          d->kind == DF_SKIP_TRANSCODER ? d->out.count * d->in.count : 0};
@@ -37,6 +42,9 @@ size_t checkpoint_parts(const df_dict *d, const df_trainer_state *state,
         part("/weights/b_enc", DF_F32, latent, d->b_enc),
         replicated("/weights/b_dec", d->out.count, d->b_dec),
         part("/weights/W_skip", DF_F32, skip, d->w_skip),
+        part("/weights/theta", DF_F32, jump, d->theta),
+        part("/weights/r_mag", DF_F32, gate, d->r_mag),
+        part("/weights/b_mag", DF_F32, gate, d->b_mag),
         part("/moments/m_enc", DF_F32, enc, t->m_enc),
         part("/moments/v_enc", DF_F32, enc, t->v_enc),
         part("/moments/m_dec", DF_F32, dec, t->m_dec),
@@ -47,9 +55,31 @@ size_t checkpoint_parts(const df_dict *d, const df_trainer_state *state,
         replicated("/moments/v_center", d->out.count, t->v_center),
         part("/moments/m_skip", DF_F32, skip, t->m_skip),
         part("/moments/v_skip", DF_F32, skip, t->v_skip),
+        part("/moments/m_theta", DF_F32, jump, t->m_theta),
+        part("/moments/v_theta", DF_F32, jump, t->v_theta),
+        part("/moments/m_r_mag", DF_F32, gate, t->m_r_mag),
+        part("/moments/v_r_mag", DF_F32, gate, t->v_r_mag),
+        part("/moments/m_b_mag", DF_F32, gate, t->m_b_mag),
+        part("/moments/v_b_mag", DF_F32, gate, t->v_b_mag),
         part("/silent", DF_U64, latent, t->silent)};
     size_t listed = state != NULL ? CHECKPOINT_PARTS : CHECKPOINT_WEIGHTS, n = 0;
     for (size_t i = 0; i < listed; i++)
         if (all[i].all > 0) out[n++] = all[i];
     return n;
+}
+
+void anneal_pack(const df_anneal *anneal, double out[static ANNEAL_NUMBERS]) {
+    out[0] = anneal->factor;
+    out[1] = (double)anneal->count;
+    memcpy(out + 2, anneal->now, sizeof anneal->now);
+    memcpy(out + 2 + DF_ANNEAL_QUEUE, anneal->next, sizeof anneal->next);
+}
+
+bool anneal_unpack(const double in[static ANNEAL_NUMBERS], df_anneal *anneal) {
+    if (!(in[0] > 0.0) || !isfinite(in[0])) return false;
+    if (!(in[1] >= 0.0 && in[1] <= (double)DF_ANNEAL_QUEUE)) return false;
+    *anneal = (df_anneal){.factor = in[0], .count = (size_t)in[1]};
+    memcpy(anneal->now, in + 2, sizeof anneal->now);
+    memcpy(anneal->next, in + 2 + DF_ANNEAL_QUEUE, sizeof anneal->next);
+    return true;
 }

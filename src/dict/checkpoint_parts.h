@@ -16,10 +16,16 @@ typedef struct checkpoint_part {
 } checkpoint_part;
 
 /* WEIGHTS come first: they are read before the coder is opened over them. */
-enum { CHECKPOINT_WEIGHTS = 5, CHECKPOINT_PARTS = 16 };
+enum { CHECKPOINT_WEIGHTS = 8, CHECKPOINT_PARTS = 25 };
 
 /* state may be NULL: then only the weights are listed. Returns how many. */
 size_t checkpoint_parts(const df_dict *d, const df_trainer_state *state,
                         checkpoint_part out[static CHECKPOINT_PARTS]);
+
+/* p-annealing as numbers: factor, count, now, next. */
+enum { ANNEAL_NUMBERS = 2 + 2 * DF_ANNEAL_QUEUE };
+void anneal_pack(const df_anneal *anneal, double out[static ANNEAL_NUMBERS]);
+/* False when these are no state of an annealing. */
+bool anneal_unpack(const double in[static ANNEAL_NUMBERS], df_anneal *anneal);
 
 #endif

@@ -1,7 +1,7 @@
 /* Writing *.dict.h5 (design section 5): the groups, the sites, the training history. */
 #include "train_internal.h"
 
-enum { W_ENC, W_DEC, B_ENC, THRESHOLD, PER_GROUP }; /* datasets of a group */
+enum { W_ENC, W_DEC, B_ENC, THRESHOLD, R_MAG, B_MAG, PER_GROUP }; /* datasets of a group */
 enum { FIRST, WIDTH, SCALE, PER_SIDE };             /* of the input or the output sites */
 enum { GROUPS, B_DEC, W_SKIP, SHARED };
 
@@ -38,11 +38,18 @@ static df_status declare_shared(dict_writer *w) {
     return d->kind == DF_SKIP_TRANSCODER ? df_file_dataset(w->file, &skip, &w->id[W_SKIP]) : DF_OK;
 }
 
+/* Does a group of this kind have the dataset? */
+static bool has_dataset(df_activation activation, int i) {
+    if (i == THRESHOLD) return activation == DF_BATCHTOPK || activation == DF_JUMPRELU;
+    return i < THRESHOLD || activation == DF_GATED;
+}
+
 static df_status declare_group(dict_writer *w, size_t g) {
+    bool jump = w->dict->activation == DF_JUMPRELU;
     const df_dict_group *group = &w->dict->group[g];
     uint64_t m = group->count;
     char path[PER_GROUP][64];
-    static const char *const names[PER_GROUP] = {"W_enc", "W_dec", "b_enc", "threshold"};
+    static const char *const names[PER_GROUP] = {"W_enc", "W_dec", "b_enc", "threshold", "r_mag", "b_mag"};
     for (int i = 0; i < PER_GROUP; i++)
         snprintf(path[i], sizeof path[i], "/group/%zu/%s", g, names[i]);
     const df_dataset all[PER_GROUP] = {
@@ -59,12 +66,15 @@ static df_status declare_group(dict_writer *w, size_t g) {
         [THRESHOLD] = {path[THRESHOLD],
                        DF_F32,
                        1,
-                       {1},
+                       {jump ? m : 1},
                        "1",
-                       "active where code times norm is above it",
-                       "group"}};
+                       jump ? "active where the pre-activation is above it"
+                            : "active where code times norm is above it",
+                       jump ? "latent" : "group"},
+        [R_MAG] = {path[R_MAG], DF_F32, 1, {m}, "1", "logarithm of the magnitude's gain", "latent"},
+        [B_MAG] = {path[B_MAG], DF_F32, 1, {m}, "1", "bias of the magnitude", "latent"}};
     for (int i = 0; i < PER_GROUP; i++) {
-        if (i == THRESHOLD && w->dict->activation != DF_BATCHTOPK) continue;
+        if (!has_dataset(w->dict->activation, i)) continue;
         DF_TRY(df_file_dataset(w->file, &all[i], &w->id_group[g][i]));
     }
     return DF_OK;
@@ -187,6 +197,11 @@ static df_status write_all(const dict_writer *w) {
         DF_TRY(df_file_write(w->file, id[W_ENC], first, n, dict->w_enc + group->enc));
         DF_TRY(df_file_write(w->file, id[W_DEC], first, n, dict->w_dec + group->dec));
         DF_TRY(df_file_write(w->file, id[B_ENC], first, n, dict->b_enc + local));
+        if (dict->activation == DF_JUMPRELU)
+            DF_TRY(df_file_write(w->file, id[THRESHOLD], first, n, dict->theta + local));
+        if (dict->activation != DF_GATED) continue;
+        DF_TRY(df_file_write(w->file, id[R_MAG], first, n, dict->r_mag + local));
+        DF_TRY(df_file_write(w->file, id[B_MAG], first, n, dict->b_mag + local));
     }
     if (dict->w_skip != NULL)
         DF_TRY(df_file_write(w->file, w->id[W_SKIP], dict->skip_rows.first, dict->skip_rows.count,

@@ -8,6 +8,8 @@
 
 /* More columns or latents than this are damage, not a dictionary. */
 #define MOST ((uint64_t)1 << 32)
+/* And a logarithm of a gain beyond this. */
+#define MOST_GAIN 80.0
 
 /* What the file says of itself, before memory is allocated for it. */
 typedef struct header {
@@ -100,7 +102,8 @@ static df_status read_choices(const df_reader *file, header *h) {
     DF_GO(df_reader_int(file, "/", "k", &k));
     h->subtract_bias = subtract != 0;
     h->k = (uint64_t)k;
-    if (h->activation != DF_RELU && (k < 1 || (uint64_t)k > h->shape.latents))
+    bool has_k = h->activation == DF_TOPK || h->activation == DF_BATCHTOPK;
+    if (has_k && (k < 1 || (uint64_t)k > h->shape.latents))
         status = df_fail(DF_BAD_INPUT, "%s: k is %" PRId64 ", expected 1 to %zu",
                          df_reader_path(file), k, h->shape.latents);
 done:
@@ -228,6 +231,10 @@ static df_status check_shapes(const df_reader *file, const header *h) {
         DF_TRY(expect_in_group(file, g, "W_dec", 2, decoder));
         DF_TRY(expect_in_group(file, g, "b_enc", 1, encoder));
         if (h->activation == DF_BATCHTOPK) DF_TRY(expect_in_group(file, g, "threshold", 1, &one));
+        if (h->activation == DF_JUMPRELU) DF_TRY(expect_in_group(file, g, "threshold", 1, encoder));
+        if (h->activation != DF_GATED) continue;
+        DF_TRY(expect_in_group(file, g, "r_mag", 1, encoder));
+        DF_TRY(expect_in_group(file, g, "b_mag", 1, encoder));
     }
     DF_TRY(expect_shape(file, "/b_dec", DF_F32, 1, &h->out));
     if (h->shape.kind != DF_SKIP_TRANSCODER) return DF_OK;
@@ -254,25 +261,68 @@ static df_status read_floats(const df_reader *file, const char *dataset, df_rang
     return DF_OK;
 }
 
-static df_status read_group(const df_reader *file, df_dict *dict, size_t g) {
+/* The latents' own numbers of group g. */
+static df_status read_column_of(const df_reader *file, const df_dict *dict, size_t g,
+                                const char *name, float *out) {
     const df_dict_group *group = &dict->group[g];
     size_t local = group->local.first, n = group->local.count;
-    df_range rows = {n > 0 ? dict->mine.first + local - group->first : 0, n}, one = {0, 1};
-    char path[4][64];
+    df_range rows = {n > 0 ? dict->mine.first + local - group->first : 0, n};
+    char path[64];
+    snprintf(path, sizeof path, "/group/%zu/%s", g, name);
+    return read_floats(file, path, rows, 1, out + local);
+}
+
+/* Thresholds below 0 would let negative codes pass; gains must stay in the range of fp32. */
+static df_status read_jumps(const df_reader *file, df_dict *dict, size_t g) {
+    df_range local = dict->group[g].local;
+    DF_TRY(read_column_of(file, dict, g, "threshold", dict->theta));
+    for (size_t j = local.first; j < local.first + local.count; j++)
+        if (dict->theta[j] < 0.0f)
+            return df_fail(DF_BAD_INPUT,
+                           "%s: /group/%zu/threshold is %g for latent %zu, expected none below 0",
+                           df_reader_path(file), g, (double)dict->theta[j], dict->mine.first + j);
+    return DF_OK;
+}
+
+static df_status read_gates(const df_reader *file, df_dict *dict, size_t g) {
+    df_range local = dict->group[g].local;
+    DF_TRY(read_column_of(file, dict, g, "r_mag", dict->r_mag));
+    DF_TRY(read_column_of(file, dict, g, "b_mag", dict->b_mag));
+    for (size_t j = local.first; j < local.first + local.count; j++)
+        if (fabs((double)dict->r_mag[j]) > MOST_GAIN)
+            return df_fail(DF_BAD_INPUT,
+                           "%s: /group/%zu/r_mag is %g for latent %zu, expected -%g to %g: it is "
+                           "the logarithm of a gain",
+                           df_reader_path(file), g, (double)dict->r_mag[j], dict->mine.first + j,
+                           MOST_GAIN, MOST_GAIN);
+    return DF_OK;
+}
+
+/* BatchTopK's threshold, which all groups share. */
+static df_status read_threshold(const df_reader *file, df_dict *dict, size_t g) {
+    char path[64];
     float threshold;
-    snprintf(path[0], sizeof path[0], "/group/%zu/W_enc", g);
-    snprintf(path[1], sizeof path[1], "/group/%zu/W_dec", g);
-    snprintf(path[2], sizeof path[2], "/group/%zu/b_enc", g);
-    snprintf(path[3], sizeof path[3], "/group/%zu/threshold", g);
-    DF_TRY(read_floats(file, path[0], rows, group->in.count, dict->w_enc + group->enc));
-    DF_TRY(read_floats(file, path[1], rows, group->out.count, dict->w_dec + group->dec));
-    DF_TRY(read_floats(file, path[2], rows, 1, dict->b_enc + local));
-    if (dict->activation != DF_BATCHTOPK) return DF_OK;
-    DF_TRY(read_floats(file, path[3], one, 1, &threshold));
+    snprintf(path, sizeof path, "/group/%zu/threshold", g);
+    DF_TRY(read_floats(file, path, (df_range){0, 1}, 1, &threshold));
     if (g == 0) dict->threshold = threshold;
     if (threshold == dict->threshold) return DF_OK;
     return df_fail(DF_BAD_INPUT, "%s: %s is %g, that of group 0 %g: all groups share one",
-                   df_reader_path(file), path[3], (double)threshold, (double)dict->threshold);
+                   df_reader_path(file), path, (double)threshold, (double)dict->threshold);
+}
+
+static df_status read_group(const df_reader *file, df_dict *dict, size_t g) {
+    const df_dict_group *group = &dict->group[g];
+    size_t n = group->local.count;
+    df_range rows = {n > 0 ? dict->mine.first + group->local.first - group->first : 0, n};
+    char path[2][64];
+    snprintf(path[0], sizeof path[0], "/group/%zu/W_enc", g);
+    snprintf(path[1], sizeof path[1], "/group/%zu/W_dec", g);
+    DF_TRY(read_floats(file, path[0], rows, group->in.count, dict->w_enc + group->enc));
+    DF_TRY(read_floats(file, path[1], rows, group->out.count, dict->w_dec + group->dec));
+    DF_TRY(read_column_of(file, dict, g, "b_enc", dict->b_enc));
+    if (dict->activation == DF_BATCHTOPK) return read_threshold(file, dict, g);
+    if (dict->activation == DF_JUMPRELU) return read_jumps(file, dict, g);
+    return dict->activation == DF_GATED ? read_gates(file, dict, g) : DF_OK;
 }
 
 static df_status read_numbers(const df_reader *file, df_dict *dict) {

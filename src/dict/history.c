@@ -5,7 +5,7 @@
 #include <string.h>
 
 static const char *const fixed[] = {
-    "step", "rows", "loss", "reconstruction", "sparsity", "auxiliary", "l0", "dead", "lr"};
+    "step", "rows", "loss", "reconstruction", "sparsity", "auxiliary", "l0", "dead", "lr", "preactivation", "gate"};
 enum { FIXED = sizeof fixed / sizeof *fixed };
 
 size_t history_columns(size_t sites) {
@@ -34,7 +34,9 @@ void history_add(df_history *history, uint64_t step, size_t batch, double lr,
                                   report->auxiliary,
                                   report->l0,
                                   (double)report->dead,
-                                  lr};
+                                  lr,
+                                  report->preactivation,
+                                  report->gate};
     memcpy(row, values, sizeof values);
     memcpy(row + FIXED, report->fvu, history->sites * sizeof *row);
 }

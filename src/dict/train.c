@@ -72,10 +72,30 @@ static df_status check_options(const df_train_options *o) {
     return DF_OK;
 }
 
+/* What the coder cannot tell before its first step. */
+static df_status check_objective(const df_train_options *o) {
+    const df_anneal_plan *a = &o->anneal;
+    if (o->activation == DF_JUMPRELU && !(o->init_threshold > 0.0))
+        return df_fail(DF_USAGE, "the initial threshold is %g, it must be positive",
+                       o->init_threshold);
+    if (a->updates == 0) return DF_OK;
+    if (o->objective.penalty != DF_PENALTY_LP)
+        return df_fail(DF_USAGE, "annealing lowers the power of the lp penalty, which is not chosen");
+    if (a->updates < 2 || a->end < a->start || a->end - a->start < a->updates)
+        return df_fail(DF_USAGE,
+                       "%zu updates of annealing do not fit between steps %" PRIu64 " and %" PRIu64,
+                       a->updates, a->start, a->end);
+    if (!(a->from > 0.0 && a->to > 0.0))
+        return df_fail(DF_USAGE, "annealing goes from a power of %g to %g, both must be positive",
+                       a->from, a->to);
+    return DF_OK;
+}
+
 static df_status open_mine(train_run *run, df_acts *const *acts, const size_t *site,
                            size_t n_sites) {
     const df_train_options *o = run->options;
     DF_TRY(check_options(o));
+    DF_TRY(check_objective(o));
     DF_TRY(data_open(acts, site, n_sites, o->skip_first, &run->data));
     DF_TRY(new_dict(run));
     DF_TRY(history_open(history_rows(o), df_dict_outputs(run->dict), &run->history));
@@ -102,7 +122,7 @@ static void describe_step(const train_run *run, bool terminal, double lr, const 
     size_t n = (size_t)snprintf(out, NOTE_BYTES, "step %" PRIu64 "/%" PRIu64 ", ", run->state->step,
                                 run->options->steps);
     if (!terminal)
-        n += (size_t)snprintf(out + n, NOTE_BYTES - n, "loss %.4g (e2 %.4g, l1 %.3g, aux %.3g), ",
+        n += (size_t)snprintf(out + n, NOTE_BYTES - n, "loss %.4g (e2 %.4g, sparsity %.3g, aux %.3g), ",
                               r->loss, r->reconstruction, r->sparsity, r->auxiliary);
     n += (size_t)snprintf(out + n, NOTE_BYTES - n, "FVU");
     for (size_t s = 0; s < df_dict_outputs(run->dict) && n < NOTE_BYTES; s++)

@@ -77,11 +77,23 @@ static bool same_settings(const df_dict *d) {
            d->site[1].scale == 1.0 / 3 && strcmp(d->job, "a job\n") == 0;
 }
 
+static bool refused(const char *path, const char *part) {
+    df_dict *d = NULL;
+    df_status status = df_dict_load(world, path, &d);
+    bool good = status == DF_BAD_INPUT && d == NULL && strstr(df_error_text(), part) != NULL &&
+                strstr(df_error_text(), path) != NULL;
+    if (!good)
+        fprintf(stderr, "status %d, \"%s\"; expected \"%s\"\n", (int)status, df_error_text(), part);
+    df_error_clear();
+    df_dict_free(&d);
+    return good;
+}
+
 static void comes_back(void **state) {
     (void)state;
     char *path = df_format("%s/whole.dict.h5", folder), *summary = NULL;
-    double values[2 * 11] = {0};
-    for (int i = 0; i < 22; i++) values[i] = i;
+    double values[2 * 13] = {0};
+    for (int i = 0; i < 26; i++) values[i] = i;
     df_history history = {.rows = 2, .capacity = 2, .sites = 2, .values = values};
     df_dict *d = make_dict(world), *back = NULL;
     df_test_all(world, df_dict_save(world, path, d, &history, "a job\n", 9, 1000, &facts) == DF_OK);
@@ -95,10 +107,47 @@ static void comes_back(void **state) {
     double *lr = NULL;
     df_test_all(world, df_reader_open(path, "darkfield-dictionary", &file) == DF_OK);
     df_test_all(world, df_reader_all(file, "/history/lr", DF_F64, 2, (void **)&lr) == DF_OK &&
-                           lr[0] == 8 && lr[1] == 19);
+                           lr[0] == 8 && lr[1] == 21);
     df_test_all(world, df_reader_has(file, "/history/fvu.tuned"));
     df_free(lr);
     df_reader_close(&file);
+    df_free(path);
+}
+
+/* Thresholds and gates come back; what they must not be is refused. */
+static void own_numbers_come_back(void **state) {
+    (void)state;
+    char *path = df_format("%s/own.dict.h5", folder);
+    const df_activation kinds[] = {DF_JUMPRELU, DF_GATED, DF_JUMPRELU, DF_JUMPRELU, DF_GATED,
+                                   DF_GATED};
+    const char *part[] = {NULL, NULL, "below 0", "holds inf", "logarithm", "holds nan"};
+    for (int i = 0; i < 6; i++) {
+        df_dict *d = make_dict(world), *back = NULL;
+        d->activation = kinds[i];
+        for (size_t j = 0; j < d->mine.count; j++) {
+            d->theta[j] = weight(d->mine.first + j, 1, 0.0f);
+            d->r_mag[j] = weight(0, j % 60, -0.25f);
+            d->b_mag[j] = -weight(d->mine.first + j, 2, 0.0f);
+        }
+        if (d->mine.count > 0 && i == 2) d->theta[d->mine.count - 1] = -1e-3f;
+        if (d->mine.count > 0 && i == 3) d->theta[0] = INFINITY;
+        if (d->mine.count > 0 && i == 4) d->r_mag[0] = 81.0f;
+        if (d->mine.count > 0 && i == 5) d->b_mag[0] = NAN;
+        df_test_all(world, df_dict_save(world, path, d, NULL, "a job\n", 9, 1000, &facts) == DF_OK);
+        if (part[i] != NULL) {
+            df_test_all(world, refused(path, part[i]));
+        } else {
+            df_test_all(world, df_dict_load(world, path, &back) == DF_OK);
+            size_t bytes = d->mine.count * sizeof(float);
+            bool jump = kinds[i] == DF_JUMPRELU;
+            df_test_all(world, back->activation == kinds[i] && same_numbers(back));
+            df_test_all(world, !jump || memcmp(back->theta, d->theta, bytes) == 0);
+            df_test_all(world, jump || (memcmp(back->r_mag, d->r_mag, bytes) == 0 &&
+                                        memcmp(back->b_mag, d->b_mag, bytes) == 0));
+        }
+        df_dict_free(&back);
+        df_dict_free(&d);
+    }
     df_free(path);
 }
 
@@ -278,18 +327,6 @@ static void forge(df_comm *self, const char *path, const forged *f) {
     assert_ok(df_file_finish(&file));
 }
 
-static bool refused(const char *path, const char *part) {
-    df_dict *d = NULL;
-    df_status status = df_dict_load(world, path, &d);
-    bool good = status == DF_BAD_INPUT && d == NULL && strstr(df_error_text(), part) != NULL &&
-                strstr(df_error_text(), path) != NULL;
-    if (!good)
-        fprintf(stderr, "status %d, \"%s\"; expected \"%s\"\n", (int)status, df_error_text(), part);
-    df_error_clear();
-    df_dict_free(&d);
-    return good;
-}
-
 static void refuse_all(const forged *f, size_t n, const forged *good) {
     char *path = df_format("%s/forged.dict.h5", folder);
     df_comm *self = NULL;
@@ -311,9 +348,11 @@ static void refuse_all(const forged *f, size_t n, const forged *good) {
 
 static void forged_files_are_refused(void **state) {
     (void)state;
-    forged f[20];
+    forged f[22];
     size_t n = 0;
-    for (int i = 0; i < 20; i++) f[i] = sound;
+    for (int i = 0; i < 22; i++) f[i] = sound;
+    f[n].activation = "jumprelu", f[n++].part = "/group/0/threshold";
+    f[n].activation = "gated", f[n++].part = "/group/0/r_mag";
     f[n].format = "darkfield-statistics", f[n++].part = "darkfield-statistics";
     f[n].kind = "autoencoder", f[n++].part = "autoencoder";
     f[n].kind = "sae", f[n++].part = "kind sae";
@@ -390,6 +429,7 @@ static void truncated_files_are_refused(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(comes_back), cmocka_unit_test(same_digest),
+                                       cmocka_unit_test(own_numbers_come_back),
                                        cmocka_unit_test(forged_files_are_refused),
                                        cmocka_unit_test(forged_layers_are_refused),
                                        cmocka_unit_test(truncated_files_are_refused)};

@@ -212,6 +212,15 @@ static void damage(const char *name, uint64_t step, bool cut) {
     df_free(path);
 }
 
+static bool fails_with(df_status status, df_status expected, const char *part) {
+    bool good = status == expected && strstr(df_error_text(), part) != NULL;
+    if (!good)
+        fprintf(stderr, "status %d, \"%s\"; expected %d with \"%s\"\n", (int)status,
+                df_error_text(), (int)expected, part);
+    df_error_clear();
+    return good;
+}
+
 /* ---- tests ---------------------------------------------------------------------------------- */
 
 static void same_on_any_ranks(void **state) {
@@ -223,20 +232,88 @@ static void same_on_any_ranks(void **state) {
     df_test_all(world, checkpoints("together", steps, 8) == 0);
 }
 
+/* Options that differ from `common` by an activation and an objective. */
+static df_train_options with(df_activation activation, df_objective objective) {
+    df_train_options o = common;
+    o.steps = 12;
+    o.activation = activation;
+    o.objective = objective;
+    o.init_threshold = 0.05;
+    o.penalty_warmup = 6;
+    return o;
+}
+
+static df_train_options jumprelu(void) {
+    return with(DF_JUMPRELU, (df_objective){.penalty = DF_PENALTY_L0_TARGET,
+                                            .weight = 0.3,
+                                            .target_l0 = 4,
+                                            .bandwidth = 0.1,
+                                            .preact = 1e-3});
+}
+
+static df_train_options gated(void) {
+    return with(DF_GATED, (df_objective){.penalty = DF_PENALTY_L1, .weight = 0.02});
+}
+
+static df_train_options annealed(void) {
+    df_train_options o = with(DF_RELU, (df_objective){.penalty = DF_PENALTY_LP,
+                                                      .weight = 0.02,
+                                                      .power = 1,
+                                                      .reconstruction = DF_UNSQUARED});
+    o.anneal = (df_anneal_plan){.start = 2, .end = 12, .from = 1, .to = 0.5, .updates = 5};
+    return o;
+}
+
 static void activations_and_norms_agree(void **state) {
     (void)state;
-    const df_activation kinds[3] = {DF_RELU, DF_TOPK, DF_BATCHTOPK};
-    for (int i = 0; i < 3; i++) {
-        df_train_options o = common;
-        o.steps = 12;
-        o.activation = kinds[i];
-        o.code_norm = (df_code_norm)i;
-        o.l1 = kinds[i] == DF_RELU ? 0.01 : 0;
+    const df_train_options all[] = {
+        with(DF_RELU, (df_objective){.penalty = DF_PENALTY_L1, .weight = 0.01}),
+        with(DF_TOPK, (df_objective){0}), with(DF_BATCHTOPK, (df_objective){0}),
+        jumprelu(), gated(), annealed()};
+    for (int i = 0; i < 6; i++) {
+        df_train_options o = all[i];
+        o.code_norm = (df_code_norm)(i % 3);
         o.unit_decoder = i == 1;
         df_test_all(world, df_comm_rank(world) != 0 || train(self, "alone", &o) == DF_OK);
         df_test_all(world, train(world, "all", &o) == DF_OK);
         df_test_all(world, df_comm_rank(world) != 0 || digest_of("alone") == digest_of("all"));
     }
+}
+
+/* Thresholds, gates and the state of annealing survive a stop. */
+static void objectives_resume(void **state) {
+    (void)state;
+    df_train_options all[] = {jumprelu(), gated(), annealed()};
+    for (int i = 0; i < 3; i++) {
+        df_train_options o = all[i];
+        o.steps = STEPS;
+        o.anneal.end = o.anneal.updates > 0 ? STEPS : 0;
+        const char *name = (const char *const[]){"jump", "gate", "power"}[i];
+        df_test_all(world, df_comm_rank(world) != 0 || train(self, "straight", &o) == DF_OK);
+        df_test_all(world, stopped_with_two(name, train_and_stop(world, name, &o)));
+        df_test_all(world, df_comm_rank(world) != 0 || train(self, name, &o) == DF_OK);
+        df_barrier(world);
+        df_test_all(world, digest_of(name) == digest_of("straight"));
+    }
+}
+
+static void objectives_are_checked(void **state) {
+    (void)state;
+    df_train_options o = annealed();
+    o.anneal.end = 4;
+    df_test_all(world, fails_with(train(world, "none", &o), DF_USAGE, "anneal"));
+    o = annealed();
+    o.anneal.to = 0;
+    df_test_all(world, fails_with(train(world, "none", &o), DF_USAGE, "anneal"));
+    o = annealed();
+    o.objective.penalty = DF_PENALTY_L1;
+    df_test_all(world, fails_with(train(world, "none", &o), DF_USAGE, "anneal"));
+    o = jumprelu();
+    o.init_threshold = 0;
+    df_test_all(world, fails_with(train(world, "none", &o), DF_USAGE, "threshold"));
+    o = jumprelu();
+    o.objective.bandwidth = 0;
+    df_test_all(world, fails_with(train(world, "none", &o), DF_USAGE, "bandwidth"));
 }
 
 static void loss_falls(void **state) {
@@ -302,22 +379,14 @@ static void other_job_is_left_alone(void **state) {
     df_test_all(world, checkpoints("mixed", steps, 8) == 2);
 }
 
-static bool fails_with(df_status status, df_status expected, const char *part) {
-    bool good = status == expected && strstr(df_error_text(), part) != NULL;
-    if (!good)
-        fprintf(stderr, "status %d, \"%s\"; expected %d with \"%s\"\n", (int)status,
-                df_error_text(), (int)expected, part);
-    df_error_clear();
-    return good;
-}
-
 /* Copies a checkpoint, but for the kernels that it says made it. */
 static void copy_checkpoint(const df_reader *from, df_file *to) {
     static const char *const paths[] = {"/weights/W_enc",  "/weights/W_dec",    "/weights/b_enc",
                                         "/weights/b_dec",  "/moments/m_enc",    "/moments/v_enc",
                                         "/moments/m_dec",  "/moments/v_dec",    "/moments/m_bias",
                                         "/moments/v_bias", "/moments/m_center", "/moments/v_center",
-                                        "/silent",         "/history",          "/scale"};
+                                        "/silent",         "/history",          "/scale",
+                                        "/anneal"};
     enum { PATHS = sizeof paths / sizeof *paths };
     uint64_t shape[PATHS][DF_MAX_DIMS] = {{0}};
     char *job = NULL;
@@ -486,6 +555,8 @@ static void gathers_scaled_rows(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(same_on_any_ranks),
                                        cmocka_unit_test(activations_and_norms_agree),
+        cmocka_unit_test(objectives_resume),
+        cmocka_unit_test(objectives_are_checked),
                                        cmocka_unit_test(loss_falls),
                                        cmocka_unit_test(resumes_on_other_ranks),
                                        cmocka_unit_test(damaged_checkpoint_falls_back),
