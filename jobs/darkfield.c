@@ -112,14 +112,23 @@ static df_status read_command_line(int argc, char **argv, command_line *line) {
 
 /* ---- options -------------------------------------------------------------------------------- */
 
+static size_t more_options(const df_stage *stage) {
+    size_t n = 0;
+    while (stage->more != NULL && stage->more[n].key != NULL) n++;
+    return n;
+}
+
 /* The shared options, then every stage's: one table for the whole job file. */
 static size_t all_options(df_option out[static MAX_OPTIONS]) {
     size_t n = 0;
     for (size_t i = 0; i < df_n_shared_options && n < MAX_OPTIONS; i++)
         out[n++] = df_shared_options[i];
-    for (size_t s = 0; s < N_STAGES; s++)
+    for (size_t s = 0; s < N_STAGES; s++) {
         for (size_t i = 0; i < stages[s]->n_options && n < MAX_OPTIONS; i++)
             out[n++] = stages[s]->options[i];
+        for (size_t i = 0; i < more_options(stages[s]) && n < MAX_OPTIONS; i++)
+            out[n++] = stages[s]->more[i];
+    }
     return n;
 }
 
@@ -137,6 +146,7 @@ static df_status print_help(const command_line *line) {
     }
     printf("darkfield %s JOB.yaml: %s\n\nOptions of this stage:\n", stage->name, stage->help);
     df_options_help(stdout, stage->options, stage->n_options, stage->name);
+    df_options_help(stdout, stage->more, more_options(stage), stage->name);
     printf("\nShared options:\n");
     df_options_help(stdout, df_shared_options, df_n_shared_options, NULL);
     return DF_OK;

@@ -75,6 +75,7 @@ static df_status run_diff(df_run *run) {
     return status;
 }
 
-const df_stage df_stage_diff = {"diff",
-                                "decoder norms, classes and the latents that tell two models apart",
-                                options, sizeof options / sizeof *options, run_diff};
+const df_stage df_stage_diff = {
+    "diff",   "decoder norms, classes and the latents that tell two models apart",
+    options,  sizeof options / sizeof *options,
+    run_diff, NULL};

@@ -78,5 +78,6 @@ static df_status run_evaluate(df_run *run) {
     return status;
 }
 
-const df_stage df_stage_evaluate = {"evaluate", "FVU, L0 and dead latents on held-out documents",
-                                    options, sizeof options / sizeof *options, run_evaluate};
+const df_stage df_stage_evaluate = {"evaluate",   "FVU, L0 and dead latents on held-out documents",
+                                    options,      sizeof options / sizeof *options,
+                                    run_evaluate, NULL};

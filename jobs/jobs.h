@@ -26,6 +26,7 @@ typedef struct df_stage {
     /* Collective. Must skip (with a line saying so) when its output is current:
      * df_stage_is_current. */
     df_status (*run)(df_run *run);
+    const df_option *more; /* a second table of options, ended by one without key, or NULL */
 } df_stage;
 
 extern const df_stage df_stage_harvest, df_stage_train, df_stage_evaluate, df_stage_stats,

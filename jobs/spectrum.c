@@ -157,6 +157,7 @@ static df_status run_spectrum(df_run *run) {
     return status;
 }
 
-const df_stage df_stage_spectrum = {"spectrum",
-                                    "spectra of activations, reconstruction and residual", options,
-                                    sizeof options / sizeof *options, run_spectrum};
+const df_stage df_stage_spectrum = {
+    "spectrum",   "spectra of activations, reconstruction and residual",
+    options,      sizeof options / sizeof *options,
+    run_spectrum, NULL};

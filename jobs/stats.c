@@ -133,5 +133,6 @@ static df_status run_stats(df_run *run) {
 }
 
 const df_stage df_stage_stats = {
-    "stats", "frequency, histogram, top examples and promoted tokens of every latent", options,
-    sizeof options / sizeof *options, run_stats};
+    "stats",   "frequency, histogram, top examples and promoted tokens of every latent",
+    options,   sizeof options / sizeof *options,
+    run_stats, NULL};

@@ -1,6 +1,6 @@
 /* darkfield train: learns a crosscoder over both models, or an SAE of one, from their activation
  * files. */
-#include "jobs.h"
+#include "train_objective.h"
 
 #include "darkfield/dict.h"
 
@@ -22,9 +22,9 @@ static const df_option options[] = {
     {.key = "train.activation",
      .type = DF_OPT_CHOICE,
      .fallback = "batchtopk",
-     .choices = "topk batchtopk relu",
-     .help = "which latents are active: k per row, k per row on average over a batch, or all "
-             "positive ones"},
+     .choices = "topk batchtopk relu jumprelu gated",
+     .help = "which latents are active: k per row, k per row on average over a batch, all positive "
+             "ones, those above a threshold of their own, or those whose gate is open"},
     {.key = "train.k",
      .type = DF_OPT_INT,
      .fallback = "8",
@@ -66,19 +66,6 @@ static const df_option options[] = {
      .min = 0,
      .max = 1e12,
      .help = "and falls linearly to 0 over these last ones"},
-    {.key = "train.l1",
-     .type = DF_OPT_REAL,
-     .fallback = "0",
-     .min = 0,
-     .max = 1e6,
-     .help = "weight of mean over rows of sum f_j norm_j (see train.code_norm); for relu"},
-    {.key = "train.l1_warmup",
-     .type = DF_OPT_INT,
-     .fallback = "125",
-     .unit = "steps",
-     .min = 0,
-     .max = 1e12,
-     .help = "train.l1 is reached linearly over these first steps"},
     {.key = "train.aux",
      .type = DF_OPT_REAL,
      .fallback = "0.03125",
@@ -103,7 +90,8 @@ static const df_option options[] = {
      .type = DF_OPT_CHOICE,
      .fallback = "sum",
      .choices = "none sum root",
-     .help = "what weighs a code in selection and L1: nothing, the sum of its decoder norms over "
+     .help = "what weighs a code in selection and penalties: nothing, the sum of its decoder norms "
+             "over "
              "sites, the norm of its whole decoder row"},
     {.key = "train.decoder",
      .type = DF_OPT_CHOICE,
@@ -188,11 +176,6 @@ static size_t count_of(const df_run *run, const char *key) {
     return (size_t)df_job_int(run->job, key);
 }
 
-static df_activation chosen_activation(const df_run *run) {
-    const char *name = df_job_text(run->job, "train.activation");
-    return strcmp(name, "relu") == 0 ? DF_RELU : strcmp(name, "topk") == 0 ? DF_TOPK : DF_BATCHTOPK;
-}
-
 static df_code_norm chosen_norm(const df_run *run) {
     const char *name = df_job_text(run->job, "train.code_norm");
     return strcmp(name, "none") == 0  ? DF_NORM_NONE
@@ -202,13 +185,13 @@ static df_code_norm chosen_norm(const df_run *run) {
 
 static df_train_options read_options(const df_run *run) {
     const df_job *job = run->job;
-    return (df_train_options){
+    df_train_options o = {
         .latents = count_of(run, "train.latents"),
         .k = count_of(run, "train.k"),
         .batch = count_of(run, "train.batch"),
         .steps = count_of(run, "train.steps"),
         .seed = (uint64_t)df_job_int(job, df_job_has(job, "train.seed") ? "train.seed" : "seed"),
-        .activation = chosen_activation(run),
+        .activation = df_chosen_activation(run),
         .code_norm = chosen_norm(run),
         .unit_decoder = strcmp(df_job_text(job, "train.decoder"), "unit") == 0,
         .subtract_bias = df_job_bool(job, "train.subtract_bias"),
@@ -219,8 +202,6 @@ static df_train_options read_options(const df_run *run) {
         .epsilon = df_job_real(job, "train.epsilon"),
         .warmup = count_of(run, "train.warmup"),
         .decay = count_of(run, "train.decay"),
-        .l1 = df_job_real(job, "train.l1"),
-        .l1_warmup = count_of(run, "train.l1_warmup"),
         .aux = df_job_real(job, "train.aux"),
         .aux_k = count_of(run, "train.aux_k"),
         .dead_rows = count_of(run, "train.dead_rows"),
@@ -231,12 +212,15 @@ static df_train_options read_options(const df_run *run) {
         .checkpoint_seconds = 60.0 * df_job_real(job, "train.checkpoint_minutes"),
         .accept_kernel_path = df_job_bool(job, "train.accept_kernel_path"),
         .facts = run->provenance};
+    df_read_objective(run, &o);
+    return o;
 }
 
 static df_status check_choices(const df_run *run) {
     const df_job *job = run->job;
     const char *model = df_job_text(job, "train.model");
-    if (chosen_activation(run) != DF_RELU &&
+    df_activation a = df_chosen_activation(run);
+    if ((a == DF_TOPK || a == DF_BATCHTOPK) &&
         df_job_int(job, "train.k") > df_job_int(job, "train.latents"))
         return df_fail(DF_USAGE, "%s: train.k is %lld, more than the %lld latents",
                        df_job_where(job, "train.k"), (long long)df_job_int(job, "train.k"),
@@ -382,6 +366,7 @@ static df_status run_train(df_run *run) {
     return status;
 }
 
-const df_stage df_stage_train = {"train",
-                                 "a crosscoder over the models' activations, or an SAE of one",
-                                 options, sizeof options / sizeof *options, run_train};
+const df_stage df_stage_train = {
+    "train",   "a crosscoder over the models' activations, or an SAE of one",
+    options,   sizeof options / sizeof *options,
+    run_train, df_objective_options};

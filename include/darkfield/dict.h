@@ -21,15 +21,9 @@
 /* ---- the dictionary ------------------------------------------------------------------------- */
 
 /* Which latents are active: positive ones; the k best of a row; the k best per row on average over
- * a batch; those above a threshold of their own (Rajamanoharan et al. 2024, arXiv 2407.14435); those
- * whose gate is open (the same authors, arXiv 2404.16014). */
-typedef enum df_activation {
-    DF_RELU,
-    DF_TOPK,
-    DF_BATCHTOPK,
-    DF_JUMPRELU,
-    DF_GATED
-} df_activation;
+ * a batch; those above a threshold of their own (Rajamanoharan et al. 2024, arXiv 2407.14435);
+ * those whose gate is open (the same authors, arXiv 2404.16014). */
+typedef enum df_activation { DF_RELU, DF_TOPK, DF_BATCHTOPK, DF_JUMPRELU, DF_GATED } df_activation;
 
 /* What ranks latents against each other in TopK and BatchTopK, and weighs the penalties: the code
  * alone, times the sum of the sites' decoder norms (crosscoder), or times the norm of the whole
@@ -207,17 +201,13 @@ df_status df_coder_apply(df_coder *coder, const float *x_mine, size_t n, float *
 /* What a step minimises:
  *   L = reconstruction + weight * sparsity + preact * pre-activation loss + gate + aux * AuxK,
  * each a sum over rows divided by their number. Public trainers disagree on most of the following;
- * every disagreement is named here, with who holds which (reference dictionaries.md 2.1 to 2.9). All
- * zero is the squared error alone. */
+ * every disagreement is named here, with who holds which (reference dictionaries.md 2.1 to 2.9).
+ * All zero is the squared error alone. */
 
 /* mean over rows of sum e^2 (dictionary_learning, SAELens); that divided by the number of output
  * sites; mean over rows and output sites of |e_site|, not squared (crosscoder_learning, and
  * dictionary_learning's p-annealing). */
-typedef enum df_reconstruction {
-    DF_SQUARED_SUM,
-    DF_SQUARED_MEAN,
-    DF_UNSQUARED
-} df_reconstruction;
+typedef enum df_reconstruction { DF_SQUARED_SUM, DF_SQUARED_MEAN, DF_UNSQUARED } df_reconstruction;
 
 /* Sparsity, with s = f times code norm (Gated: of relu(p), the gate's code, for f):
  *   L1         sum_j s                               dictionary_learning, Anthropic April 2024
@@ -246,11 +236,11 @@ typedef struct df_objective {
     double target_l0;  /* L0_TARGET */
     /* JumpReLU. With r = 1 where |p - theta| < bandwidth / 2:  df/dtheta = -theta / bandwidth r,
      * d(number active)/dtheta = -1 / bandwidth r. */
-    double bandwidth;     /* 0.001 (Gemma Scope, dictionary_learning), 0.05 (SAELens), 2 (Anthropic) */
-    bool raw_threshold;   /* Adam moves theta (dictionary_learning; kept from falling below 0), else
-                             its logarithm (Gemma Scope, SAELens, Anthropic) */
-    bool plain_log;       /* the logarithm gets dL/dtheta as it is (crosscode, BatchTopK), else times
-                             theta */
+    double bandwidth; /* 0.001 (Gemma Scope, dictionary_learning), 0.05 (SAELens), 2 (Anthropic) */
+    bool raw_threshold; /* Adam moves theta (dictionary_learning; kept from falling below 0), else
+                           its logarithm (Gemma Scope, SAELens, Anthropic) */
+    bool plain_log;     /* the logarithm gets dL/dtheta as it is (crosscode, BatchTopK), else times
+                           theta */
     bool positive_window; /* r = 0 where p <= 0 (OpenMOSS) */
     bool step_on_codes;   /* r of the number active sees f for p: entries below theta count only
                              where theta < bandwidth / 2 (dictionary_learning) */
@@ -260,8 +250,8 @@ typedef struct df_objective {
      * is 0 where there is none. */
     double preact;
     bool preact_dead;
-    /* Gated: mean over rows of |x - (relu(p) W_dec + b_dec)|^2 trains W_dec and b_dec too (SAELens),
-     * else not (dictionary_learning). */
+    /* Gated: mean over rows of |x - (relu(p) W_dec + b_dec)|^2 trains W_dec and b_dec too
+     * (SAELens), else not (dictionary_learning). */
     bool gate_trains_decoder;
 } df_objective;
 
@@ -278,11 +268,11 @@ typedef struct df_step_settings {
 } df_step_settings;
 
 typedef struct df_step_report {
-    double loss;                                   /* the weighted sum of the terms */
-    double reconstruction, sparsity, auxiliary;    /* without their weights */
-    double preactivation, gate, next_sparsity;     /* the latter at objective.next_power */
-    double l0;     /* mean active per row */
-    uint64_t dead; /* before this step's update */
+    double loss;                                /* the weighted sum of the terms */
+    double reconstruction, sparsity, auxiliary; /* without their weights */
+    double preactivation, gate, next_sparsity;  /* the latter at objective.next_power */
+    double l0;                                  /* mean active per row */
+    uint64_t dead;                              /* before this step's update */
     double fvu[DF_MAX_SITES]; /* per output site, of this batch: sum e^2 / sum (x - batch mean)^2 */
     double gemm_seconds, select_seconds, settle_seconds, decode_seconds, gradient_seconds,
         adam_seconds, comm_seconds;
@@ -295,10 +285,10 @@ typedef struct df_trainer_state {
     float *m_bias, *v_bias;               /* [mine.count] b_enc */
     float *m_theta, *v_theta;             /* [mine.count] JumpReLU: theta or its logarithm */
     float *m_r_mag, *v_r_mag, *m_b_mag, *v_b_mag; /* [mine.count] Gated */
-    float *m_center, *v_center;           /* [out.count] b_dec */
-    float *m_skip, *v_skip;               /* laid out like w_skip */
-    uint64_t *silent;                     /* [mine.count] rows since last fired */
-    uint64_t step;                        /* Adam steps taken */
+    float *m_center, *v_center;                   /* [out.count] b_dec */
+    float *m_skip, *v_skip;                       /* laid out like w_skip */
+    uint64_t *silent;                             /* [mine.count] rows since last fired */
+    uint64_t step;                                /* Adam steps taken */
 } df_trainer_state;
 df_status df_coder_train_open(df_coder *coder) DF_MUST_CHECK; /* allocates the state, zero */
 df_trainer_state *df_coder_state(df_coder *coder);
@@ -319,9 +309,9 @@ df_status df_coder_gradients(df_coder *coder, const float *x, size_t rows,
                              df_step_report *report) DF_MUST_CHECK;
 
 /* p-annealing (dictionary_learning, PAnnealTrainer): the power falls from `from` to `to` in equal
- * updates at equal distances between the steps `start` and `end`, each taking effect after its step;
- * at each, the weight is multiplied by mean(penalty at p) / mean(penalty at the next p) over the last
- * DF_ANNEAL_QUEUE steps. */
+ * updates at equal distances between the steps `start` and `end`, each taking effect after its
+ * step; at each, the weight is multiplied by mean(penalty at p) / mean(penalty at the next p) over
+ * the last DF_ANNEAL_QUEUE steps. */
 enum { DF_ANNEAL_QUEUE = 10 };
 typedef struct df_anneal_plan {
     uint64_t start, end; /* steps; end - start >= updates */
@@ -370,12 +360,12 @@ typedef struct df_train_options {
     double init_norm;
     double lr, beta1, beta2, epsilon;
     uint64_t warmup, decay; /* steps of linear warm-up from 0 and of linear decay to 0 at the end */
-    df_objective objective;  /* its weight and power are where the schedules end, start */
+    df_objective objective; /* its weight and power are where the schedules end, start */
     uint64_t penalty_warmup; /* the weight is reached linearly over so many steps */
     df_anneal_plan anneal;   /* of an LP penalty; updates 0: none */
     double init_threshold;   /* JumpReLU: theta at the start, positive */
-    double aux;   /* AuxK weight */
-    size_t aux_k; /* 0: width of one site / 2 */
+    double aux;              /* AuxK weight */
+    size_t aux_k;            /* 0: width of one site / 2 */
     uint64_t dead_rows;
     double threshold_rate;
     uint64_t threshold_start; /* first step that moves the threshold */

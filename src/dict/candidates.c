@@ -39,8 +39,8 @@ void df_candidates_narrow(df_coder *c, df_worker *w, df_candidates *s, size_t ke
     drop_below_floor(s);
 }
 
-/* f = relu(w x + b), settled; the score it is ranked by. With cuts: p itself, and what it exceeds its
- * cut by (positive exactly where p > cut: gradual underflow). */
+/* f = relu(w x + b), settled; the score it is ranked by. With cuts: p itself, and what it exceeds
+ * its cut by (positive exactly where p > cut: gradual underflow). */
 static void set_exact(const df_coder *c, df_candidates *s, size_t i, float product) {
     size_t j = s->latent[i];
     float p = product + c->dict->b_enc[j];

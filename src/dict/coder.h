@@ -17,8 +17,8 @@ typedef struct df_candidates {
     float *upper, *value;   /* [capacity] */
     uint32_t *row, *latent; /* [capacity] */
     size_t count, exact, capacity;
-    size_t limit; /* entries to hold before room is made; at most capacity */
-    float floor;  /* nothing below it can be selected */
+    size_t limit;     /* entries to hold before room is made; at most capacity */
+    float floor;      /* nothing below it can be selected */
     const float *cut; /* [local] scores are p - cut, values p; NULL: both are of relu(p) */
 } df_candidates;
 
@@ -87,7 +87,8 @@ struct df_coder {
     float cut_score;      /* BatchTopK: the smallest selected score; 0 when nothing was selected */
 
     df_code_store main, aux;
-    df_code_store side; /* JumpReLU in training: inactive entries of the rectangle; Gated: open gates */
+    df_code_store
+        side; /* JumpReLU in training: inactive entries of the rectangle; Gated: open gates */
 
     /* JumpReLU and Gated */
     float *cut, *cut_lift; /* [local] */
@@ -124,14 +125,14 @@ struct df_coder {
     size_t dead;
     float error_factor, aux_factor, gate_factor; /* of errors: dL/dx^ */
     float *gate_error;                           /* [max_rows, out] x - x^ of the gate's codes */
-    float *norm_gradient;  /* [local] dL/d code norm */
-    float *theta_gradient; /* [local] of theta or its logarithm */
-    float *r_gradient, *b_gradient; /* [local] of r_mag, b_mag */
-    float *preact_factor;           /* [local] -dL/dp of every inactive entry */
-    double *input_sum;              /* [in.count + 1] over the rows, of what encoders read */
-    double *row_powers;             /* [max_rows] */
-    double *power_leaves;           /* [my_blocks, max_rows] */
-    bool preact;                    /* the step has a pre-activation loss */
+    float *norm_gradient;                        /* [local] dL/d code norm */
+    float *theta_gradient;                       /* [local] of theta or its logarithm */
+    float *r_gradient, *b_gradient;              /* [local] of r_mag, b_mag */
+    float *preact_factor;                        /* [local] -dL/dp of every inactive entry */
+    double *input_sum;    /* [in.count + 1] over the rows, of what encoders read */
+    double *row_powers;   /* [max_rows] */
+    double *power_leaves; /* [my_blocks, max_rows] */
+    bool preact;          /* the step has a pre-activation loss */
     bool side_moves_encoder, side_moves_decoder;
     bool training;
 };
@@ -181,7 +182,8 @@ void df_settle_above(df_coder *c,
                      float above); /* settles the lists, keeps scores > above; not collective */
 df_status df_codes_reserve(df_code_store *s, size_t entries);
 
-/* df_coder_encode; in training, JumpReLU's `side` gets the rectangle of this bandwidth. Collective. */
+/* df_coder_encode; in training, JumpReLU's `side` gets the rectangle of this bandwidth. Collective.
+ */
 df_status df_encode(df_coder *c, const float *x, size_t rows, bool training, double bandwidth);
 /* TopK and BatchTopK have k; the others select by a threshold of each latent. */
 static inline bool df_has_k(const df_dict *d) {

@@ -2,7 +2,7 @@
 #include "train_internal.h"
 
 enum { W_ENC, W_DEC, B_ENC, THRESHOLD, R_MAG, B_MAG, PER_GROUP }; /* datasets of a group */
-enum { FIRST, WIDTH, SCALE, PER_SIDE };             /* of the input or the output sites */
+enum { FIRST, WIDTH, SCALE, PER_SIDE }; /* of the input or the output sites */
 enum { GROUPS, B_DEC, W_SKIP, SHARED };
 
 typedef struct dict_writer {
@@ -49,7 +49,8 @@ static df_status declare_group(dict_writer *w, size_t g) {
     const df_dict_group *group = &w->dict->group[g];
     uint64_t m = group->count;
     char path[PER_GROUP][64];
-    static const char *const names[PER_GROUP] = {"W_enc", "W_dec", "b_enc", "threshold", "r_mag", "b_mag"};
+    static const char *const names[PER_GROUP] = {"W_enc",     "W_dec", "b_enc",
+                                                 "threshold", "r_mag", "b_mag"};
     for (int i = 0; i < PER_GROUP; i++)
         snprintf(path[i], sizeof path[i], "/group/%zu/%s", g, names[i]);
     const df_dataset all[PER_GROUP] = {

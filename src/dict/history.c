@@ -4,8 +4,9 @@
 
 #include <string.h>
 
-static const char *const fixed[] = {
-    "step", "rows", "loss", "reconstruction", "sparsity", "auxiliary", "l0", "dead", "lr", "preactivation", "gate"};
+static const char *const fixed[] = {"step",     "rows",          "loss", "reconstruction",
+                                    "sparsity", "auxiliary",     "l0",   "dead",
+                                    "lr",       "preactivation", "gate"};
 enum { FIXED = sizeof fixed / sizeof *fixed };
 
 size_t history_columns(size_t sites) {

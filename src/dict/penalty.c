@@ -26,8 +26,9 @@ df_status df_objective_check(const df_coder *c, const df_objective *o) {
     const df_dict *d = c->dict;
     DF_TRY(check_penalty(d, o));
     if (d->activation == DF_JUMPRELU && !(o->bandwidth > 0.0))
-        return df_fail(DF_USAGE, "jumprelu trains its thresholds through a rectangle: the "
-                                 "bandwidth is %g, it must be positive",
+        return df_fail(DF_USAGE,
+                       "jumprelu trains its thresholds through a rectangle: the "
+                       "bandwidth is %g, it must be positive",
                        o->bandwidth);
     if (o->gradient_to_all && o->step_on_codes)
         return df_fail(DF_USAGE, "a step function of codes gives pre-activations no gradient: take "

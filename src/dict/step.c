@@ -252,8 +252,8 @@ static void report_screen(df_coder *c, double seconds, df_step_report *report) {
 
 /* ---- the step ------------------------------------------------------------------------------- */
 
-/* Factors of the step: of the error, and of an L1 penalty on codes, which code gradients take in the
- * same pass. */
+/* Factors of the step: of the error, and of an L1 penalty on codes, which code gradients take in
+ * the same pass. */
 static df_code_factor set_factors(df_coder *c, const df_objective *o) {
     double rows = (double)c->rows, sites = (double)df_dict_outputs(c->dict);
     bool gated = c->dict->activation == DF_GATED;

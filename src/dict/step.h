@@ -11,8 +11,8 @@ typedef struct df_code_factor {
 void df_code_gradient_row(const df_coder *c, df_code_store *s, size_t row, const float *vector,
                           df_code_factor factor);
 
-/* x less the reconstruction from the codes of `s`, for all rows: out [rows, out.count]; with a factor
- * the codes' gradients too. Collective. */
+/* x less the reconstruction from the codes of `s`, for all rows: out [rows, out.count]; with a
+ * factor the codes' gradients too. Collective. */
 void df_error_rows(df_coder *c, df_code_store *s, float *out, const df_code_factor *factor);
 
 /* Where a latent's gradient goes: into Adam, or out. */

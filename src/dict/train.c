@@ -67,7 +67,8 @@ static df_status check_options(const df_train_options *o) {
                        "subtract_bias is for dictionaries that read what they write, not "
                        "for a %s",
                        df_dict_kind_name(o->kind));
-    if ((o->activation == DF_TOPK || o->activation == DF_BATCHTOPK) && (o->k < 1 || o->k > o->latents))
+    if ((o->activation == DF_TOPK || o->activation == DF_BATCHTOPK) &&
+        (o->k < 1 || o->k > o->latents))
         return df_fail(DF_USAGE, "k is %zu, expected 1 to %zu latents", o->k, o->latents);
     return DF_OK;
 }
@@ -80,7 +81,8 @@ static df_status check_objective(const df_train_options *o) {
                        o->init_threshold);
     if (a->updates == 0) return DF_OK;
     if (o->objective.penalty != DF_PENALTY_LP)
-        return df_fail(DF_USAGE, "annealing lowers the power of the lp penalty, which is not chosen");
+        return df_fail(DF_USAGE,
+                       "annealing lowers the power of the lp penalty, which is not chosen");
     if (a->updates < 2 || a->end < a->start || a->end - a->start < a->updates)
         return df_fail(DF_USAGE,
                        "%zu updates of annealing do not fit between steps %" PRIu64 " and %" PRIu64,
@@ -122,8 +124,9 @@ static void describe_step(const train_run *run, bool terminal, double lr, const 
     size_t n = (size_t)snprintf(out, NOTE_BYTES, "step %" PRIu64 "/%" PRIu64 ", ", run->state->step,
                                 run->options->steps);
     if (!terminal)
-        n += (size_t)snprintf(out + n, NOTE_BYTES - n, "loss %.4g (e2 %.4g, sparsity %.3g, aux %.3g), ",
-                              r->loss, r->reconstruction, r->sparsity, r->auxiliary);
+        n += (size_t)snprintf(out + n, NOTE_BYTES - n,
+                              "loss %.4g (e2 %.4g, sparsity %.3g, aux %.3g), ", r->loss,
+                              r->reconstruction, r->sparsity, r->auxiliary);
     n += (size_t)snprintf(out + n, NOTE_BYTES - n, "FVU");
     for (size_t s = 0; s < df_dict_outputs(run->dict) && n < NOTE_BYTES; s++)
         n += (size_t)snprintf(out + n, NOTE_BYTES - n, " %s%s%.4f",

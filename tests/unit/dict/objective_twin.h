@@ -88,8 +88,7 @@ static inline void twin_select(twin *t) {
     if (t->activation != DF_BATCHTOPK) return;
     double *score = calloc(n, sizeof *score);
     for (size_t s = 0; s < t->sites; s++) {
-        for (size_t i = 0; i < n; i++)
-            score[i] = t->f[i] * t->norm[i % t->latents];
+        for (size_t i = 0; i < n; i++) score[i] = t->f[i] * t->norm[i % t->latents];
         twin_best(score, n, t->k * t->rows, t->site_mask + s * n);
     }
     free(score);
@@ -172,8 +171,7 @@ static inline double twin_penalty(const twin *t, double s, double row, double *s
         return value;
     }
     *slope = s > 0.0 ? o->power * pow(s, o->power - 1.0) : 0.0;
-    if (o->rooted && s > 0.0)
-        *slope = pow(row, 1.0 / o->power - 1.0) * pow(s, o->power - 1.0);
+    if (o->rooted && s > 0.0) *slope = pow(row, 1.0 / o->power - 1.0) * pow(s, o->power - 1.0);
     return s > 0.0 ? pow(s, o->power) : 0.0;
 }
 
@@ -290,7 +288,8 @@ static inline void twin_auxiliary(twin *t) {
     for (size_t c = 0; c < t->width; c++) {
         double mean = 0.0;
         for (size_t r = 0; r < t->rows; r++) mean += t->e[r * t->width + c] / rows;
-        for (size_t r = 0; r < t->rows; r++) below += pow(t->e[r * t->width + c] - mean, 2.0) / rows;
+        for (size_t r = 0; r < t->rows; r++)
+            below += pow(t->e[r * t->width + c] - mean, 2.0) / rows;
     }
     double *score = calloc(m, sizeof *score), *mask = calloc(m, sizeof *mask);
     double *g = calloc(t->rows * m, sizeof *g);
@@ -319,9 +318,8 @@ static inline void twin_auxiliary(twin *t) {
 static inline void twin_norm_back(twin *t) {
     for (size_t j = 0; j < t->latents && t->code_norm != DF_NORM_NONE; j++)
         for (size_t c = 0; c < t->width; c++) {
-            double length = t->code_norm == DF_NORM_ROOT
-                                ? t->norm[j]
-                                : twin_site_norm(t, j, twin_site_of(t, c));
+            double length = t->code_norm == DF_NORM_ROOT ? t->norm[j]
+                                                         : twin_site_norm(t, j, twin_site_of(t, c));
             t->g.w_dec[j * t->width + c] += t->g_norm[j] * t->w.w_dec[j * t->width + c] / length;
         }
 }
@@ -361,8 +359,7 @@ static inline void twin_run(twin *t) {
     twin_auxiliary(t);
     twin_norm_back(t);
     t->loss = t->term[TWIN_RECONSTRUCTION] + t->o.weight * t->term[TWIN_SPARSITY] +
-              t->o.preact * t->term[TWIN_PREACT] + t->term[TWIN_GATE] +
-              t->aux * t->term[TWIN_AUX];
+              t->o.preact * t->term[TWIN_PREACT] + t->term[TWIN_GATE] + t->aux * t->term[TWIN_AUX];
 }
 
 #endif

@@ -118,8 +118,8 @@ static void comes_back(void **state) {
 static void own_numbers_come_back(void **state) {
     (void)state;
     char *path = df_format("%s/own.dict.h5", folder);
-    const df_activation kinds[] = {DF_JUMPRELU, DF_GATED, DF_JUMPRELU, DF_JUMPRELU, DF_GATED,
-                                   DF_GATED};
+    const df_activation kinds[] = {DF_JUMPRELU, DF_GATED, DF_JUMPRELU,
+                                   DF_JUMPRELU, DF_GATED, DF_GATED};
     const char *part[] = {NULL, NULL, "below 0", "holds inf", "logarithm", "holds nan"};
     for (int i = 0; i < 6; i++) {
         df_dict *d = make_dict(world), *back = NULL;
@@ -428,7 +428,8 @@ static void truncated_files_are_refused(void **state) {
 }
 
 int main(int argc, char **argv) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(comes_back), cmocka_unit_test(same_digest),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(comes_back),
+                                       cmocka_unit_test(same_digest),
                                        cmocka_unit_test(own_numbers_come_back),
                                        cmocka_unit_test(forged_files_are_refused),
                                        cmocka_unit_test(forged_layers_are_refused),

@@ -4,121 +4,11 @@
 #define DF_TEST_MPI
 #include "df_test.h"
 
+#include "objective_cases.h"
 #include "objective_twin.h"
 #include <omp.h>
 
-#define LATENTS 32
-#define WIDTH 12
-#define ROWS 24
-#define BATCHES 2
-#define STEPS 200
-#define WEIGHTS (LATENTS * WIDTH)
-static const size_t site_first[] = {0, 7, WIDTH};
-
 static df_comm *world;
-
-/* ---- cases: CASES of the oracle ------------------------------------------------------------- */
-
-typedef struct objective_case {
-    const char *name;
-    df_activation activation;
-    df_code_norm norm;
-    bool unit, no_subtract, adam_without_mean, slow; // slow: lr 0.001
-    double aux;
-    df_objective o;
-    df_anneal_plan anneal;
-    /* where finite differences hold: weights and biases; everything */
-    bool smooth, smooth_all;
-} objective_case;
-
-#define L1(w) .penalty = DF_PENALTY_L1, .weight = (w)
-#define TANH(w) .penalty = DF_PENALTY_TANH, .weight = (w), .tanh_scale = 4.0
-#define LP(w, p) .penalty = DF_PENALTY_LP, .weight = (w), .power = (p)
-#define L0(w) .penalty = DF_PENALTY_L0, .weight = (w)
-
-static const objective_case cases[] = {
-    {"l1_unit", .unit = true, .o = {L1(0.1)}, .smooth_all = true},
-    {"l1_unsquared", .slow = true, .norm = DF_NORM_SUM, .no_subtract = true,
-     .o = {L1(0.04), .reconstruction = DF_UNSQUARED}, .smooth_all = true},
-    {"l1_mean", .norm = DF_NORM_ROOT, .o = {L1(0.05), .reconstruction = DF_SQUARED_MEAN},
-     .smooth_all = true},
-    {"tanh", .norm = DF_NORM_SUM, .o = {TANH(0.02)}, .smooth_all = true},
-    {"lp_power", .slow = true, .norm = DF_NORM_SUM, .o = {LP(0.03, 0.8)}, .smooth_all = true},
-    {"lp_root", .slow = true, .norm = DF_NORM_ROOT, .o = {LP(0.03, 0.85), .rooted = true}, .smooth_all = true},
-    {"anneal", .slow = true, .unit = true, .o = {LP(0.05, 1.0), .reconstruction = DF_UNSQUARED},
-     .anneal = {40, 200, 1.0, 0.7, 5}, .smooth_all = true},
-    {"jump_l0", DF_JUMPRELU, .o = {L0(0.02), .bandwidth = 0.1}},
-    {"jump_target", DF_JUMPRELU, .unit = true, .no_subtract = true, .adam_without_mean = true,
-     .o = {.penalty = DF_PENALTY_L0_TARGET, .weight = 0.5, .target_l0 = 5.0, .bandwidth = 0.1,
-           .raw_threshold = true, .step_on_codes = true}},
-    {"jump_all", DF_JUMPRELU, .norm = DF_NORM_SUM,
-     .o = {TANH(0.02), .bandwidth = 0.6, .gradient_to_all = true, .preact = 0.003}},
-    {"jump_l0_all", DF_JUMPRELU,
-     .o = {L0(0.02), .bandwidth = 0.1, .gradient_to_all = true, .raw_threshold = true}},
-    {"jump_dead", DF_JUMPRELU, .norm = DF_NORM_ROOT,
-     .o = {TANH(0.02), .bandwidth = 0.1, .preact = 0.05, .preact_dead = true}, .smooth = true},
-    {"jump_plain", DF_JUMPRELU, .norm = DF_NORM_SUM,
-     .o = {L1(0.03), .bandwidth = 0.5, .plain_log = true, .positive_window = true},
-     .smooth = true},
-    {"jump_aux", DF_JUMPRELU, .aux = 1.0 / 32, .o = {L0(0.02), .bandwidth = 0.1}},
-    {"preact", .norm = DF_NORM_SUM, .o = {L1(0.05), .preact = 0.01}, .smooth_all = true},
-    {"gated_frozen", DF_GATED, .unit = true, .adam_without_mean = true, .o = {L1(0.05)}},
-    {"gated_trained", DF_GATED, .norm = DF_NORM_ROOT, .o = {L1(0.05), .gate_trains_decoder = true},
-     .smooth_all = true},
-    {"batch_unsquared", DF_BATCHTOPK, .norm = DF_NORM_SUM, .no_subtract = true, .aux = 1.0 / 32,
-     .o = {.reconstruction = DF_UNSQUARED}},
-};
-#define CASES (sizeof cases / sizeof *cases)
-
-static bool raw(const objective_case *k) {
-    return k->o.raw_threshold;
-}
-
-/* ---- records -------------------------------------------------------------------------------- */
-
-typedef struct golden {
-    char *bytes;
-    size_t size;
-} golden;
-
-static df_status open_golden(const objective_case *k, golden *g) {
-    char path[512];
-    snprintf(path, sizeof path, "%s/tests/golden/objective_%s.bin", DF_SOURCE_DIR, k->name);
-    return df_read_file(path, &g->bytes, &g->size);
-}
-
-/* The values of a record, or NULL. */
-static const char *record(const golden *g, const char *name, size_t n) {
-    for (size_t at = 0; at + 24 <= g->size;) {
-        uint64_t count;
-        memcpy(&count, g->bytes + at + 16, sizeof count);
-        if (strncmp(g->bytes + at, name, 16) == 0) return count == n ? g->bytes + at + 24 : NULL;
-        at += 24 + count * sizeof(double);
-    }
-    return NULL;
-}
-
-static double number(const golden *g, const char *name, size_t n, size_t i) {
-    const char *from = record(g, name, n);
-    double value = NAN;
-    if (from != NULL) memcpy(&value, from + i * sizeof value, sizeof value);
-    return value;
-}
-
-static void take(const golden *g, const char *name, size_t n, df_range part, float *to) {
-    for (size_t i = 0; i < part.count; i++) to[i] = (float)number(g, name, n, part.first + i);
-}
-
-/* Relative L2 distance of `part` of a record from a. */
-static double distance(const golden *g, const char *name, size_t n, df_range part, const float *a) {
-    double above = 0.0, below = 1e-30;
-    for (size_t i = 0; i < part.count; i++) {
-        double b = number(g, name, n, part.first + i);
-        above += ((double)a[i] - b) * ((double)a[i] - b);
-        below += b * b;
-    }
-    return part.count > 0 ? sqrt(above / below) : 0.0;
-}
 
 /* ---- the coder ------------------------------------------------------------------------------ */
 
@@ -299,9 +189,10 @@ static void test_against_torch(void **state) {
             worst = fmax(worst, fabs(losses[s] - loss) / loss);
         }
         double fvu = number(&r.file, "fvu", 1, 0), off = fabs(pooled_fvu(&r) / fvu - 1.0);
-        print_message("%s: largest relative difference of the loss over %d steps %.1e, of the final "
-                      "FVU %.1e\n",
-                      k->name, STEPS, worst, off);
+        print_message(
+            "%s: largest relative difference of the loss over %d steps %.1e, of the final "
+            "FVU %.1e\n",
+            k->name, STEPS, worst, off);
         good &= near(k, "loss", worst, 1e-3) && near(k, "FVU", off, 1e-3);
         close_run(&r);
     }
@@ -610,10 +501,10 @@ static void test_refusals(void **state) {
     refuses(DF_JUMPRELU, (df_objective){L1(1.0)}, "bandwidth");
     refuses(DF_JUMPRELU, (df_objective){.penalty = DF_PENALTY_L0_TARGET, .bandwidth = 1.0},
             "target");
-    refuses(DF_JUMPRELU,
-            (df_objective){L0(1.0), .bandwidth = 1.0, .gradient_to_all = true,
-                           .step_on_codes = true},
-            "ste");
+    refuses(
+        DF_JUMPRELU,
+        (df_objective){L0(1.0), .bandwidth = 1.0, .gradient_to_all = true, .step_on_codes = true},
+        "ste");
     refuses(DF_BATCHTOPK, (df_objective){.preact = 1.0}, "pre-activation");
 }
 

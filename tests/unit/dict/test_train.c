@@ -268,8 +268,11 @@ static void activations_and_norms_agree(void **state) {
     (void)state;
     const df_train_options all[] = {
         with(DF_RELU, (df_objective){.penalty = DF_PENALTY_L1, .weight = 0.01}),
-        with(DF_TOPK, (df_objective){0}), with(DF_BATCHTOPK, (df_objective){0}),
-        jumprelu(), gated(), annealed()};
+        with(DF_TOPK, (df_objective){0}),
+        with(DF_BATCHTOPK, (df_objective){0}),
+        jumprelu(),
+        gated(),
+        annealed()};
     for (int i = 0; i < 6; i++) {
         df_train_options o = all[i];
         o.code_norm = (df_code_norm)(i % 3);
@@ -555,8 +558,8 @@ static void gathers_scaled_rows(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(same_on_any_ranks),
                                        cmocka_unit_test(activations_and_norms_agree),
-        cmocka_unit_test(objectives_resume),
-        cmocka_unit_test(objectives_are_checked),
+                                       cmocka_unit_test(objectives_resume),
+                                       cmocka_unit_test(objectives_are_checked),
                                        cmocka_unit_test(loss_falls),
                                        cmocka_unit_test(resumes_on_other_ranks),
                                        cmocka_unit_test(damaged_checkpoint_falls_back),
