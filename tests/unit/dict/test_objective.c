@@ -9,12 +9,12 @@
 #include <omp.h>
 
 static df_comm *world;
+static df_kernels *kernels;
 
 /* ---- the coder ------------------------------------------------------------------------------ */
 
 typedef struct run {
     golden file;
-    df_kernels *kernels;
     df_dict *dict;
     df_coder *coder;
     float *x; // [BATCHES, ROWS, WIDTH]
@@ -42,7 +42,7 @@ static df_status open_run(df_comm *comm, const objective_case *k, run *r) {
     *r = (run){0};
     DF_TRY(open_golden(k, &r->file));
     DF_TRY(DF_NEW(r->x, BATCHES * ROWS * WIDTH));
-    DF_TRY(df_kernels_open("auto", &r->kernels));
+    if (kernels == NULL) DF_TRY(df_kernels_open("auto", &kernels));
     DF_TRY(df_dict_new(comm, LATENTS, sites, 2, &r->dict));
     df_dict *d = r->dict;
     d->activation = k->activation;
@@ -57,7 +57,7 @@ static df_status open_run(df_comm *comm, const objective_case *k, run *r) {
     take(&r->file, "b_enc", LATENTS, r->latents, d->b_enc);
     take(&r->file, "b_dec", WIDTH, (df_range){0, WIDTH}, d->b_dec);
     take_parameters(k, &r->file, r->latents, d);
-    DF_TRY(df_coder_open(comm, r->kernels, d, ROWS, &r->coder));
+    DF_TRY(df_coder_open(comm, kernels, d, ROWS, &r->coder));
     DF_TRY(df_coder_train_open(r->coder));
     for (size_t j = 0; j < r->latents.count; j++)
         df_coder_state(r->coder)->silent[j] =
@@ -68,7 +68,6 @@ static df_status open_run(df_comm *comm, const objective_case *k, run *r) {
 static void close_run(run *r) {
     df_coder_close(&r->coder);
     df_dict_free(&r->dict);
-    df_kernels_close(&r->kernels);
     df_free(r->x);
     df_free(r->file.bytes);
 }
@@ -366,14 +365,14 @@ static void test_same_bytes(void **state) {
     assert_ok(df_comm_self(&self));
     for (size_t i = 0; i < CASES; i++) {
         run whole, r;
-        double alone[8], together[8];
+        double alone[4], together[4];
         omp_set_num_threads(1);
         df_test_all(world, open_run(self, &cases[i], &whole) == DF_OK &&
-                               train(&whole, &cases[i], 8, alone) == DF_OK);
+                               train(&whole, &cases[i], 4, alone) == DF_OK);
         for (int threads = 1; threads <= 2; threads++) {
             omp_set_num_threads(threads);
             df_test_all(world, open_run(world, &cases[i], &r) == DF_OK &&
-                                   train(&r, &cases[i], 8, together) == DF_OK);
+                                   train(&r, &cases[i], 4, together) == DF_OK);
             df_test_all(world, memcmp(alone, together, sizeof alone) == 0);
             df_test_all(world, same_training(&r, &whole));
             close_run(&r);
@@ -479,7 +478,7 @@ static void refuses(df_activation activation, df_objective o, const char *word) 
     df_test_all(world, open_run(world, &k, &r) == DF_OK);
     df_coder_close(&r.coder);
     r.dict->activation = activation;
-    df_test_all(world, df_coder_open(world, r.kernels, r.dict, ROWS, &r.coder) == DF_OK &&
+    df_test_all(world, df_coder_open(world, kernels, r.dict, ROWS, &r.coder) == DF_OK &&
                            df_coder_train_open(r.coder) == DF_OK);
     df_step_settings set = step_settings(&k);
     df_test_all(world, df_coder_step(r.coder, r.x, ROWS, &set, &report) == DF_USAGE &&
@@ -543,11 +542,17 @@ static void test_plan(void **state) {
     }
 }
 
+static void close_kernels(void **state) {
+    (void)state;
+    df_kernels_close(&kernels);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_against_torch), cmocka_unit_test(test_twin),
     cmocka_unit_test(test_same_bytes),    cmocka_unit_test(test_active_only),
     cmocka_unit_test(test_adversarial),   cmocka_unit_test(test_refusals),
     cmocka_unit_test(test_not_finite),    cmocka_unit_test(test_plan),
+    cmocka_unit_test(close_kernels),
 };
 
 DF_TEST_MPI_MAIN(world, tests)
