@@ -30,6 +30,9 @@ df_status df_objective_check(const df_coder *c, const df_objective *o) {
                        "jumprelu trains its thresholds through a rectangle: the "
                        "bandwidth is %g, it must be positive",
                        o->bandwidth);
+    if (o->gate_trains_decoder && d->w_skip != NULL)
+        return df_fail(DF_USAGE, "the gate's own reconstruction cannot train a linear skip: leave "
+                                 "gate_decoder frozen");
     if (o->gradient_to_all && o->step_on_codes)
         return df_fail(DF_USAGE, "a step function of codes gives pre-activations no gradient: take "
                                  "ste threshold, or step pre");

@@ -50,7 +50,7 @@ static df_step_settings step_settings(const setting *s) {
                               .beta1 = 0.9,
                               .beta2 = 0.999,
                               .epsilon = 1e-8,
-                              .l1 = s->l1,
+                              .objective = {.penalty = DF_PENALTY_L1, .weight = s->l1},
                               .aux = s->aux,
                               .aux_k = 12,
                               .dead_rows = 50,

@@ -108,7 +108,7 @@ static df_step_settings step_settings(const oracle_case *oracle) {
                               .beta1 = 0.9,
                               .beta2 = 0.999,
                               .epsilon = 1e-8,
-                              .l1 = oracle->l1,
+                              .objective = {.penalty = DF_PENALTY_L1, .weight = oracle->l1},
                               .dead_rows = 1000000,
                               .unit_decoder = oracle->unit_decoder};
 }
