@@ -30,7 +30,7 @@ df_status df_comm_self(df_comm **out) DF_MUST_CHECK;
 
 int df_comm_rank(const df_comm *comm);     /* Not collective */
 int df_comm_size(const df_comm *comm);     /* Not collective */
-MPI_Comm df_comm_mpi(const df_comm *comm); /* Not collective; for HDF5 and ScaLAPACK; borrowed */
+MPI_Comm df_comm_mpi(const df_comm *comm); /* Not collective; for ScaLAPACK; borrowed */
 void df_comm_hosts(df_comm *comm, char *out,
                    size_t bytes); /* "node1 x 4, node2 x 4", on every rank */
 

@@ -1,8 +1,11 @@
-/* Making the objects of a file, collectively, through HDF5's MPI driver.
+/* Making the objects of a file: rank 0 alone, through HDF5's serial driver.
  *
- * On a full disk HDF5's collective metadata writes may hang, and its flush and close return success
- * all the same. So rank 0 first makes an empty file and reserves the planned bytes; then all ranks
- * open that and fill it in. */
+ * Through the MPI driver a failure inside HDF5 on one rank leaves the others waiting in the
+ * collective close, and on a full disk its collective metadata writes hang or report success. The
+ * structure is small and the same whoever writes it, so one rank does, the others wait for its
+ * status, and no failure of HDF5 can hang them. The rows, which are large, are then written by all
+ * ranks in parallel. An empty file comes first and the planned bytes are reserved behind it, so
+ * that a full disk is said here. */
 #include "parts.h"
 
 #include <stdlib.h>
@@ -63,19 +66,16 @@ static hid_t without_times(hid_t kind) {
     return list;
 }
 
-static hid_t open_parallel(const df_file *file) {
-    hid_t access = store_h5_access();
+static hid_t open_aligned(const df_file *file) {
+    hid_t id = -1, access = store_h5_access();
     if (access < 0) return access;
-    hid_t id = -1;
-    if (H5Pset_fapl_mpio(access, df_comm_mpi(file->comm), MPI_INFO_NULL) >= 0 &&
-        H5Pset_coll_metadata_write(access, true) >= 0 &&
-        H5Pset_alignment(access, 16 * ALIGNMENT, ALIGNMENT) >= 0)
+    if (H5Pset_alignment(access, 16 * ALIGNMENT, ALIGNMENT) >= 0)
         id = H5Fopen(file->part, H5F_ACC_RDWR, access);
     H5Pclose(access);
     return id;
 }
 
-// Rank 0: an empty HDF5 file, and the space of the whole one behind it.
+// An empty HDF5 file, and the space of the whole one behind it.
 static df_status make_empty(const df_file *file) {
     hid_t access = store_h5_access(), creation = without_times(H5P_FILE_CREATE);
     if (creation >= 0) H5Pset_userblock(creation, store_seal_bytes(file->n_datasets));
@@ -189,8 +189,6 @@ static df_status make_ids(hid_t file, const df_file *declared) {
     return DF_OK;
 }
 
-// Takes no memory of ours: a rank that stopped half-way would leave the others waiting when HDF5
-// closes the file.
 static df_status make_everything(hid_t file, const df_file *declared) {
     DF_TRY(make_facts(file, declared));
     for (size_t i = 0; i < declared->n_datasets; i++)
@@ -203,17 +201,20 @@ static df_status make_everything(hid_t file, const df_file *declared) {
     return DF_OK;
 }
 
-df_status store_create_objects(df_file *file) {
-    store_h5_quiet();
-    df_status status = store_layout_hash(file->datasets, file->n_datasets, &file->layout);
-    if (status == DF_OK && df_comm_rank(file->comm) == 0) status = make_empty(file);
-    DF_TRY(df_agree(file->comm, status));
-    hid_t id = open_parallel(file);
-    if (id < 0) status = df_fail(DF_FAILED, "cannot open %s: %s", file->part, store_h5_reason());
-    DF_TRY(df_agree(file->comm, status));
-    status = make_everything(id, file);
+static df_status create_objects(const df_file *file) {
+    DF_TRY(make_empty(file));
+    hid_t id = open_aligned(file);
+    if (id < 0) return df_fail(DF_FAILED, "cannot open %s: %s", file->part, store_h5_reason());
+    df_status status = make_everything(id, file);
     if (H5Fclose(id) < 0 && status == DF_OK)
         status = df_fail(DF_FAILED, "cannot write the structure of %s: %s", file->part,
                          store_h5_reason());
+    return status;
+}
+
+df_status store_create_objects(df_file *file) {
+    store_h5_quiet();
+    df_status status = store_layout_hash(file->datasets, file->n_datasets, &file->layout);
+    if (status == DF_OK && df_comm_rank(file->comm) == 0) status = create_objects(file);
     return df_agree(file->comm, status);
 }

@@ -1,8 +1,8 @@
 /* A file being written: create, declare, make ready, write rows, agree.
  *
- * HDF5 describes the file and then lets go of it: ready creates every object collectively through
- * the MPI driver, closes, and keeps the offsets of the contiguous datasets. Rows go out by pwrite
- * at those offsets. H5Dwrite would do the same with less certainty: through MPI-IO a full disk is
+ * HDF5 describes the file and then lets go of it: ready lets rank 0 create every object (create.c),
+ * and all ranks keep the offsets of the contiguous datasets. Rows go out in parallel, by pwrite at
+ * those offsets. H5Dwrite would do the same with less certainty: through MPI-IO a full disk is
  * reported on one rank only, or by a hang, and an open HDF5 file holds metadata in memory that a
  * kill would tear. This way a killed run leaves a file whose metadata were complete before the
  * first row, and an error of a write is an errno on the rank that had it. */

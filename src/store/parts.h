@@ -133,7 +133,7 @@ struct df_file {
 
 df_status store_layout_hash(const store_object *datasets, size_t n, uint64_t *out) DF_MUST_CHECK;
 df_status store_create_objects(df_file *file)
-    DF_MUST_CHECK; /* collective: everything declared, in PATH.part */
+    DF_MUST_CHECK; /* collective: everything rank 0 has declared, in PATH.part */
 df_status
 store_attach(df_file *file) DF_MUST_CHECK; /* not collective: table and places from PATH.part */
 uint64_t store_planned_bytes(const df_file *file);

@@ -318,6 +318,41 @@ static void short_memory_on_one_rank_ends_all(void **state) {
     df_error_clear();
 }
 
+// HDF5 itself fails while it makes the structure: a dataset cannot hold another one.
+static void a_structure_that_hdf5_refuses_ends_all(void **state) {
+    (void)state;
+    size_t before = df_memory_now();
+    df_file *file = NULL;
+    const df_dataset outer = {"/a", DF_U8, 1, {4}, NULL, NULL, NULL};
+    const df_dataset inner = {"/a/b", DF_U8, 1, {4}, NULL, NULL, NULL};
+    df_test_all(world, df_file_create(world, path, FORMAT, &file) == DF_OK);
+    df_test_all(world, df_file_dataset(file, &outer, NULL) == DF_OK);
+    df_test_all(world, df_file_dataset(file, &inner, NULL) == DF_OK);
+    df_test_all(world, df_file_ready(file) == DF_FAILED);
+    df_test_all(world, strstr(df_error_text(), "/a/b") != NULL);
+    df_file_abandon(&file, false);
+    df_test_all(world, !exists(part) && !exists(path) && df_memory_now() == before);
+    df_error_clear();
+}
+
+// Ranks that take the file for different ones: in any order of their differences, all leave.
+static void a_rank_that_declares_otherwise_ends_all(void **state) {
+    (void)state;
+    const df_dataset other = {"/other", DF_U8, 1, {4}, NULL, NULL, NULL};
+    for (int odd = 0; odd < df_comm_size(world) && df_comm_size(world) > 1; odd++) {
+        df_file *file = NULL;
+        df_test_all(world, df_file_create(world, path, FORMAT, &file) == DF_OK);
+        df_test_all(world, declare(file) == DF_OK);
+        if (df_comm_rank(world) == odd && df_file_dataset(file, &other, NULL) != DF_OK)
+            fprintf(stderr, "%s\n", df_error_text());
+        df_test_all(world, df_file_ready(file) == DF_BAD_INPUT);
+        df_test_all(world, strstr(df_error_text(), "layout") != NULL);
+        df_file_abandon(&file, false);
+        df_test_all(world, !exists(part));
+        df_error_clear();
+    }
+}
+
 static void a_folder_that_is_missing_is_named(void **state) {
     (void)state;
     df_file *file = NULL;
@@ -367,6 +402,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup(a_complete_part_is_opened_again, set_up),
     cmocka_unit_test_setup(a_write_that_fails_on_one_rank_ends_all, set_up),
     cmocka_unit_test_setup(short_memory_on_one_rank_ends_all, set_up),
+    cmocka_unit_test_setup(a_structure_that_hdf5_refuses_ends_all, set_up),
+    cmocka_unit_test_setup(a_rank_that_declares_otherwise_ends_all, set_up),
     cmocka_unit_test_setup(a_folder_that_is_missing_is_named, set_up),
     cmocka_unit_test_setup(a_full_disk_is_said_before_any_row, set_up),
 };
