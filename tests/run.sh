@@ -3,7 +3,7 @@
 # two cores; needs no terminal and no stdin. The closing line is "N passed, N failed, N skipped".
 #
 #   ./tests/run.sh                  what CI runs
-#   ./tests/run.sh --full           long kill schedules, chains of requeues, long fuzzing, more damaged files
+#   ./tests/run.sh --full           long kill schedules, chains of requeues, long fuzzing, more damaged files (35 minutes)
 #   ./tests/run.sh --only STEP,...  of: unit sanitize fuzz e2e kills slurm
 #
 # DARKFIELD_FIXTURES names a folder with stories-pair/ (a really trained pair); without it those tests are skipped.
@@ -23,20 +23,29 @@ done
 exec </dev/null
 cores=$(nproc)
 if [ $full = yes ]; then
-    fuzz_seconds=600 kills=60 requeues=3
-    export DARKFIELD_MUTATIONS=100 DARKFIELD_KILL_STEPS=2500
+    fuzz_seconds=150 kills=30 requeues=3
+    export DARKFIELD_MUTATIONS=25 DARKFIELD_KILL_STEPS=1200
 else
     fuzz_seconds=30 kills=12 requeues=1
 fi
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
 logs=build/test-logs
 mkdir -p $logs
-results=$logs/results.txt
+results=$logs/results.txt times=$logs/times.txt
 : >$results
+: >$times
 began=$(date +%s)
 
 wanted() { case ",$steps," in *,"$1",*) return 0 ;; *) return 1 ;; esac; }
-heading() { printf '\n== %s  [%d s]\n' "$*" $(($(date +%s) - began)); }
+# A heading starts a section; the closing table says how long each took.
+section='' section_began=$began
+end_section() {
+    local now
+    now=$(date +%s)
+    [ -z "$section" ] || printf '%6d s  %s\n' $((now - section_began)) "$section" >>$times
+    section=$* section_began=$now
+}
+heading() { end_section "$*"; printf '\n== %s  [%d s]\n' "$*" $(($(date +%s) - began)); }
 # One line of a result: shown and counted.
 result() { echo "$*" | tee -a $results; }
 
@@ -48,6 +57,7 @@ close() {
     heading "closing"
     grep '^skip ' $results
     grep '^FAIL ' $results
+    sort -rn $times
     echo "took $(($(date +%s) - began)) s"
     echo "$passed passed, $failed failed, $skipped skipped"
     [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
@@ -101,6 +111,7 @@ suite() {
 script() {
     local name=$1 log=$logs/$1.log before after code
     shift
+    heading "$name"
     before=$(wc -l <$results)
     timeout -k 30 3600 "$@" 2>&1 | tee "$log" | while IFS= read -r line; do
         case $line in "ok "* | "FAIL "* | "skip "*) result "$line" ;; *) echo "   $line" ;; esac
@@ -150,7 +161,6 @@ if wanted fuzz; then
     fi
 fi
 if wanted e2e; then
-    heading "end to end"
     script main_job tests/e2e/main_job.sh
     script equality tests/e2e/equality.sh
     script bad_input tests/e2e/bad_input.sh
@@ -158,11 +168,9 @@ if wanted e2e; then
     script stories tests/e2e/stories.sh
 fi
 if wanted kills; then
-    heading "kills and resumes"
     script kills tests/e2e/kills.sh $kills
 fi
 if wanted slurm; then
-    heading "Slurm"
     script slurm-chain tests/slurm/chain.sh
     script slurm-requeue tests/slurm/requeue.sh $requeues
 fi
