@@ -4,7 +4,7 @@
 #
 #   ./tests/run.sh                  what CI runs
 #   ./tests/run.sh --full           long kill schedules, chains of requeues, long fuzzing, more damaged files (35 minutes)
-#   ./tests/run.sh --only STEP,...  of: unit sanitize fuzz e2e kills slurm
+#   ./tests/run.sh --only STEP,...  of: unit sanitize fuzz e2e kills slurm, or an end-to-end script: equality, chain, ...
 #
 # DARKFIELD_FIXTURES names a folder with stories-pair/ (a really trained pair); without it those tests are skipped.
 set -uo pipefail
@@ -107,10 +107,13 @@ suite() {
          END { for (i = 1; i <= NR; i++) { split(lines[i], part, ":"); if (part[1] in failed && lines[i] !~ /Environment variables|^[0-9]+:  [A-Z_]+=|Working Directory/ && shown[part[1]]++ < 60) print lines[i] } }' "$log"
 }
 
-# script NAME COMMAND...: an end-to-end script; its own lines are the results.
+# script STEP FILE [ARGUMENT]: an end-to-end script, if its step or its own name is wanted; its lines are the results.
 script() {
-    local name=$1 log=$logs/$1.log before after code
+    local step=$1 name log before after code
     shift
+    name=$(basename "$1" .sh)
+    log=$logs/$name.log
+    wanted "$step" || wanted "$name" || return
     heading "$name"
     before=$(wc -l <$results)
     timeout -k 30 3600 "$@" 2>&1 | tee "$log" | while IFS= read -r line; do
@@ -160,18 +163,12 @@ if wanted fuzz; then
         echo "$names" | xargs -P "$cores" -I{} bash -c 'fuzz_one {}'
     fi
 fi
-if wanted e2e; then
-    script main_job tests/e2e/main_job.sh
-    script equality tests/e2e/equality.sh
-    script bad_input tests/e2e/bad_input.sh
-    script memory tests/e2e/memory.sh
-    script stories tests/e2e/stories.sh
-fi
-if wanted kills; then
-    script kills tests/e2e/kills.sh $kills
-fi
-if wanted slurm; then
-    script slurm-chain tests/slurm/chain.sh
-    script slurm-requeue tests/slurm/requeue.sh $requeues
-fi
+script e2e tests/e2e/main_job.sh
+script e2e tests/e2e/equality.sh
+script e2e tests/e2e/bad_input.sh
+script e2e tests/e2e/memory.sh
+script e2e tests/e2e/stories.sh
+script kills tests/e2e/kills.sh $kills
+script slurm tests/slurm/chain.sh
+script slurm tests/slurm/requeue.sh $requeues
 close
