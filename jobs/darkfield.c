@@ -226,10 +226,22 @@ static df_status check_stage_list(const df_job *job) {
     return DF_OK;
 }
 
+/* Between two stages is a safe point too: harvest and train have others inside. */
+static df_status stop_before(const df_run *run, const df_stage *stage) {
+    if (run->dry_run || !df_stop_requested(run->world)) return DF_OK;
+    return df_fail(DF_STOPPED,
+                   "stopped on request before stage %s; what is complete is kept: run the same job "
+                   "again to go on",
+                   stage->name);
+}
+
 static df_status run_stages(df_run *run, const command_line *line) {
+    bool first = true;
     DF_TRY(check_stage_list(run->job));
     for (size_t i = 0; i < N_STAGES; i++) {
         if (!is_wanted(run->job, line, stages[i]->name)) continue;
+        if (!first) DF_TRY(stop_before(run, stages[i]));
+        first = false;
         df_info("== %s: %s", stages[i]->name, stages[i]->help);
         df_status status = df_job_require(run->job, stages[i]->name);
         if (status == DF_OK) status = stages[i]->run(run);

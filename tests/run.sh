@@ -20,6 +20,10 @@ while [ $# -gt 0 ]; do
         *) usage ;;
     esac
 done
+known=" unit sanitize fuzz e2e kills slurm $(basename -as .sh tests/e2e/*.sh tests/slurm/*.sh | grep -v support | tr '\n' ' ')"
+for step in ${steps//,/ }; do
+    case $known in *" $step "*) ;; *) echo "tests/run.sh: no step is called $step; there are:$known" >&2; exit 2 ;; esac
+done
 exec </dev/null
 cores=$(nproc)
 if [ $full = yes ]; then
@@ -166,6 +170,7 @@ fi
 script e2e tests/e2e/main_job.sh
 script e2e tests/e2e/equality.sh
 script e2e tests/e2e/bad_input.sh
+script e2e tests/e2e/stops.sh
 script e2e tests/e2e/memory.sh
 script e2e tests/e2e/stories.sh
 script kills tests/e2e/kills.sh $kills
