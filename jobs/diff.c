@@ -3,6 +3,8 @@
 
 #include "darkfield/diff.h"
 
+#include <string.h>
+
 static const df_option options[] = {
     {.key = "diff.concepts",
      .type = DF_OPT_LIST,
@@ -23,6 +25,20 @@ static void print_classes(const char *path) {
     df_error_clear();
 }
 
+/* Statistics name the dictionary they were made with. */
+static df_status check_statistics(const df_reader *stats, uint64_t dictionary) {
+    char *job = NULL, *line = df_format("# dictionary %016llx\n", (unsigned long long)dictionary);
+    df_status status = line != NULL ? df_reader_text(stats, "/", "job", &job) : DF_FAILED;
+    if (status == DF_OK && strstr(job, line) == NULL)
+        status = df_fail(DF_BAD_INPUT,
+                         "%s: expected statistics of this dictionary (content %016llx), found "
+                         "those of another: run darkfield stats again",
+                         df_reader_path(stats), (unsigned long long)dictionary);
+    df_free(job);
+    df_free(line);
+    return status;
+}
+
 /* The dictionary and the statistics decide the result: their hashes join the job text. */
 static df_status run_with(df_run *run, const char *dict_path, const char *stats_path,
                           const char *output) {
@@ -41,7 +57,9 @@ static df_status run_with(df_run *run, const char *dict_path, const char *stats_
     DF_GO(df_agree(run->world, job != NULL ? DF_OK : DF_FAILED));
     if (df_stage_is_current(run, output, "darkfield-diff", job)) goto done;
     DF_GO(df_dict_load(run->world, dict_path, &dict));
-    DF_GO(df_agree(run->world, df_reader_open(stats_path, "darkfield-statistics", &stats)));
+    status = df_reader_open(stats_path, "darkfield-statistics", &stats);
+    if (status == DF_OK) status = check_statistics(stats, inputs[0]);
+    DF_GO(df_agree(run->world, status));
     o.resolved_job = job;
     if (df_job_has(run->job, "diff.concepts"))
         o.n_concepts = df_job_list(run->job, "diff.concepts", &o.concepts);

@@ -110,10 +110,11 @@ static df_status refuse_rows(const harvest *h, size_t window, size_t site, const
     while (i + 1 < n * h->width[site] && isfinite(rows[i])) i++;
     return df_fail(
         DF_BAD_INPUT,
-        "model %s, site %s, window %zu: %g at row %llu, column %zu; activations must be finite%s",
-        h->name, h->site[site], window, (double)rows[i],
+        "model %s (%s), site %s, window %zu: expected finite activations, found %g at row %llu, "
+        "column %zu: %s",
+        h->name, h->model_path, h->site[site], window, (double)rows[i],
         (unsigned long long)(h->text.window[window] + i / h->width[site]), i % h->width[site],
-        h->type == DF_F16 ? " (f16 ends at 65504: store f32 or bf16)" : "");
+        h->type == DF_F16 ? "f16 ends at 65504, store f32 or bf16" : "are its weights damaged?");
 }
 
 // Rows to the file's type; the summed squares are of what is stored. Slot: the window's place in
@@ -163,10 +164,9 @@ static df_status run_window(const crew *c, const worker *w, size_t window, size_
     sum_loss(c, w, window, slot);
     if (isfinite(c->nll[slot])) return DF_OK;
     return df_fail(DF_BAD_INPUT,
-                   "model %s, window %zu: its loss is %g although the sites are finite; look at "
-                   "the last layers, the "
-                   "final norm and the unembedding",
-                   h->name, window, c->nll[slot]);
+                   "model %s (%s): expected a finite loss, found %g in window %zu although the "
+                   "sites are finite: look at the last layers, the final norm and the unembedding",
+                   h->name, h->model_path, c->nll[slot], window);
 }
 
 static void remember_failure(crew *c, df_status code, size_t window) {

@@ -67,6 +67,11 @@ void df_inputs_close(df_inputs *inputs);
 /* Puts the files in the order of the dictionary's sites, an SAE's model first. Not collective. */
 df_status df_inputs_match(df_inputs *inputs, const df_dict *dict) DF_MUST_CHECK;
 
+/* Whether `path`, a "model", "corpus" or "tokenizer" of this content hash, is the one the
+ * activations were made with; DF_BAD_INPUT when not. Not collective. */
+df_status df_inputs_came_from(const df_acts *acts, const char *what, const char *path,
+                              uint64_t hash) DF_MUST_CHECK;
+
 /* df_resolved, and the hashes of the dictionary and of the activations that are read: what an
  * output depends on. New memory. */
 char *df_resolved_with(const df_run *run, const char *sections, uint64_t dictionary,

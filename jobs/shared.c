@@ -151,22 +151,57 @@ void df_inputs_close(df_inputs *inputs) {
     inputs->n = 0;
 }
 
-df_status df_inputs_match(df_inputs *inputs, const df_dict *dict) {
-    if (dict->sites == inputs->n) return DF_OK;
-    for (size_t i = 0; i < inputs->n && dict->sites == 1; i++) {
-        if (strcmp(inputs->acts[i]->model, dict->site[0].model) != 0) continue;
+/* Puts the activations of an SAE's model first, where its one site is looked for. */
+static bool bring_forward(df_inputs *inputs, const char *model) {
+    for (size_t i = 0; i < inputs->n; i++) {
+        if (strcmp(inputs->acts[i]->model, model) != 0) continue;
         df_acts *acts = inputs->acts[0];
         size_t site = inputs->site[0];
         inputs->acts[0] = inputs->acts[i];
         inputs->site[0] = inputs->site[i];
         inputs->acts[i] = acts;
         inputs->site[i] = site;
-        return DF_OK;
+        return true;
     }
-    return df_fail(DF_BAD_INPUT,
-                   "the dictionary has %zu site%s, the first of model %s; the job's models do not "
-                   "fit it: train again",
-                   dict->sites, dict->sites == 1 ? "" : "s", dict->site[0].model);
+    return false;
+}
+
+df_status df_inputs_match(df_inputs *inputs, const df_dict *dict) {
+    bool fits = dict->sites == inputs->n;
+    if (!fits && dict->sites == 1) fits = bring_forward(inputs, dict->site[0].model);
+    if (!fits)
+        return df_fail(DF_BAD_INPUT,
+                       "the dictionary has %zu site%s, the first of model %s; the job's models do "
+                       "not fit it: train again",
+                       dict->sites, dict->sites == 1 ? "" : "s", dict->site[0].model);
+    for (size_t i = 0; i < dict->sites; i++) {
+        const df_acts *acts = inputs->acts[i];
+        const struct df_site *site = &acts->site[inputs->site[i]];
+        if (site->width == dict->site[i].width && strcmp(site->name, dict->site[i].name) == 0)
+            continue;
+        return df_fail(DF_BAD_INPUT,
+                       "%s: expected %s of width %llu, which the dictionary reads, found %s of "
+                       "width %llu: train again",
+                       acts->path, dict->site[i].name, (unsigned long long)dict->site[i].width,
+                       site->name, (unsigned long long)site->width);
+    }
+    return DF_OK;
+}
+
+df_status df_inputs_came_from(const df_acts *acts, const char *what, const char *path,
+                              uint64_t hash) {
+    char found[20], *expected = NULL, *where = df_format("/%s", what);
+    if (where == NULL) return DF_FAILED;
+    snprintf(found, sizeof found, "%016llx", (unsigned long long)hash);
+    df_status status = df_reader_text(acts->file, where, "hash", &expected);
+    if (status == DF_OK && strcmp(expected, found) != 0)
+        status = df_fail(DF_BAD_INPUT,
+                         "%s: expected the %s that %s was harvested with (content %s), found "
+                         "another (%s): name that one, or harvest again",
+                         path, what, acts->path, expected, found);
+    df_free(expected);
+    df_free(where);
+    return status;
 }
 
 df_status df_input_digest(const df_run *run, const char *path, uint64_t *out) {

@@ -58,25 +58,47 @@ static void sources_close(sources *s) {
     for (size_t i = 0; i < s->models; i++) df_model_close(&s->model[i]);
 }
 
-static df_status open_mine(const df_run *run, sources *s) {
-    DF_TRY(df_inputs_match(&s->acts, s->dict));
+static df_status open_corpus(const df_run *run, sources *s) {
     const char *labels = df_job_text(run->job, "text.labels");
-    if (labels != NULL)
-        DF_TRY(df_corpus_open(df_job_text(run->job, "text.file"),
-                              df_job_text(run->job, "text.field"), labels,
-                              (uint64_t)df_job_int(run->job, "text.max_documents"), &s->corpus));
+    const char *file = df_job_text(run->job, "text.file");
+    if (labels == NULL) return DF_OK;
+    DF_TRY(df_corpus_open(file, df_job_text(run->job, "text.field"), labels,
+                          (uint64_t)df_job_int(run->job, "text.max_documents"), &s->corpus));
+    return df_inputs_came_from(s->acts.acts[0], "corpus", file, df_corpus_hash(s->corpus));
+}
+
+static df_status open_tokenizer(const df_acts *acts, const char *model, sources *s) {
+    char *path = df_format("%s/tokenizer.json", model);
+    if (path == NULL) return DF_FAILED;
+    df_status status = df_tokenizer_open(path, &s->tokenizer);
+    if (status == DF_OK)
+        status = df_inputs_came_from(acts, "tokenizer", path, df_tokenizer_hash(s->tokenizer));
+    df_free(path);
+    return status;
+}
+
+/* What tokens a latent promotes is read from the model: it must be the one that was harvested. */
+static df_status open_models(const df_run *run, sources *s) {
     for (size_t i = 0; i < s->dict->sites; i++) {
+        const df_acts *acts = s->acts.acts[i];
         size_t which = strcmp(s->dict->site[i].model, df_model_name(run, 0)) == 0 ? 0 : 1;
-        DF_TRY(df_model_open(df_model_path(run, which), &s->model[i]));
+        const char *path = df_model_path(run, which);
+        uint64_t hash = 0;
+        DF_TRY(df_model_open(path, &s->model[i]));
         s->models = i + 1;
-        if (i > 0) continue;
-        char *path = df_format("%s/tokenizer.json", df_model_path(run, which));
-        if (path == NULL) return DF_FAILED;
-        df_status status = df_tokenizer_open(path, &s->tokenizer);
-        df_free(path);
-        DF_TRY(status);
+        if (df_comm_rank(run->world) == 0) { // reading a large model once is enough
+            DF_TRY(df_model_hash(path, &hash));
+            DF_TRY(df_inputs_came_from(acts, "model", path, hash));
+        }
+        if (i == 0) DF_TRY(open_tokenizer(acts, path, s));
     }
     return DF_OK;
+}
+
+static df_status open_mine(const df_run *run, sources *s) {
+    DF_TRY(df_inputs_match(&s->acts, s->dict));
+    DF_TRY(open_corpus(run, s));
+    return open_models(run, s);
 }
 
 static df_status run_pass(df_run *run, sources *s, const char *output, const char *job) {

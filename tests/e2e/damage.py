@@ -80,9 +80,31 @@ def h5attr(name):
 
 
 def h5nan():
-    offset, data = h5_dataset("sites"), read()
-    data[offset - offset % 4:offset - offset % 4 + 4] = b"\xff\xff\xff\xff"
+    """A NaN in the first site, and the checksum of its block made to fit."""
+    import ctypes
+    import h5py
+    library = ctypes.CDLL("libxxhash.so.0")
+    library.XXH3_64bits.restype = ctypes.c_uint64
+    with h5py.File(path) as stream:
+        site = stream["sites"][sorted(stream["sites"])[0]]
+        checksums = stream["checksums/sites"][sorted(stream["sites"])[0]]
+        assert len(checksums) == 1, "expected a site of one block"
+        first, size, at = site.id.get_offset(), site.id.get_storage_size(), checksums.id.get_offset()
+    data = read()
+    middle = first + size // 8 * 4
+    data[middle:middle + 4] = b"\xff" * 4
+    block = bytes(data[first:first + size])
+    data[at:at + 8] = struct.pack("<Q", library.XXH3_64bits(block, ctypes.c_size_t(size)))
     write(data)
+
+
+def tokens(number):
+    """One more added token, whose id no model of the pair has."""
+    document = json.loads(read())
+    document.setdefault("added_tokens", []).append(
+        {"id": int(number), "content": "<beyond>", "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False, "special": True})
+    write(json.dumps(document).encode())
 
 
 def mutate(seed):
@@ -107,4 +129,4 @@ def mutate(seed):
 
 
 {"truncate": truncate, "bytes": set_bytes, "json": set_json, "tensor": tensor, "h5data": h5data, "h5attr": h5attr,
- "h5nan": h5nan, "random": mutate}[how](*rest)
+ "h5nan": h5nan, "tokens": tokens, "random": mutate}[how](*rest)
