@@ -4,6 +4,7 @@
 #   ./jobs/quickstart.sh                                     the bundled pair
 #   ./jobs/quickstart.sh --base DIR --tuned DIR --text FILE  your own: two Hugging Face folders (Llama family) and a
 #                                                            text (*.jsonl with a member "text", or plain text)
+#   ./jobs/quickstart.sh [...] -- --set train.steps=500      what follows -- goes to every darkfield call
 #
 # The last line on stdout is the report's path. Every command is printed before it runs; type them yourself if you like.
 set -euo pipefail
@@ -22,9 +23,11 @@ while [ $# -gt 0 ]; do
             [ $# -ge 2 ] || fail "$1 needs a path"
             printf -v "${1#--}" %s "$(from_here "$2")"
             shift 2 ;;
+        --) shift; break ;;
         *) usage >&2; fail "unknown argument $1" ;;
     esac
 done
+options=("$@")
 if [ -n "$base$tuned$text" ]; then
     [ -n "$base" ] && [ -n "$tuned" ] && [ -n "$text" ] || fail "--base, --tuned and --text go together"
     for folder in "$base" "$tuned"; do
@@ -40,7 +43,7 @@ cores=$(nproc)
 export OMP_NUM_THREADS=1
 [ "$(id -u)" -ne 0 ] || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 darkfield() {
-    run mpirun --oversubscribe --bind-to none -n "$cores" build/jobs/darkfield "$@" </dev/null
+    run mpirun --oversubscribe --bind-to none -n "$cores" build/jobs/darkfield "$@" "${options[@]}" </dev/null
 }
 
 # The job file of a user's pair: the bundled one's settings, the last residual stream of the model.
@@ -81,6 +84,7 @@ if [ -z "$base" ]; then
 else
     mkdir -p runs/pair
     write_job runs/pair/null.yaml runs/pair-null base "$base" base "$base"
+    echo 'stages: [harvest, train, evaluate, stats, diff]' >>runs/pair/null.yaml
     write_job runs/pair/pair.yaml runs/pair base "$base" tuned "$tuned"
     printf 'report: {null: runs/pair-null}\n' >>runs/pair/pair.yaml
     say "The null first: your base model against itself. Whatever a model diff reports here is not a difference."

@@ -1,10 +1,16 @@
 #!/usr/bin/env bash
-# The main job from text to report with a small budget; what is complete is skipped; every file is sound.
+# quickstart.sh in a copy of the sources, as a new user runs it but with a small budget: packages, build, report. Then on
+# its output: what is complete is skipped; every file is sound. And the same script for a pair of one's own.
 source "$(dirname "$0")/../support/cases.sh"
 
-out=$work/pocket
-if darkfield 2 run "$pocket" "${small[@]}" --set out="$out" --set report.null="$work/none"; then ok main_job.run
-else bad main_job.run "exit $?: $(tail -n 3 "$work/log")"; finish; fi
+copy=$work/copy
+mkdir -p "$copy"
+tar -cf - --exclude=./build --exclude=./runs --exclude=./.git . | tar -xf - -C "$copy"
+quickstart() { (cd "$work" && timeout 900 "$copy/jobs/quickstart.sh" "$@" >"$work/page" 2>"$work/log" </dev/null); }
+
+out=$copy/runs/pocket
+if quickstart -- "${small[@]}" && [ "$(tail -n 1 "$work/page")" = "$out/report.html" ]; then ok main_job.quickstart
+else bad main_job.quickstart "exit $?: $(tail -n 3 "$work/page" "$work/log")"; finish; fi
 
 page=$out/report.html
 if [ -s "$page" ]; then ok main_job.report; else bad main_job.report "$page was not written"; fi
@@ -19,14 +25,45 @@ for file in "$out"/*.h5; do
     if "$DARKFIELD" check "$file" >"$work/log" 2>&1 </dev/null; then ok "$name"; else bad "$name" "$(tail -n 2 "$work/log")"; fi
 done
 
+# The jobs wrote paths as quickstart's folder sees them; the later runs are there too.
+cd "$copy" || exit 1
 before=$(stat -c '%n %Y %s' "$out"/*.h5)
-if darkfield 3 run "$pocket" "${small[@]}" --set out="$out" --set report.null="$work/none" &&
+if darkfield 3 run "$pocket" "${small[@]}" &&
     [ "$before" = "$(stat -c '%n %Y %s' "$out"/*.h5)" ] && [ "$(grep -c 'skipped' "$work/log")" -ge 6 ]; then
     ok main_job.skips_complete
 else bad main_job.skips_complete "a second run did work again: $(grep -i 'anew' "$work/log" | head -n 2)"; fi
 
 # Another seed is another dictionary, and the stages after it follow.
-if darkfield 2 train "$pocket" "${small[@]}" --set out="$out" --set train.steps=60 && ! grep -q 'skipped' "$work/log"; then
+if darkfield 2 train "$pocket" "${small[@]}" --set train.steps=60 && ! grep -q 'skipped' "$work/log"; then
     ok main_job.changed_job_runs_again
 else bad main_job.changed_job_runs_again "train with other steps was skipped or failed: $(tail -n 2 "$work/log")"; fi
+
+cp jobs/quickstart/text.jsonl "$work/my text.jsonl"
+if quickstart --base copy/jobs/quickstart/base --tuned copy/jobs/quickstart/tuned --text "my text.jsonl" -- "${small[@]}" &&
+    [ -s "$(tail -n 1 "$work/page")" ]; then ok main_job.own_pair
+else bad main_job.own_pair "exit $?: $(tail -n 3 "$work/page" "$work/log")"; fi
+for wrong in '--base copy/jobs --tuned copy/jobs --text x' '--base copy' '--bsae copy'; do
+    quickstart $wrong
+    code=$?
+    if [ $code -eq 2 ] && grep -q '^quickstart: ' "$work/log"; then ok "main_job.usage ($wrong)"
+    else bad "main_job.usage ($wrong)" "exit $code: $(tail -n 2 "$work/log")"; fi
+done
+
+# Where packages cannot be installed: a clear message and the list. Stand-ins for the tools it asks; no sudo in PATH.
+stub=$work/stub
+mkdir -p "$stub"
+printf '#!/bin/sh\nexit 1\n' >"$stub/dpkg-query"
+printf '#!/bin/sh\necho 1000\n' >"$stub/id"
+chmod +x "$stub"/*
+told() { # NAME PATTERN
+    PATH=$stub /bin/bash "$copy/jobs/packages.sh" >"$work/log" 2>&1
+    code=$?
+    if [ $code -eq 1 ] && grep -q "$2" "$work/log" && grep -q 'libhdf5-openmpi-dev' "$work/log"; then ok "main_job.$1"
+    else bad "main_job.$1" "exit $code: $(head -n 3 "$work/log")"; fi
+}
+if grep -q '^VERSION_ID="12"' /etc/os-release; then told no_root_no_sudo 'neither root nor sudo'
+else told other_distribution 'not Debian 12'; fi
+printf 'ID=other\nVERSION_ID="1"\n' >"$work/os-release"
+sed -i "s|/etc/os-release|$work/os-release|" "$copy/jobs/packages.sh"
+told another_distribution 'not Debian 12 but other 1'
 finish

@@ -15,6 +15,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* The call succeeds; otherwise the recorded failure is shown. */
 #define assert_ok(call)                                                                            \
@@ -48,11 +49,27 @@
         }                                                                                          \
     } while (0)
 
+/* All files of this process, so that test programs may run side by side; gone when it ends. */
+static inline const char *df_test_root(void) {
+    static char root[120];
+    const char *above = getenv("TMPDIR");
+    snprintf(root, sizeof root, "%s/darkfield-test-%ld", above != NULL ? above : "/tmp",
+             (long)getpid());
+    return root;
+}
+
+static inline void df_test_clean_up(void) {
+    char command[300];
+    snprintf(command, sizeof command, "rm -rf '%s'", df_test_root());
+    if (system(command) != 0) fprintf(stderr, "%s cannot be removed\n", df_test_root());
+}
+
 /* A folder of its own for a test's files, made anew; belongs to a static buffer. */
 static inline const char *df_test_folder(const char *name) {
     static char path[256];
-    const char *root = getenv("TMPDIR");
-    snprintf(path, sizeof path, "%s/darkfield-test-%s", root != NULL ? root : "/tmp", name);
+    static bool known;
+    if (!known) known = atexit(df_test_clean_up) == 0;
+    snprintf(path, sizeof path, "%s/%.127s", df_test_root(), name);
     char command[600];
     snprintf(command, sizeof command, "rm -rf '%s' && mkdir -p '%s'", path, path);
     if (system(command) != 0) _fail(__FILE__, __LINE__);
