@@ -253,15 +253,19 @@ static df_status run_stages(df_run *run, const command_line *line) {
     return DF_OK;
 }
 
-static void summarise(df_run *run, double seconds) {
-    char memory[16];
+static void summarise(df_run *run, size_t base, double seconds) {
+    char own[16], before[16], process[16];
     if (!run->dry_run) {
         df_info("%s", "");
         df_timer_report(run->world, seconds);
     }
-    df_human_bytes((double)df_memory_peak(), memory);
+    df_human_bytes((double)df_memory_peak(), own);
+    df_human_bytes((double)base, before);
+    df_human_bytes((double)df_process_peak(), process);
     df_warnings_repeat();
-    df_info("own memory on rank 0: at most %s; warnings: %zu", memory, df_warnings());
+    df_info("own memory on rank 0: at most %s; process: at most %s, %s of it before the job "
+            "(MPI, libraries, kernels); warnings: %zu",
+            own, process, before, df_warnings());
 }
 
 /* Between the parsed job and the result: kernels, folder, provenance, stages, summary. */
@@ -274,6 +278,7 @@ static df_status run_job(df_run *run, const command_line *line, const char *comm
         df_agree(run->world, df_kernels_open(df_job_text(run->job, "kernel_path"), &run->kernels)));
     DF_TRY(df_agree(run->world, agree_kernels(run->world, run->kernels)));
     DF_TRY(df_agree(run->world, df_kernels_check(run->kernels)));
+    size_t base = df_process_peak();
     char *volatile_options = df_job_resolved(run->job, NULL, true);
     if (volatile_options == NULL) return DF_FAILED;
     run->provenance = (df_provenance){.command = command,
@@ -291,7 +296,7 @@ static df_status run_job(df_run *run, const command_line *line, const char *comm
         status = df_make_folder(df_job_text(run->job, "out"));
     status = df_agree(run->world, status);
     if (status == DF_OK) status = run_stages(run, line);
-    if (status == DF_OK) summarise(run, df_now() - start);
+    if (status == DF_OK) summarise(run, base, df_now() - start);
     df_free(volatile_options);
     return status;
 }

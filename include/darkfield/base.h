@@ -84,6 +84,9 @@ df_status df_grow(void **p, size_t *capacity, size_t n, size_t size) DF_MUST_CHE
 size_t df_memory_now(void);  /* bytes allocated by df_alloc and not yet freed */
 size_t df_memory_peak(void); /* their high-water mark since start or df_memory_reset_peak */
 void df_memory_reset_peak(void);
+/* High-water mark of the whole process in bytes (VmHWM: libraries, code and mapped pages count
+ * too); 0 where the system does not tell. */
+size_t df_process_peak(void);
 void df_memory_fail_after(
     int64_t calls); /* tests: let the n-th following df_alloc fail once; < 0: never */
 

@@ -73,6 +73,17 @@ void df_memory_reset_peak(void) {
     atomic_store(&peak, atomic_load(&now));
 }
 
+size_t df_process_peak(void) {
+    char line[256];
+    unsigned long long kib = 0;
+    FILE *status = fopen("/proc/self/status", "r");
+    if (status == NULL) return 0;
+    while (fgets(line, sizeof line, status) != NULL)
+        if (sscanf(line, "VmHWM: %llu kB", &kib) == 1) break;
+    fclose(status);
+    return (size_t)kib << 10;
+}
+
 void df_memory_fail_after(int64_t calls) {
     atomic_store(&fail_after, calls);
 }
