@@ -113,11 +113,7 @@ static df_status refuse_rows(const harvest *h, size_t window, size_t site, const
         "model %s (%s), site %s, window %zu: expected finite activations, found %g at row %llu, "
         "column %zu: %s",
         h->name, h->model_path, h->site[site], window, (double)rows[i],
-        "model %s (%s), site %s, window %zu: expected finite activations, found %g at row %llu, "
-        "column %zu: %s",
-        h->name, h->model_path, h->site[site], window, (double)rows[i],
         (unsigned long long)(h->text.window[window] + i / h->width[site]), i % h->width[site],
-        h->type == DF_F16 ? "f16 ends at 65504, store f32 or bf16" : "are its weights damaged?");
         h->type == DF_F16 ? "f16 ends at 65504, store f32 or bf16" : "are its weights damaged?");
 }
 
