@@ -112,11 +112,15 @@ static df_status read_command_line(int argc, char **argv, command_line *line) {
 
 /* ---- options -------------------------------------------------------------------------------- */
 
-static size_t more_options(const df_stage *stage) {
+static size_t table_length(const df_option *table) {
     size_t n = 0;
-    while (stage->more != NULL && stage->more[n].key != NULL) n++;
+    while (table[n].key != NULL) n++;
     return n;
 }
+
+/* Calls for every further table of a stage. */
+#define FOR_MORE(stage, table)                                                                     \
+    for (const df_option *const *table = (stage)->more; table != NULL && *table != NULL; table++)
 
 /* The shared options, then every stage's: one table for the whole job file. */
 static size_t all_options(df_option out[static MAX_OPTIONS]) {
@@ -126,8 +130,8 @@ static size_t all_options(df_option out[static MAX_OPTIONS]) {
     for (size_t s = 0; s < N_STAGES; s++) {
         for (size_t i = 0; i < stages[s]->n_options && n < MAX_OPTIONS; i++)
             out[n++] = stages[s]->options[i];
-        for (size_t i = 0; i < more_options(stages[s]) && n < MAX_OPTIONS; i++)
-            out[n++] = stages[s]->more[i];
+        FOR_MORE(stages[s], table)
+        for (size_t i = 0; i < table_length(*table) && n < MAX_OPTIONS; i++) out[n++] = (*table)[i];
     }
     return n;
 }
@@ -146,7 +150,9 @@ static df_status print_help(const command_line *line) {
     }
     printf("darkfield %s JOB.yaml: %s\n\nOptions of this stage:\n", stage->name, stage->help);
     df_options_help(stdout, stage->options, stage->n_options, stage->name);
-    df_options_help(stdout, stage->more, more_options(stage), stage->name);
+    FOR_MORE(stage, table)
+    df_options_help(stdout, *table, table_length(*table), stage->name);
+    if (stage->more_help != NULL) stage->more_help(stdout);
     printf("\nShared options:\n");
     df_options_help(stdout, df_shared_options, df_n_shared_options, NULL);
     return DF_OK;
@@ -178,6 +184,12 @@ static df_status load_job(df_comm *world, const command_line *line, const df_opt
     }
     df_free(text);
     return status;
+}
+
+static df_status presume(df_job *job) {
+    for (size_t i = 0; i < N_STAGES; i++)
+        if (stages[i]->presume != NULL) DF_TRY(stages[i]->presume(job));
+    return DF_OK;
 }
 
 static int thread_count(const df_job *job) {
@@ -320,7 +332,9 @@ static df_status run_with_job(df_comm *world, const command_line *line, const ch
     df_job *job = NULL;
     DF_TRY(load_job(world, line, options, n, &job));
     df_run run = {.world = world, .job = job, .dry_run = line->dry_run, .force = line->force};
-    df_status status = df_agree(world, require_shared(job));
+    df_status status = presume(job);
+    if (status == DF_OK) status = require_shared(job);
+    status = df_agree(world, status);
     if (status == DF_OK && line->print_config) {
         char *fixed = df_job_resolved(job, NULL, false);
         df_info("%s", fixed != NULL ? fixed : "");

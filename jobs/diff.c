@@ -94,6 +94,9 @@ static df_status run_diff(df_run *run) {
 }
 
 const df_stage df_stage_diff = {
-    "diff",   "decoder norms, classes and the latents that tell two models apart",
-    options,  sizeof options / sizeof *options,
-    run_diff, NULL};
+    .name = "diff",
+    .help = "decoder norms, classes and the latents that tell two models apart",
+    .options = options,
+    .n_options = sizeof options / sizeof *options,
+    .run = run_diff,
+};

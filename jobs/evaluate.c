@@ -78,6 +78,10 @@ static df_status run_evaluate(df_run *run) {
     return status;
 }
 
-const df_stage df_stage_evaluate = {"evaluate",   "FVU, L0 and dead latents on held-out documents",
-                                    options,      sizeof options / sizeof *options,
-                                    run_evaluate, NULL};
+const df_stage df_stage_evaluate = {
+    .name = "evaluate",
+    .help = "FVU, L0 and dead latents on held-out documents",
+    .options = options,
+    .n_options = sizeof options / sizeof *options,
+    .run = run_evaluate,
+};

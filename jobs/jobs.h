@@ -26,8 +26,16 @@ typedef struct df_stage {
     /* Collective. Must skip (with a line saying so) when its output is current:
      * df_stage_is_current. */
     df_status (*run)(df_run *run);
-    const df_option *more; /* a second table of options, ended by one without key, or NULL */
+    /* Further tables of options, each ended by one without key; the last one is NULL. */
+    const df_option *const *more;
+    df_status (*presume)(df_job *job); /* completes the parsed job file; NULL: nothing to do */
+    void (*more_help)(FILE *to);       /* follows the options in `help`; NULL: nothing */
 } df_stage;
+
+/* train.preset (train_presets.c): gives the options of a published trainer to the keys that were
+ * not given; DF_USAGE names the nearest preset. The list, one preset a line. Not collective. */
+df_status df_train_presume(df_job *job) DF_MUST_CHECK;
+void df_train_list_presets(FILE *to);
 
 extern const df_stage df_stage_harvest, df_stage_train, df_stage_evaluate, df_stage_stats,
     df_stage_diff, df_stage_spectrum, df_stage_report;

@@ -116,6 +116,10 @@ static df_status run_report(df_run *run) {
     return df_agree(run->world, status);
 }
 
-const df_stage df_stage_report = {"report",   "one self-contained HTML page from the results",
-                                  options,    sizeof options / sizeof *options,
-                                  run_report, NULL};
+const df_stage df_stage_report = {
+    .name = "report",
+    .help = "one self-contained HTML page from the results",
+    .options = options,
+    .n_options = sizeof options / sizeof *options,
+    .run = run_report,
+};

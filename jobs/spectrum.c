@@ -158,6 +158,9 @@ static df_status run_spectrum(df_run *run) {
 }
 
 const df_stage df_stage_spectrum = {
-    "spectrum",   "spectra of activations, reconstruction and residual",
-    options,      sizeof options / sizeof *options,
-    run_spectrum, NULL};
+    .name = "spectrum",
+    .help = "spectra of activations, reconstruction and residual",
+    .options = options,
+    .n_options = sizeof options / sizeof *options,
+    .run = run_spectrum,
+};

@@ -155,6 +155,9 @@ static df_status run_stats(df_run *run) {
 }
 
 const df_stage df_stage_stats = {
-    "stats",   "frequency, histogram, top examples and promoted tokens of every latent",
-    options,   sizeof options / sizeof *options,
-    run_stats, NULL};
+    .name = "stats",
+    .help = "frequency, histogram, top examples and promoted tokens of every latent",
+    .options = options,
+    .n_options = sizeof options / sizeof *options,
+    .run = run_stats,
+};

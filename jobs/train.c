@@ -1,5 +1,6 @@
 /* darkfield train: learns a crosscoder over both models, or an SAE of one, from their activation
  * files. */
+#include "train_methods.h"
 #include "train_objective.h"
 
 #include "darkfield/dict.h"
@@ -58,14 +59,14 @@ static const df_option options[] = {
      .unit = "steps",
      .min = 0,
      .max = 1e12,
-     .help = "the learning rate rises linearly from 0 over these first steps"},
+     .help = "the learning rate rises linearly over these first steps (see train.warmup_law)"},
     {.key = "train.decay",
      .type = DF_OPT_INT,
      .fallback = "1000",
      .unit = "steps",
      .min = 0,
      .max = 1e12,
-     .help = "and falls linearly to 0 over these last ones"},
+     .help = "and falls over these last ones (see train.decay_law)"},
     {.key = "train.aux",
      .type = DF_OPT_REAL,
      .fallback = "0.03125",
@@ -96,8 +97,10 @@ static const df_option options[] = {
     {.key = "train.decoder",
      .type = DF_OPT_CHOICE,
      .fallback = "free",
-     .choices = "free unit",
-     .help = "decoder norms are learned (crosscoders), or kept at 1 over the whole row"},
+     .choices = "free unit unit-first",
+     .help =
+         "decoder norms are learned (crosscoders), or kept at 1 over the whole row: gradient "
+         "projected, clipped, step, norm set (dictionary_learning), or norm set first (OpenAI)"},
     {.key = "train.subtract_bias",
      .type = DF_OPT_BOOL,
      .fallback = "true",
@@ -200,8 +203,6 @@ static df_train_options read_options(const df_run *run) {
         .beta1 = df_job_real(job, "train.beta1"),
         .beta2 = df_job_real(job, "train.beta2"),
         .epsilon = df_job_real(job, "train.epsilon"),
-        .warmup = count_of(run, "train.warmup"),
-        .decay = count_of(run, "train.decay"),
         .aux = df_job_real(job, "train.aux"),
         .aux_k = count_of(run, "train.aux_k"),
         .dead_rows = count_of(run, "train.dead_rows"),
@@ -213,6 +214,7 @@ static df_train_options read_options(const df_run *run) {
         .accept_kernel_path = df_job_bool(job, "train.accept_kernel_path"),
         .facts = run->provenance};
     df_read_objective(run, &o);
+    df_read_methods(run, &o);
     return o;
 }
 
@@ -225,6 +227,7 @@ static df_status check_choices(const df_run *run) {
         return df_fail(DF_USAGE, "%s: train.k is %lld, more than the %lld latents",
                        df_job_where(job, "train.k"), (long long)df_job_int(job, "train.k"),
                        (long long)df_job_int(job, "train.latents"));
+    DF_TRY(df_check_methods(run));
     if (model == NULL || *model == '\0') return DF_OK;
     for (size_t i = 0; i < df_models(run); i++)
         if (strcmp(model, df_model_name(run, i)) == 0) return DF_OK;
@@ -366,7 +369,15 @@ static df_status run_train(df_run *run) {
     return status;
 }
 
+static const df_option *const more_options[] = {df_objective_options, df_method_options, NULL};
+
 const df_stage df_stage_train = {
-    "train",   "a crosscoder over the models' activations, or an SAE of one",
-    options,   sizeof options / sizeof *options,
-    run_train, df_objective_options};
+    .name = "train",
+    .help = "a crosscoder over the models' activations, or an SAE of one",
+    .options = options,
+    .n_options = sizeof options / sizeof *options,
+    .run = run_train,
+    .more = more_options,
+    .presume = df_train_presume,
+    .more_help = df_train_list_presets,
+};

@@ -7,9 +7,10 @@ const df_option df_objective_options[] = {
     {.key = "train.reconstruction",
      .type = DF_OPT_CHOICE,
      .fallback = "squared",
-     .choices = "squared squared-mean unsquared",
+     .choices = "squared squared-mean unsquared fvu",
      .help = "error of a row: sum of squares (dictionary_learning, SAELens), the same divided by "
-             "the number of sites, or mean over sites of its length (crosscoder_learning)"},
+             "the number of sites, or mean over sites of its length (crosscoder_learning); fvu: "
+             "sum of squares over the batch divided by its variance (sparsify)"},
     {.key = "train.penalty",
      .type = DF_OPT_CHOICE,
      .fallback = "none",
@@ -172,7 +173,8 @@ static df_anneal_plan read_anneal(const df_run *run) {
 }
 
 void df_read_objective(const df_run *run, df_train_options *o) {
-    static const char *const reconstructions[] = {"squared", "squared-mean", "unsquared", NULL};
+    static const char *const reconstructions[] = {"squared", "squared-mean", "unsquared", "fvu",
+                                                  NULL};
     static const char *const penalties[] = {"none", "l1", "lp", "tanh", "l0", "l0-target", NULL};
     const df_job *job = run->job;
     o->objective = (df_objective){

@@ -140,6 +140,7 @@ typedef enum df_stream {
     DF_STREAM_SHUFFLE = 2, /* row permutation of epoch e: seed + e */
     DF_STREAM_INIT = 3,    /* dictionary initialisation; index = latent * width + column */
     DF_STREAM_SYNTHETIC = 4,
+    DF_STREAM_RESAMPLE = 5, /* rows for dead latents; index = step * 2^32 + row of the batch */
     DF_STREAM_TEST = 100
 } df_stream;
 uint64_t df_random_bits(uint64_t seed, df_stream stream, uint64_t index);
@@ -227,6 +228,11 @@ df_status df_job_parse(const char *path, const char *text, size_t bytes, const d
                        size_t n_options, const char *const *sets, size_t n_sets,
                        df_job **out) DF_MUST_CHECK;
 void df_job_free(df_job *job);
+
+/* Gives a key another default: the value of `text` where neither the file, --set nor an earlier
+ * call gave one. `where` ("preset saelens-topk") is what df_job_where then says. */
+df_status df_job_presume(df_job *job, const char *key, const char *text,
+                         const char *where) DF_MUST_CHECK;
 
 /* Values by key. A key that is not in the table is a programming error (assert). */
 bool df_job_has(const df_job *job, const char *key);

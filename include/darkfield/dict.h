@@ -46,7 +46,7 @@ typedef enum df_dict_kind {
 } df_dict_kind;
 const char *df_dict_kind_name(df_dict_kind kind); /* "skip-transcoder" */
 
-enum { DF_MAX_SITES = 256 };
+enum { DF_MAX_SITES = 256, DF_MAX_PREFIXES = 16 };
 
 /* One site of one model: columns [first, first + width) of a row; a row holds x * scale. */
 typedef struct df_dict_site {
@@ -97,7 +97,9 @@ typedef struct df_dict {
     df_range skip_rows;    /* rows of W_skip on this rank, of out.count */
     df_activation activation;
     df_code_norm code_norm;
-    size_t k;           /* TopK: per row; BatchTopK: mean per row in training */
+    size_t k;        /* TopK: per row; BatchTopK: mean per row in training */
+    size_t prefixes; /* Matryoshka: latents [0, prefix[i]) reconstruct x too; 0: not nested */
+    size_t prefix[DF_MAX_PREFIXES]; /* ascending, the last is m; the first may be 0: b_dec alone */
     float threshold;    /* BatchTopK at inference: active where f * norm > threshold; < 0: not yet
                            known */
     bool subtract_bias; /* only where in is out */
@@ -206,8 +208,13 @@ df_status df_coder_apply(df_coder *coder, const float *x_mine, size_t n, float *
 
 /* mean over rows of sum e^2 (dictionary_learning, SAELens); that divided by the number of output
  * sites; mean over rows and output sites of |e_site|, not squared (crosscoder_learning, and
- * dictionary_learning's p-annealing). */
-typedef enum df_reconstruction { DF_SQUARED_SUM, DF_SQUARED_MEAN, DF_UNSQUARED } df_reconstruction;
+ * dictionary_learning's p-annealing); sum e^2 / sum (x - mean x)^2 over the batch (sparsify). */
+typedef enum df_reconstruction {
+    DF_SQUARED_SUM,
+    DF_SQUARED_MEAN,
+    DF_UNSQUARED,
+    DF_FVU
+} df_reconstruction;
 
 /* Sparsity, with s = f times code norm (Gated: of relu(p), the gate's code, for f):
  *   L1         sum_j s                               dictionary_learning, Anthropic April 2024
@@ -255,14 +262,39 @@ typedef struct df_objective {
     bool gate_trains_decoder;
 } df_objective;
 
+/* AuxK lets the dead latents explain the error: weight * sum |e^ - t|^2 / rows / normaliser, where
+ * e^ is decoded from the min(aux_k, dead) dead latents of each row with the largest scores and
+ * t = e. What public trainers do differently: */
+typedef enum df_aux_normaliser {
+    DF_AUX_RESIDUAL, /* mean over rows of sum (e - mean e)^2: dictionary_learning, OpenAI */
+    DF_AUX_TARGET,   /* mean over rows of sum (x - mean x)^2: sparsify */
+    DF_AUX_NONE      /* SAELens */
+} df_aux_normaliser;
+typedef enum df_aux_bias {
+    DF_AUX_BIAS_NONE,   /* dictionary_learning, crosscoder_learning */
+    DF_AUX_BIAS_DECODE, /* e^ has b_dec: SAELens, sparsify */
+    DF_AUX_BIAS_BOTH    /* e^ has it, and t = e + b_dec with b_dec held fixed: OpenAI */
+} df_aux_bias;
+
 typedef struct df_step_settings {
     double lr, beta1, beta2, epsilon;
     df_objective objective;
-    double aux;         /* AuxK weight (1/32); 0: none */
-    size_t aux_k;       /* min(aux_k, dead) dead latents per row */
+    double prefix_weight; /* Matryoshka: of the squared error of every prefix */
+    double multi; /* Multi-TopK: weight of the FVU with 4 k latents (sparsify: 1/8); TopK only */
+    double aux;   /* AuxK weight (1/32); 0: none */
+    size_t aux_k; /* min(aux_k, dead) dead latents per row */
+    df_aux_normaliser aux_normaliser;
+    df_aux_bias aux_bias;
+    bool aux_scaled;    /* times min(dead / aux_k, 1): SAELens, sparsify */
+    bool aux_attached;  /* e is not held fixed: OpenMOSS, crosscode; normaliser TARGET or NONE */
     uint64_t dead_rows; /* a latent is dead when it has not fired for this many rows */
-    bool unit_decoder;  /* project the gradient off each decoder row, then keep its norm at 1 (whole
-                           row) */
+    double fired_above; /* a latent fires with a code above this: 0, or 1e-3 (OpenAI) */
+    double clip; /* gradients are scaled so that their norm over all is at most this; 0: not */
+    double ema;  /* the averages of the weights keep this share (0.999); 0: none are kept */
+    bool unit_decoder; /* decoder rows have norm 1 (whole row): project the gradient off the row,
+                          clip, Adam, normalise (dictionary_learning) */
+    bool unit_first;   /* or: normalise, project, clip, Adam, so that rows leave a step without unit
+                          norm (OpenAI) */
     double threshold_rate; /* BatchTopK: threshold <- (1 - rate) threshold + rate * smallest
                               selected score */
 } df_step_settings;
@@ -271,8 +303,12 @@ typedef struct df_step_report {
     double loss;                                /* the weighted sum of the terms */
     double reconstruction, sparsity, auxiliary; /* without their weights */
     double preactivation, gate, next_sparsity;  /* the latter at objective.next_power */
-    double l0;                                  /* mean active per row */
-    uint64_t dead;                              /* before this step's update */
+    double
+        nested; /* Matryoshka: the weighted errors of all prefixes, which is reconstruction then */
+    double multi;  /* FVU with 4 k latents */
+    double norm;   /* of all gradients together, before clipping; 0 where nothing is clipped */
+    double l0;     /* mean active per row */
+    uint64_t dead; /* before this step's update */
     double fvu[DF_MAX_SITES]; /* per output site, of this batch: sum e^2 / sum (x - batch mean)^2 */
     double gemm_seconds, select_seconds, settle_seconds, decode_seconds, gradient_seconds,
         adam_seconds, comm_seconds;
@@ -289,14 +325,39 @@ typedef struct df_trainer_state {
     float *m_skip, *v_skip;                       /* laid out like w_skip */
     uint64_t *silent;                             /* [mine.count] rows since last fired */
     uint64_t step;                                /* Adam steps taken */
+    df_dict *ema; /* averages of the weights, from 0: to be divided by 1 - ema^step; NULL: none */
 } df_trainer_state;
 df_status df_coder_train_open(df_coder *coder) DF_MUST_CHECK; /* allocates the state, zero */
 df_trainer_state *df_coder_state(df_coder *coder);
+/* Room for what not every training needs, after train_open: Multi-TopK, averages of the weights,
+ * and the prefixes of a Matryoshka dictionary; and its bytes. Collective; plan: not collective. */
+typedef struct df_train_room {
+    bool multi, ema;
+} df_train_room;
+df_status df_coder_train_extend(df_coder *coder, const df_train_room *room) DF_MUST_CHECK;
+/* Puts the averages, freed of their start from 0, in the place of the weights. Not collective. */
+void df_coder_use_averages(df_coder *coder, double ema);
+size_t df_coder_room_bytes(const df_dict *dict, size_t max_rows, int size,
+                           const df_train_room *room);
 /* One step of the objective, AuxK being |e - e^_aux|^2 / |e - mean e|^2 (e detached; DL's AuxK;
  * reference dictionaries.md 2.3), and Adam (PyTorch's formula). NaN loss is DF_FAILED; an objective
  * that the dictionary's kind does not have is DF_USAGE. Collective. */
 df_status df_coder_step(df_coder *coder, const float *x, size_t rows,
                         const df_step_settings *settings, df_step_report *report) DF_MUST_CHECK;
+/* Dead latents begin anew (dictionary_learning, resample_neurons; Anthropic, "Towards
+ * monosemanticity"): rows are drawn without replacement, probability as |e|^power of their error
+ * under the present weights; a dead latent gets such a row times scale times the mean norm of the
+ * living encoder rows as its encoder, the row brought to norm 1 as its decoder, b_enc 0 and zero
+ * moments. Draws depend on (seed, step, row) alone; the i-th dead latent gets the i-th row drawn.
+ * Where there are more of them than rows with an error, the last ones stay as they are. Collective.
+ */
+typedef struct df_resample {
+    uint64_t dead_rows, seed, step;
+    double power; /* 1: dictionary_learning; 2: crosscoder_learning, Anthropic */
+    double scale; /* 0.2; crosscoder_learning: 0.05 */
+} df_resample;
+df_status df_coder_resample(df_coder *coder, const float *x, size_t rows, const df_resample *how,
+                            uint64_t *replaced) DF_MUST_CHECK;
 /* The gradients alone, for tests: this rank's rows of each tensor, weights untouched. NULL members
  * are skipped. Collective. */
 typedef struct df_gradients {
@@ -349,6 +410,16 @@ df_status df_dict_save(df_comm *comm, const char *path, const df_dict *dict,
 
 /* ---- the trainer ---------------------------------------------------------------------------- */
 
+/* The factor of a linear warm-up over n steps, at step t (from 0): (t + 1) / n; t / n, hence 0 at
+ * the first step (dictionary_learning); 1/n + (1 - 1/n) t / n (PyTorch's LinearLR, SAELens). */
+typedef enum df_warmup { DF_WARMUP_ONE, DF_WARMUP_ZERO, DF_WARMUP_TORCH } df_warmup;
+
+/* b_dec at the start: the mean of the training rows, 0, or the geometric median (Weiszfeld 1937) of
+ * at most DF_MEDIAN_ROWS rows drawn by the seed (OpenAI: 32,768; dictionary_learning: the first
+ * batch). */
+typedef enum df_init_bias { DF_INIT_MEAN, DF_INIT_ZERO, DF_INIT_MEDIAN } df_init_bias;
+enum { DF_MEDIAN_ROWS = 32768 };
+
 typedef struct df_train_options {
     df_dict_kind kind; /* SAE and CROSSCODER: all sites are read and written */
     size_t inputs; /* transcoders and CLT: the first so many sites are read, the others written */
@@ -359,13 +430,33 @@ typedef struct df_train_options {
     bool unit_decoder, subtract_bias;
     double init_norm;
     double lr, beta1, beta2, epsilon;
-    uint64_t warmup, decay; /* steps of linear warm-up from 0 and of linear decay to 0 at the end */
-    df_objective objective; /* its weight and power are where the schedules end, start */
-    uint64_t penalty_warmup; /* the weight is reached linearly over so many steps */
+    uint64_t warmup, decay; /* steps of warm-up, and of the decay to lr_end * lr at the end */
+    df_warmup warmup_law;   /* of the learning rate and of the penalty */
+    bool cosine;            /* the decay is half a cosine, not a line */
+    double lr_end;
+    uint64_t resample;       /* dead latents are drawn anew every so many steps; 0: never */
+    double resample_power, resample_scale;
+    bool rewarm;             /* and the learning rate warms up again */
+    df_objective objective;  /* its weight and power are where the schedules end, start */
+    uint64_t penalty_warmup; /* the weight is reached over so many steps */
     df_anneal_plan anneal;   /* of an LP penalty; updates 0: none */
     double init_threshold;   /* JumpReLU: theta at the start, positive */
-    double aux;              /* AuxK weight */
-    size_t aux_k;            /* 0: width of one site / 2 */
+    size_t prefixes, prefix[DF_MAX_PREFIXES]; /* of the dictionary, and the next ones of a step */
+    double prefix_weight, multi, clip, ema;
+    bool unit_first;
+    df_aux_normaliser aux_normaliser;
+    df_aux_bias aux_bias;
+    bool aux_scaled, aux_attached;
+    double fired_above;
+    df_init_bias init_bias;
+    bool init_whole_row; /* init_norm is that of a whole decoder row, not of each site's part */
+    bool init_uniform;   /* decoder rows uniform in +-1 / sqrt(columns) instead */
+    double init_encoder; /* encoder = decoder times this; 0: times 1 */
+    bool init_ratio;     /* times columns / latents instead */
+    size_t k_start;      /* k falls (or rises) linearly from here over k_steps; 0: it is constant */
+    uint64_t k_steps;
+    double aux;   /* AuxK weight */
+    size_t aux_k; /* 0: width of one site / 2 */
     uint64_t dead_rows;
     double threshold_rate;
     uint64_t threshold_start; /* first step that moves the threshold */

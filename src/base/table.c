@@ -43,18 +43,14 @@ static bool is_utf8(const char *text) {
     return valid;
 }
 
-static df_status set_value(df_job *job, const char *key, const char *text) {
-    size_t i = df_option_find(job->options, job->n_options, key);
-    if (df_option_is_section(job->options, job->n_options, key))
-        return df_fail(DF_USAGE, "--set: '%s' is a section; set one of its keys", key);
-    if (i == job->n_options) return df_unknown_key(job, "--set", key);
-    if (!is_utf8(text)) return df_fail(DF_USAGE, "--set: %s: the value is not valid UTF-8", key);
+/* Reads text into option i as if it had been given at `where`. */
+static df_status replace(df_job *job, size_t i, const char *text, const char *where) {
     df_value value = {0};
     df_status status = df_value_read_one(&job->options[i], text, &value);
     if (status != DF_OK) {
-        status = df_fail_at(status, "--set", key);
+        status = df_fail_at(status, where, job->options[i].key);
     } else {
-        value.where = df_strdup("--set");
+        value.where = df_strdup(where);
         if (value.where == NULL) status = DF_FAILED;
     }
     if (status != DF_OK) {
@@ -64,6 +60,15 @@ static df_status set_value(df_job *job, const char *key, const char *text) {
     df_value_clear(&job->values[i]);
     job->values[i] = value;
     return DF_OK;
+}
+
+static df_status set_value(df_job *job, const char *key, const char *text) {
+    size_t i = df_option_find(job->options, job->n_options, key);
+    if (df_option_is_section(job->options, job->n_options, key))
+        return df_fail(DF_USAGE, "--set: '%s' is a section; set one of its keys", key);
+    if (i == job->n_options) return df_unknown_key(job, "--set", key);
+    if (!is_utf8(text)) return df_fail(DF_USAGE, "--set: %s: the value is not valid UTF-8", key);
+    return replace(job, i, text, "--set");
 }
 
 static df_status apply_set(df_job *job, const char *text) {
@@ -96,6 +101,13 @@ df_status df_job_parse(const char *path, const char *text, size_t bytes, const d
 done:
     df_job_free(job);
     return status;
+}
+
+df_status df_job_presume(df_job *job, const char *key, const char *text, const char *where) {
+    size_t i = df_option_find(job->options, job->n_options, key);
+    if (i == job->n_options) return df_unknown_key(job, where, key);
+    if (job->values[i].where != NULL) return DF_OK;
+    return replace(job, i, text, where);
 }
 
 void df_job_free(df_job *job) {

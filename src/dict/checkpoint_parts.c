@@ -28,7 +28,10 @@ static checkpoint_part replicated(const char *path, size_t n, void *data) {
 size_t checkpoint_parts(const df_dict *d, const df_trainer_state *state,
                         checkpoint_part out[static CHECKPOINT_PARTS]) {
     static const df_trainer_state none;
+    static const df_dict no_averages;
     const df_trainer_state *t = state != NULL ? state : &none;
+    const df_dict *a = t->ema != NULL ? t->ema : &no_averages;
+    bool means = t->ema != NULL;
     const extent enc = of_rows(d, df_dict_enc_floats), dec = of_rows(d, df_dict_dec_floats);
     const extent latent = {d->mine, d->latents}, nothing = {{0, 0}, 0};
     const extent jump = d->activation == DF_JUMPRELU ? latent : nothing;
@@ -61,7 +64,15 @@ size_t checkpoint_parts(const df_dict *d, const df_trainer_state *state,
         part("/moments/v_r_mag", DF_F32, gate, t->v_r_mag),
         part("/moments/m_b_mag", DF_F32, gate, t->m_b_mag),
         part("/moments/v_b_mag", DF_F32, gate, t->v_b_mag),
-        part("/silent", DF_U64, latent, t->silent)};
+        part("/silent", DF_U64, latent, t->silent),
+        part("/averages/W_enc", DF_F32, means ? enc : nothing, a->w_enc),
+        part("/averages/W_dec", DF_F32, means ? dec : nothing, a->w_dec),
+        part("/averages/b_enc", DF_F32, means ? latent : nothing, a->b_enc),
+        replicated("/averages/b_dec", means ? d->out.count : 0, a->b_dec),
+        part("/averages/W_skip", DF_F32, means ? skip : nothing, a->w_skip),
+        part("/averages/theta", DF_F32, means ? jump : nothing, a->theta),
+        part("/averages/r_mag", DF_F32, means ? gate : nothing, a->r_mag),
+        part("/averages/b_mag", DF_F32, means ? gate : nothing, a->b_mag)};
     size_t listed = state != NULL ? CHECKPOINT_PARTS : CHECKPOINT_WEIGHTS, n = 0;
     for (size_t i = 0; i < listed; i++)
         if (all[i].all > 0) out[n++] = all[i];

@@ -16,7 +16,7 @@ typedef struct checkpoint_part {
 } checkpoint_part;
 
 /* WEIGHTS come first: they are read before the coder is opened over them. */
-enum { CHECKPOINT_WEIGHTS = 8, CHECKPOINT_PARTS = 25 };
+enum { CHECKPOINT_WEIGHTS = 8, CHECKPOINT_PARTS = 33 };
 
 /* state may be NULL: then only the weights are listed. Returns how many. */
 size_t checkpoint_parts(const df_dict *d, const df_trainer_state *state,

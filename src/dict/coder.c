@@ -80,6 +80,9 @@ void df_coder_close(df_coder **coder) {
     for (int t = 0; t < c->threads && c->worker != NULL; t++) df_free(c->worker[t].list.upper);
     df_free(c->main.codes.value);
     df_free(c->aux.codes.value);
+    df_free(c->multi.codes.value);
+    df_dict_free(&c->state.ema);
+    df_free(c->extra_arena);
     df_free(c->side.codes.value);
     df_free(c->worker);
     df_free(c->train_arena);

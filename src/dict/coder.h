@@ -119,6 +119,8 @@ struct df_coder {
     float *aux_error;       /* [max_rows, out] e^_aux - e of all rows */
     double *row_leaves;     /* [leaves of rows on this rank, df_statistics_width] of df_tree_sum */
     double *block_leaves;   /* [my_blocks, out] */
+    double *block_squares;  /* [my_blocks] */
+    double *skip_squares;   /* [blocks of W_skip's rows on this rank] */
     float *center_gradient; /* [out] */
     double *totals;         /* [df_statistics_width] */
     uint32_t *dead_list;
@@ -135,6 +137,17 @@ struct df_coder {
     bool preact;          /* the step has a pre-activation loss */
     bool side_moves_encoder, side_moves_decoder;
     bool training;
+
+    /* extras (extras.c) */
+    df_train_room room;
+    void *extra_arena;
+    df_code_store multi;   /* Multi-TopK's 4 k latents per row */
+    float *multi_error;    /* [max_rows, out] x - x^ of them */
+    df_code_store segment; /* codes between two prefixes: no more than codes */
+    float *nested;      /* [prefixes, max_rows, out] E_g, the sum of the errors of prefixes >= g */
+    float *running;     /* [rows of this rank, out] the reconstruction so far */
+    double variance;    /* of the batch: sum (x - mean x)^2; where wanted */
+    float multi_factor; /* of multi_error: dL/dx^ */
 };
 
 /* AuxK entries per row that training has room for: half the mean width of an output site (the
@@ -185,6 +198,10 @@ df_status df_codes_reserve(df_code_store *s, size_t entries);
 /* df_coder_encode; in training, JumpReLU's `side` gets the rectangle of this bandwidth. Collective.
  */
 df_status df_encode(df_coder *c, const float *x, size_t rows, bool training, double bandwidth);
+/* Multi-TopK's latents per row. */
+static inline size_t df_multi_k(const df_dict *d) {
+    return 4 * d->k < d->latents ? 4 * d->k : d->latents;
+}
 /* TopK and BatchTopK have k; the others select by a threshold of each latent. */
 static inline bool df_has_k(const df_dict *d) {
     return d->activation == DF_TOPK || d->activation == DF_BATCHTOPK;

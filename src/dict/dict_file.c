@@ -12,7 +12,7 @@ typedef struct dict_writer {
     df_file *file;
     int (*id_group)[PER_GROUP]; // [groups]
     int id_side[2][PER_SIDE];   // input, output
-    int id[SHARED], id_history;
+    int id[SHARED], id_history, id_prefixes;
 } dict_writer;
 
 static df_status declare_shared(dict_writer *w) {
@@ -136,6 +136,23 @@ static df_status declare_history(dict_writer *w) {
     return DF_OK;
 }
 
+/* Matryoshka dictionaries say which latents stand for themselves. */
+static df_status declare_prefixes(dict_writer *w) {
+    const df_dataset spec = {"/prefixes", DF_U64,
+                             1,           {w->dict->prefixes},
+                             "latents",   "the first latents that reconstruct by themselves",
+                             "prefix"};
+    return w->dict->prefixes > 0 ? df_file_dataset(w->file, &spec, &w->id_prefixes) : DF_OK;
+}
+
+static df_status write_prefixes(const dict_writer *w) {
+    for (size_t i = 0; i < w->dict->prefixes; i++) {
+        uint64_t end = w->dict->prefix[i];
+        DF_TRY(df_file_write(w->file, w->id_prefixes, i, 1, &end));
+    }
+    return DF_OK;
+}
+
 static df_status describe(df_file *file, const df_dict *dict) {
     DF_TRY(df_file_text(file, "/", "kind", df_dict_kind_name(dict->kind)));
     DF_TRY(df_file_text(file, "/", "activation", activation_name(dict->activation)));
@@ -174,6 +191,7 @@ static df_status write_history(const dict_writer *w) {
 /* What every rank holds is written by rank 0. */
 static df_status write_shared(const dict_writer *w) {
     const df_dict *dict = w->dict;
+    DF_TRY(write_prefixes(w));
     for (size_t g = 0; g < dict->groups; g++) {
         const df_dict_group *group = &dict->group[g];
         const uint64_t fields[6] = {group->first,    group->count,     group->in.first,
@@ -219,6 +237,7 @@ static df_status declare_all(dict_writer *w, const char *job, uint64_t seed, uin
     DF_TRY(declare_sites(w, 0));
     DF_TRY(declare_sites(w, 1));
     DF_TRY(declare_history(w));
+    DF_TRY(declare_prefixes(w));
     DF_TRY(df_file_text(w->file, "/", "job", job != NULL ? job : ""));
     DF_TRY(df_file_int(w->file, "/", "seed", (int64_t)seed));
     return df_file_int(w->file, "/", "rows_seen", (int64_t)rows_seen);

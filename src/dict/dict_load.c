@@ -325,8 +325,30 @@ static df_status read_group(const df_reader *file, df_dict *dict, size_t g) {
     return dict->activation == DF_GATED ? read_gates(file, dict, g) : DF_OK;
 }
 
+/* Ascending, all latents last; a dictionary that is not nested has none. */
+static df_status read_prefixes(const df_reader *file, df_dict *dict) {
+    uint64_t shape[DF_MAX_DIMS], prefix[DF_MAX_PREFIXES];
+    df_type type;
+    if (!df_reader_has(file, "/prefixes")) return DF_OK;
+    DF_TRY(df_reader_find(file, "/prefixes", 1, &type, shape));
+    bool good = type == DF_U64 && shape[0] >= 1 && shape[0] <= DF_MAX_PREFIXES;
+    if (good) DF_TRY(df_reader_rows(file, "/prefixes", 0, shape[0], true, prefix));
+    for (size_t i = 0; good && i < shape[0]; i++) {
+        good = prefix[i] <= dict->latents && (i == 0 || prefix[i] > prefix[i - 1]);
+        dict->prefix[i] = prefix[i];
+    }
+    if (good && prefix[shape[0] - 1] == dict->latents) {
+        dict->prefixes = shape[0];
+        return DF_OK;
+    }
+    return df_fail(DF_BAD_INPUT,
+                   "%s: /prefixes must hold 1 to %d ascending numbers that end with %zu latents",
+                   df_reader_path(file), DF_MAX_PREFIXES, dict->latents);
+}
+
 static df_status read_numbers(const df_reader *file, df_dict *dict) {
     df_range columns = {0, dict->out.count};
+    DF_TRY(read_prefixes(file, dict));
     for (size_t g = 0; g < dict->groups; g++) DF_TRY(read_group(file, dict, g));
     DF_TRY(read_floats(file, "/b_dec", columns, 1, dict->b_dec));
     if (dict->w_skip == NULL) return DF_OK;

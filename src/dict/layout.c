@@ -225,6 +225,8 @@ void df_layout_train(df_coder *c, df_layout *l) {
     size_t columns = larger(statistics, c->dict->in.count + 1);
     TAKE(c->row_leaves, df_share(leaves, c->size, 0).count * columns);
     TAKE(c->block_leaves, c->my_blocks.count * larger(c->out, BLOCK_TERMS));
+    TAKE(c->block_squares, c->my_blocks.count);
+    TAKE(c->skip_squares, (c->dict->skip_rows.count + DF_SKIP_ROWS - 1) / DF_SKIP_ROWS);
     TAKE(c->totals, statistics);
     TAKE(c->center_gradient, c->out);
     TAKE(c->dead_list, c->local);

@@ -63,19 +63,41 @@ void df_skip_add(const df_coder *c, size_t row, size_t rows_mine, float *out) {
     }
 }
 
-/* dL/dW_skip = error_factor * sum over rows of e x', for rows [first, first + n) of this rank's. */
-static void block_gradient(const df_coder *c, df_worker *w, size_t first, size_t n) {
+/* tile = beta * tile + factor * sum over rows of e x', for rows [first, first + n) of this rank's.
+ */
+static void add_gradient(const df_coder *c, df_worker *w, df_range part, const float *e,
+                         float factor, float beta) {
     const df_dict *d = c->dict;
-    df_gemm_tn(&(df_gemm){.m = n,
+    df_gemm_tn(&(df_gemm){.m = part.count,
                           .n = d->in.count,
                           .k = c->rows,
-                          .alpha = c->error_factor,
-                          .a = c->error + d->skip_rows.first + first,
+                          .alpha = factor,
+                          .beta = beta,
+                          .a = e + d->skip_rows.first + part.first,
                           .lda = c->out,
                           .b = c->x + d->in.first,
                           .ldb = c->width,
                           .c = w->tile,
                           .ldc = d->in.count});
+}
+
+/* dL/dW_skip: every reconstruction has W_skip x, of nested prefixes all (E of the first). */
+static void block_gradient(const df_coder *c, df_worker *w, size_t first, size_t n) {
+    const float *e = c->dict->prefixes > 0 ? c->nested : c->error;
+    df_range part = {first, n};
+    add_gradient(c, w, part, e, c->error_factor, 0.0f);
+    if (c->multi.codes.rows > 0) add_gradient(c, w, part, c->multi_error, c->multi_factor, 1.0f);
+}
+
+static void use(df_coder *c, float *tile, size_t at, size_t n, const df_sink *sink) {
+    const df_trainer_state *s = &c->state;
+    float *weight = c->dict->w_skip + at;
+    if (sink->out != NULL) {
+        if (sink->out->w_skip != NULL) memcpy(sink->out->w_skip + at, tile, n * sizeof *tile);
+        return;
+    }
+    for (size_t i = 0; i < n && sink->factor < 1.0f; i++) tile[i] *= sink->factor;
+    df_adam_row(sink->adam, (df_moments){weight, s->m_skip + at, s->v_skip + at}, tile, n);
 }
 
 void df_skip_gradients(df_coder *c, const df_sink *sink) {
@@ -86,13 +108,18 @@ void df_skip_gradients(df_coder *c, const df_sink *sink) {
     for (size_t first = 0; first < d->skip_rows.count; first += DF_SKIP_ROWS) {
         size_t left = d->skip_rows.count - first, n = left < DF_SKIP_ROWS ? left : DF_SKIP_ROWS;
         df_worker *w = df_coder_worker(c);
-        size_t at = first * in;
         block_gradient(c, w, first, n);
-        if (sink->adam != NULL)
-            df_adam_row(sink->adam,
-                        (df_moments){d->w_skip + at, c->state.m_skip + at, c->state.v_skip + at},
-                        w->tile, n * in);
-        else if (sink->out->w_skip != NULL)
-            memcpy(sink->out->w_skip + at, w->tile, n * in * sizeof *w->tile);
+        if (sink->squares != NULL)
+            c->skip_squares[first / DF_SKIP_ROWS] = df_sum_squares(w->tile, n * in);
+        else
+            use(c, w->tile, first * in, n * in, sink);
     }
+}
+
+df_status df_skip_norm(df_coder *c, const df_sink *sink, double *squares) {
+    size_t blocks = (c->out + DF_SKIP_ROWS - 1) / DF_SKIP_ROWS;
+    *squares = 0.0;
+    if (c->dict->w_skip == NULL) return DF_OK;
+    df_skip_gradients(c, sink);
+    return df_tree_sum(c->comm, blocks, 1, c->skip_squares, squares);
 }

@@ -43,9 +43,9 @@ df_trainer_state *df_coder_state(df_coder *c) {
 
 /* ---- the error ------------------------------------------------------------------------------ */
 
-void df_code_gradient_row(const df_coder *c, df_code_store *s, size_t row, const float *vector,
-                          df_code_factor factor) {
-    size_t i = s->codes.start[row], end = s->codes.start[row + 1];
+void df_code_gradient_span(const df_coder *c, df_code_store *s, df_range span, const float *vector,
+                           df_code_factor factor) {
+    size_t i = span.first, end = span.first + span.count;
     while (i < end) {
         // ascending latents: the first and the last of four tell
         size_t n =
@@ -66,6 +66,12 @@ void df_code_gradient_row(const df_coder *c, df_code_store *s, size_t row, const
     }
 }
 
+void df_code_gradient_row(const df_coder *c, df_code_store *s, size_t row, const float *vector,
+                          df_code_factor factor) {
+    df_range span = {s->codes.start[row], s->codes.start[row + 1] - s->codes.start[row]};
+    df_code_gradient_span(c, s, span, vector, factor);
+}
+
 /* One rank: a row's decoder rows are read once, while they are near. */
 static void error_rows_alone(df_coder *c, df_code_store *s, float *out,
                              const df_code_factor *factor) {
@@ -81,14 +87,13 @@ static void error_rows_alone(df_coder *c, df_code_store *s, float *out,
     }
 }
 
-static void gather_rows(df_coder *c, const float *mine, float *all) {
+void df_gather_rows(df_coder *c, const float *mine, float *all) {
     for (int p = 0; p < c->size; p++)
         c->receive_bytes[p] = df_share(c->rows, c->size, p).count * c->out * sizeof *all;
     df_allgather(c->comm, mine, c->receive_bytes, all);
 }
 
-static void code_gradients(df_coder *c, df_code_store *s, const float *vectors,
-                           df_code_factor factor) {
+void df_code_gradients(df_coder *c, df_code_store *s, const float *vectors, df_code_factor factor) {
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < c->rows; r++)
         df_code_gradient_row(c, s, r, vectors + r * c->out, factor);
@@ -106,8 +111,8 @@ void df_error_rows(df_coder *c, df_code_store *s, float *out, const df_code_fact
         float *e = c->mine + r * c->out;
         for (size_t i = 0; i < c->out; i++) e[i] = x[i] - e[i];
     }
-    gather_rows(c, c->mine, out);
-    if (factor != NULL) code_gradients(c, s, out, *factor);
+    df_gather_rows(c, c->mine, out);
+    if (factor != NULL) df_code_gradients(c, s, out, *factor);
 }
 
 /* ---- statistics of the batch ---------------------------------------------------------------- */
@@ -161,10 +166,9 @@ static double site_spread(const df_coder *c, df_range columns, const double *sum
 
 /* Reconstruction loss and FVU by site; returns the normaliser of AuxK, mean_rows sum (e - mean
  * e)^2. */
-static double report_error(df_coder *c, bool mean_sites, df_step_report *report) {
+static double report_error(df_coder *c, double share, df_step_report *report) {
     const double *squares = c->totals + 2 * c->out; // of e, of x
     double rows = (double)c->rows, spread = 0.0, *fvu = report->fvu;
-    double share = 1.0 / rows / (mean_sites ? (double)df_dict_outputs(c->dict) : 1.0);
     df_range columns;
     report->reconstruction = 0.0; // the unsquared one is set later
     for (size_t s = 0; s < c->dict->sites; s++) {
@@ -180,65 +184,7 @@ static double report_error(df_coder *c, bool mean_sites, df_step_report *report)
     return spread / rows;
 }
 
-/* ---- AuxK ----------------------------------------------------------------------------------- */
-
-static uint64_t list_dead(df_coder *c, uint64_t dead_rows) {
-    c->dead = 0;
-    for (size_t j = 0; j < c->local; j++)
-        if (c->state.silent[j] >= dead_rows) c->dead_list[c->dead++] = (uint32_t)j;
-    uint64_t total = c->dead;
-    df_sum_u64(c->comm, &total, 1);
-    return total;
-}
-
-/* e^ - e of all rows into aux_error. */
-static void aux_error(df_coder *c) {
-    df_range mine = df_share(c->rows, c->size, c->rank);
-    float *out = c->size > 1 ? c->mine : c->aux_error;
-    const float *e = c->error + mine.first * c->out;
-    df_decode(c, &c->aux.codes, false, out);
-    for (size_t i = 0; i < mine.count * c->out; i++) out[i] -= e[i];
-    if (c->size > 1) gather_rows(c, c->mine, c->aux_error);
-}
-
-static df_status aux_squares(df_coder *c, double *out) {
-    size_t leaves = (c->rows + STAT_ROWS - 1) / STAT_ROWS;
-    df_range mine = df_share(leaves, c->size, c->rank);
-    for (size_t i = 0; i < mine.count; i++) {
-        size_t first = (mine.first + i) * STAT_ROWS,
-               end = first + STAT_ROWS < c->rows ? first + STAT_ROWS : c->rows;
-        c->row_leaves[i] = 0.0;
-        for (size_t r = first; r < end; r++)
-            c->row_leaves[i] += df_sum_squares(c->aux_error + r * c->out, c->out);
-    }
-    return df_tree_sum(c->comm, leaves, 1, c->row_leaves, out);
-}
-
-/* AuxK on the dead latents; *factor is what aux_error must be multiplied by, 0 when there is
- * nothing to do. */
-static df_status auxiliary(df_coder *c, const df_step_settings *set, double spread,
-                           df_step_report *report) {
-    report->dead = list_dead(c, set->dead_rows);
-    c->aux_factor = 0.0f;
-    c->aux.codes.rows = 0;
-    size_t k = report->dead < set->aux_k ? report->dead : set->aux_k;
-    if (!(set->aux > 0.0) || k == 0 || !(spread > 0.0)) return DF_OK;
-    if (k > c->row_k)
-        return df_fail(DF_USAGE,
-                       "aux_k is %zu; the coder has room for at most %zu (the larger of 512 and "
-                       "half a site's width)",
-                       k, c->row_k);
-    df_screen_rows(c, (df_view){.n = c->dead, .list = c->dead_list}, k);
-    df_select_rows(c, k, &c->aux);
-    aux_error(c);
-    double squares;
-    DF_TRY(aux_squares(c, &squares));
-    report->auxiliary = squares / (double)c->rows / spread;
-    c->aux_factor = (float)(2.0 * set->aux / ((double)c->rows * spread));
-    code_gradients(c, &c->aux, c->aux_error, (df_code_factor){.product = c->aux_factor});
-    df_sort_by_latent(c, &c->aux);
-    return DF_OK;
-}
+/* ---- the step ------------------------------------------------------------------------------- */
 
 /* The threads' mean times; what encoding took besides them is selection. */
 static void report_screen(df_coder *c, double seconds, df_step_report *report) {
@@ -250,37 +196,63 @@ static void report_screen(df_coder *c, double seconds, df_step_report *report) {
     report->select_seconds = seconds - report->gemm_seconds - report->settle_seconds;
 }
 
-/* ---- the step ------------------------------------------------------------------------------- */
+/* What a sum of e^2 is multiplied by to be the reconstruction loss. */
+static double squared_share(const df_coder *c, const df_objective *o) {
+    double rows = (double)c->rows;
+    if (o->reconstruction == DF_FVU) return c->variance > 0.0 ? 1.0 / c->variance : 0.0;
+    return 1.0 /
+           (rows * (o->reconstruction == DF_SQUARED_MEAN ? (double)df_dict_outputs(c->dict) : 1.0));
+}
 
 /* Factors of the step: of the error, and of an L1 penalty on codes, which code gradients take in
  * the same pass. */
 static df_code_factor set_factors(df_coder *c, const df_objective *o) {
-    double rows = (double)c->rows, sites = (double)df_dict_outputs(c->dict);
     bool gated = c->dict->activation == DF_GATED;
     bool l1 = o->penalty == DF_PENALTY_L1 && !gated; // a gate's codes are penalised, not these
     bool lengths = o->reconstruction == DF_UNSQUARED;
-    double share = rows * (o->reconstruction == DF_SQUARED_MEAN ? sites : 1.0);
-    c->error_factor = lengths ? 1.0f : (float)(-2.0 / share);
+    c->error_factor = lengths ? 1.0f : (float)(-2.0 * squared_share(c, o));
     c->preact = o->preact > 0.0;
     c->side_moves_encoder = gated || o->gradient_to_all;
     c->side_moves_decoder = gated && o->gate_trains_decoder;
     return (df_code_factor){.product = c->error_factor,
-                            .norm = l1 ? (float)(o->weight / rows) : 0.0f};
+                            .norm = l1 ? (float)(o->weight / (double)c->rows) : 0.0f};
 }
 
-/* Errors and gradients of codes of all reconstructions; losses of reconstruction and AuxK. */
+/* sum (x - mean x)^2 over the batch, where something is measured by it. */
+static df_status batch_variance(df_coder *c, const df_step_settings *set) {
+    c->variance = 0.0;
+    if (set->objective.reconstruction != DF_FVU && !(set->multi > 0.0) &&
+        (set->aux_normaliser != DF_AUX_TARGET || !(set->aux > 0.0)))
+        return DF_OK;
+    DF_TRY(df_column_sums(c, c->x + c->dict->out.first, c->width, c->out, c->totals));
+    c->variance = c->totals[c->out];
+    for (size_t i = 0; i < c->out; i++)
+        c->variance -= c->totals[i] * c->totals[i] / (double)c->rows;
+    return DF_OK;
+}
+
+/* Errors and gradients of codes of all reconstructions; their losses. */
 static df_status errors(df_coder *c, const df_step_settings *set, df_step_report *report) {
     const df_objective *o = &set->objective;
+    bool lengths = o->reconstruction == DF_UNSQUARED, nested = c->dict->prefixes > 0;
+    DF_TRY(batch_variance(c, set));
     df_code_factor factor = set_factors(c, o);
-    bool lengths = o->reconstruction == DF_UNSQUARED;
-    df_error_rows(c, &c->main, c->error, lengths ? NULL : &factor);
+    if (nested)
+        DF_TRY(df_nested_errors(c, factor, set->prefix_weight, report));
+    else
+        df_error_rows(c, &c->main, c->error, lengths ? NULL : &factor);
     DF_TRY(statistics(c));
-    double spread = report_error(c, o->reconstruction == DF_SQUARED_MEAN, report);
+    double spread = report_error(c, squared_share(c, o), report);
+    if (nested) {
+        report->reconstruction = report->nested;
+        DF_TRY(df_nested_center(c));
+    }
     double start = df_now();
-    DF_TRY(auxiliary(c, set, spread, report));
+    DF_TRY(df_auxiliary(c, set, factor, spread, report));
     report->gradient_seconds = df_now() - start;
+    if (set->multi > 0.0) DF_TRY(df_multi(c, set, report));
     if (lengths) DF_TRY(df_unsquared(c, factor, report));
-    if (c->dict->activation == DF_JUMPRELU) code_gradients(c, &c->side, c->error, factor);
+    if (c->dict->activation == DF_JUMPRELU) df_code_gradients(c, &c->side, c->error, factor);
     return c->dict->activation == DF_GATED ? df_gated_error(c, o, report) : DF_OK;
 }
 
@@ -288,12 +260,13 @@ static double weighted_loss(const df_step_settings *set, const df_step_report *r
     const df_objective *o = &set->objective;
     double sparsity = o->penalty != DF_PENALTY_NONE ? o->weight * report->sparsity : 0.0;
     return report->reconstruction + sparsity + o->preact * report->preactivation + report->gate +
-           set->aux * report->auxiliary;
+           set->aux * report->auxiliary + set->multi * report->multi;
 }
 
 static df_status check_step(const df_coder *c, size_t rows, const df_step_settings *set) {
     if (!c->training) return df_fail(DF_FAILED, "a training step needs df_coder_train_open first");
     if (rows == 0) return df_fail(DF_FAILED, "a training step needs rows");
+    DF_TRY(df_extras_check(c, set));
     return df_objective_check(c, &set->objective);
 }
 
@@ -309,6 +282,7 @@ static df_status forward(df_coder *c, const float *x, size_t rows, const df_step
     DF_TRY(errors(c, set, report));
     double t2 = df_now();
     df_sort_by_latent(c, &c->main);
+    if (set->multi > 0.0) df_sort_by_latent(c, &c->multi);
     if (!df_has_k(c->dict) && c->dict->activation != DF_RELU) df_sort_by_latent(c, &c->side);
     DF_TRY(df_objective_terms(c, set, report));
     report->loss = weighted_loss(set, report);
@@ -332,11 +306,15 @@ static void move_threshold(df_coder *c, double rate) {
         d->threshold = (float)((1.0 - rate) * (double)d->threshold + rate * (double)c->cut_score);
 }
 
-static void count_silent(df_coder *c) {
+static bool fired(const df_coder *c, size_t j, float above) {
+    for (uint64_t i = c->main.latent_start[j]; i < c->main.latent_start[j + 1]; i++)
+        if (c->main.sorted_value[i] > above) return true;
+    return false;
+}
+
+static void count_silent(df_coder *c, float above) {
     for (size_t j = 0; j < c->local; j++)
-        c->state.silent[j] = c->main.latent_start[j + 1] > c->main.latent_start[j]
-                                 ? 0
-                                 : c->state.silent[j] + c->rows;
+        c->state.silent[j] = fired(c, j, above) ? 0 : c->state.silent[j] + c->rows;
 }
 
 df_status df_coder_step(df_coder *c, const float *x, size_t rows, const df_step_settings *set,
@@ -345,14 +323,21 @@ df_status df_coder_step(df_coder *c, const float *x, size_t rows, const df_step_
     double start = df_now();
     df_adam adam = df_adam_at(set->lr, set->beta1, set->beta2, set->epsilon, ++c->state.step);
     df_sink sink = {.adam = &adam,
-                    .unit_decoder = set->unit_decoder,
-                    .raw_threshold = set->objective.raw_threshold};
+                    .unit_decoder = set->unit_decoder || set->unit_first,
+                    .unit_first = set->unit_first,
+                    .raw_threshold = set->objective.raw_threshold,
+                    .factor = 1.0f};
+    if (set->unit_first) df_unit_rows(c);
+    if (set->clip > 0.0) DF_TRY(df_clip(c, set->clip, &sink, report));
+    if (set->ema > 0.0 && set->unit_first) df_ema_update(c, set->ema);
     DF_TRY(df_latent_gradients(c, &sink));
     df_skip_gradients(c, &sink);
+    for (size_t i = 0; i < c->out && sink.factor < 1.0f; i++) c->center_gradient[i] *= sink.factor;
     df_adam_row(&adam, (df_moments){c->dict->b_dec, c->state.m_center, c->state.v_center},
                 c->center_gradient, c->out);
+    if (set->ema > 0.0 && !set->unit_first) df_ema_update(c, set->ema);
     move_threshold(c, set->threshold_rate);
-    count_silent(c);
+    count_silent(c, (float)set->fired_above);
     report->adam_seconds = df_now() - start;
     return DF_OK;
 }

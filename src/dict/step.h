@@ -8,6 +8,9 @@
 typedef struct df_code_factor {
     float product, norm;
 } df_code_factor;
+/* The same of entries [from, end), which belong to one row. */
+void df_code_gradient_span(const df_coder *c, df_code_store *s, df_range span, const float *vector,
+                           df_code_factor factor);
 void df_code_gradient_row(const df_coder *c, df_code_store *s, size_t row, const float *vector,
                           df_code_factor factor);
 
@@ -15,10 +18,51 @@ void df_code_gradient_row(const df_coder *c, df_code_store *s, size_t row, const
  * factor the codes' gradients too. Collective. */
 void df_error_rows(df_coder *c, df_code_store *s, float *out, const df_code_factor *factor);
 
-/* Where a latent's gradient goes: into Adam, or out. */
+/* df_code_gradient_row of all rows; vectors [rows, out]. Not collective. */
+void df_code_gradients(df_coder *c, df_code_store *s, const float *vectors, df_code_factor factor);
+/* The rows of all ranks, [rows, out], from those of each. Collective. */
+void df_gather_rows(df_coder *c, const float *mine, float *all);
+/* sum of squares over all rows of vectors [rows, out]. Collective. */
+df_status df_total_squares(df_coder *c, const float *vectors, double *out);
+
+/* ---- auxiliary.c ---------------------------------------------------------------------------- */
+
+/* AuxK on the dead latents: its loss, error and gradients of codes; what an attached error or b_dec
+ * adds to the rest. spread: mean over rows of sum (e - mean e)^2. Collective. */
+df_status df_auxiliary(df_coder *c, const df_step_settings *set, df_code_factor factor,
+                       double spread, df_step_report *report);
+
+/* ---- matryoshka.c --------------------------------------------------------------------------- */
+
+/* Errors of all prefixes: error gets the last one's, nested the E_g, main the gradients of codes;
+ * reports their loss. Collective. */
+df_status df_nested_errors(df_coder *c, df_code_factor factor, double weight,
+                           df_step_report *report);
+void df_nested_code_gradients(df_coder *c, df_code_factor factor); /* of main, from nested */
+/* center_gradient, from nested. Collective. */
+df_status df_nested_center(df_coder *c);
+
+/* The vectors [rows, out] that latent j's decoder row learns from. */
+static inline const float *df_vectors_of(const df_coder *c, size_t j) {
+    const df_dict *d = c->dict;
+    size_t g = 0;
+    if (d->prefixes == 0) return c->error;
+    while (d->prefix[g] <= d->mine.first + j) g++;
+    return c->nested + g * c->max_rows * c->out;
+}
+
+/* ---- multi.c -------------------------------------------------------------------------------- */
+
+/* FVU with 4 k latents per row: its loss and gradients of codes; b_dec's too. Collective. */
+df_status df_multi(df_coder *c, const df_step_settings *set, df_step_report *report);
+
+/* Where a latent's gradient goes: into Adam, into a norm, or out. */
 typedef struct df_sink {
     const df_adam *adam;
-    bool unit_decoder, raw_threshold;
+    bool unit_decoder, unit_first, raw_threshold;
+    float factor;    /* of all gradients: clipping */
+    double *squares; /* [my_blocks] instead: sums of squares of the blocks' gradients */
+    bool centered;   /* center_gradient is complete */
     df_gradients *out;
 } df_sink;
 
@@ -27,8 +71,24 @@ df_status df_latent_gradients(df_coder *c, const df_sink *sink);
 
 /* The same for this rank's rows of W_skip. Not collective. */
 void df_skip_gradients(df_coder *c, const df_sink *sink);
+/* sum of squares of W_skip's gradient; sink->squares is set. Collective. */
+df_status df_skip_norm(df_coder *c, const df_sink *sink, double *squares);
 
 /* The codes' entries by latent, rows ascending. */
 void df_sort_by_latent(const df_coder *c, df_code_store *s);
+
+/* ---- extras.c, clip.c ----------------------------------------------------------------------- */
+
+/* Is there room for what the settings ask for, and do they go together? DF_USAGE says what does
+ * not. */
+df_status df_extras_check(const df_coder *c, const df_step_settings *set);
+/* One step of the averages of this rank's weights. Not collective. */
+void df_ema_update(df_coder *c, double keep);
+/* Brings all decoder rows to norm 1. Not collective. */
+void df_unit_rows(df_coder *c);
+/* The norm of all gradients, projected as the sink says; sink->factor brings it down to `most`
+ * (PyTorch's clip_grad_norm_). Gradients are made here for their norm alone, and again by
+ * df_latent_gradients: the sparse sums are cheap beside storing them. Collective. */
+df_status df_clip(df_coder *c, double most, df_sink *sink, df_step_report *report);
 
 #endif

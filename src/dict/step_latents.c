@@ -96,8 +96,10 @@ static flow latent_gradient(const df_coder *c, df_worker *w, size_t j) {
     bool gated = c->dict->activation == DF_GATED;
     memset(w->g_enc, 0, g->in.count * sizeof *w->g_enc);
     memset(w->g_dec, 0, g->out.count * sizeof *w->g_dec);
-    double main = add_entries(c, w, &c->main, j, c->error, c->error_factor), bias = 0.0;
+    double main = add_entries(c, w, &c->main, j, df_vectors_of(c, j), c->error_factor), bias = 0.0;
     if (c->aux.codes.rows > 0) bias += add_entries(c, w, &c->aux, j, c->aux_error, c->aux_factor);
+    if (c->multi.codes.rows > 0)
+        bias += add_entries(c, w, &c->multi, j, c->multi_error, c->multi_factor);
     if (c->side_moves_decoder)
         bias += add_entries(c, w, &c->side, j, c->gate_error, c->gate_factor);
     else if (c->side_moves_encoder)
@@ -113,7 +115,7 @@ static void project(float *g, const float *row, size_t n) {
     if (squares > 0.0) df_add_scaled(g, (float)(-(double)df_dot(g, row, n) / squares), row, n);
 }
 
-static void renormalise(float *row, size_t n) {
+static void normalise(float *row, size_t n) {
     double length = sqrt(df_sum_squares(row, n));
     float scale = length > 0.0 ? (float)(1.0 / length) : 1.0f;
     for (size_t i = 0; i < n; i++) row[i] *= scale;
@@ -146,16 +148,40 @@ static void apply_adam(df_coder *c, df_worker *w, size_t j, float bias, const df
     float *enc = df_dict_enc(c->dict, j), *dec = df_dict_dec(c->dict, j);
     size_t enc_at = (size_t)(enc - c->dict->w_enc), dec_at = (size_t)(dec - c->dict->w_dec);
     df_trainer_state *s = &c->state;
-    if (sink->unit_decoder) project(w->g_dec, dec, g->out.count);
     df_adam_row(sink->adam, (df_moments){enc, s->m_enc + enc_at, s->v_enc + enc_at}, w->g_enc,
                 g->in.count);
     df_adam_row(sink->adam, (df_moments){dec, s->m_dec + dec_at, s->v_dec + dec_at}, w->g_dec,
                 g->out.count);
     df_adam_row(sink->adam, (df_moments){c->dict->b_enc + j, s->m_bias + j, s->v_bias + j}, &bias,
                 1);
-    if (sink->unit_decoder) renormalise(dec, g->out.count);
+    if (sink->unit_decoder && !sink->unit_first) normalise(dec, g->out.count);
     if (c->dict->activation == DF_JUMPRELU) move_theta(c, j, sink);
     if (c->dict->activation == DF_GATED) move_magnitude(c, j, sink);
+}
+
+static double measure(const df_coder *c, const df_worker *w, size_t j, float bias) {
+    const df_dict_group *g = df_dict_group_of(c->dict, j);
+    double sum = df_sum_squares(w->g_enc, g->in.count) + df_sum_squares(w->g_dec, g->out.count) +
+                 df_sum_squares(&bias, 1);
+    if (c->dict->activation == DF_JUMPRELU) sum += df_sum_squares(c->theta_gradient + j, 1);
+    if (c->dict->activation == DF_GATED)
+        sum += df_sum_squares(c->r_gradient + j, 1) + df_sum_squares(c->b_gradient + j, 1);
+    return sum;
+}
+
+static void scale(float *row, size_t n, float factor) {
+    for (size_t i = 0; i < n; i++) row[i] *= factor;
+}
+
+static void scale_all(df_coder *c, df_worker *w, size_t j, float factor) {
+    const df_dict_group *g = df_dict_group_of(c->dict, j);
+    scale(w->g_enc, g->in.count, factor);
+    scale(w->g_dec, g->out.count, factor);
+    if (c->dict->activation == DF_JUMPRELU) c->theta_gradient[j] *= factor;
+    if (c->dict->activation == DF_GATED) {
+        c->r_gradient[j] *= factor;
+        c->b_gradient[j] *= factor;
+    }
 }
 
 static void hand_out(const df_coder *c, const df_worker *w, size_t j, float bias,
@@ -172,6 +198,23 @@ static void hand_out(const df_coder *c, const df_worker *w, size_t j, float bias
     if (out->b_mag != NULL) out->b_mag[j] = c->b_gradient[j];
 }
 
+/* `squares`: of the latent's block, when a norm is wanted. */
+static void use(df_coder *c, df_worker *w, size_t j, float bias, const df_sink *sink,
+                double *squares) {
+    if (sink->out != NULL) {
+        hand_out(c, w, j, bias, sink->out);
+        return;
+    }
+    if (sink->unit_decoder)
+        project(w->g_dec, df_dict_dec(c->dict, j), df_dict_group_of(c->dict, j)->out.count);
+    if (squares != NULL) {
+        *squares += measure(c, w, j, bias);
+        return;
+    }
+    if (sink->factor < 1.0f) scale_all(c, w, j, sink->factor);
+    apply_adam(c, w, j, sink->factor < 1.0f ? bias * sink->factor : bias, sink);
+}
+
 /* p = W (x - b_dec): b_dec's gradient through the encoder is minus the sum of b_enc's times the
  * encoder rows. */
 static void block_gradients(df_coder *c, df_worker *w, size_t b, const df_sink *sink) {
@@ -186,17 +229,20 @@ static void block_gradients(df_coder *c, df_worker *w, size_t b, const df_sink *
         if (c->dict->subtract_bias && to.all != 0.0f)
             for (size_t i = 0; i < g->in.count; i++)
                 center[first + i] += (double)to.all * (double)row[i];
-        if (sink->adam != NULL)
-            apply_adam(c, w, j, to.bias, sink);
-        else
-            hand_out(c, w, j, to.bias, sink->out);
+        use(c, w, j, to.bias, sink, sink->squares != NULL ? sink->squares + b : NULL);
     }
+}
+
+void df_unit_rows(df_coder *c) {
+#pragma omp parallel for schedule(static)
+    for (size_t j = 0; j < c->local; j++)
+        normalise(df_dict_dec(c->dict, j), df_dict_group_of(c->dict, j)->out.count);
 }
 
 df_status df_latent_gradients(df_coder *c, const df_sink *sink) {
 #pragma omp parallel for schedule(dynamic)
     for (size_t b = 0; b < c->my_blocks.count; b++) block_gradients(c, df_coder_worker(c), b, sink);
-    if (!c->dict->subtract_bias) return DF_OK;
+    if (!c->dict->subtract_bias || sink->centered) return DF_OK;
     DF_TRY(df_tree_sum(c->comm, c->dict->blocks, c->out, c->block_leaves, c->totals));
     for (size_t i = 0; i < c->out; i++) c->center_gradient[i] -= (float)c->totals[i];
     return DF_OK;

@@ -24,15 +24,19 @@ static df_status new_dict(train_run *run) {
     DF_TRY(df_dict_make(run->comm, &shape, &run->dict));
     run->dict->activation = o->activation;
     run->dict->code_norm = o->code_norm;
-    run->dict->k = o->k;
+    run->dict->k = schedule_largest_k(o); // what the coder must have room for
     run->dict->subtract_bias = o->subtract_bias;
     run->dict->threshold = -1.0f;
+    run->dict->prefixes = o->prefixes;
+    memcpy(run->dict->prefix, o->prefix, sizeof o->prefix);
     return DF_OK;
 }
 
 df_status open_coder(train_run *run) {
     DF_TRY(df_coder_open(run->comm, run->kernels, run->dict, run->options->batch, &run->coder));
     DF_TRY(df_coder_train_open(run->coder));
+    df_train_room room = train_room(run->options);
+    DF_TRY(df_coder_train_extend(run->coder, &room));
     run->state = df_coder_state(run->coder);
     return DF_OK;
 }
@@ -48,13 +52,8 @@ static df_status begin(train_run *run) {
     df_timer_start("normalise");
     df_status status = data_normalise(run->comm, &run->data, run->dict, center);
     df_timer_stop("normalise");
-    if (status == DF_OK) {
-        const float *output = center + run->dict->out.first;
-        df_dict_initialise(run->dict, o->seed, o->init_norm, 1.0, output);
-        for (size_t j = 0; j < run->dict->mine.count; j++)
-            run->dict->theta[j] = (float)o->init_threshold;
-        status = open_coder(run);
-    }
+    if (status == DF_OK) status = initialise(run->comm, &run->data, o, run->dict, center);
+    if (status == DF_OK) status = open_coder(run);
     df_free(center);
     return status;
 }
@@ -70,6 +69,13 @@ static df_status check_options(const df_train_options *o) {
     if ((o->activation == DF_TOPK || o->activation == DF_BATCHTOPK) &&
         (o->k < 1 || o->k > o->latents))
         return df_fail(DF_USAGE, "k is %zu, expected 1 to %zu latents", o->k, o->latents);
+    for (size_t i = 0; i < o->prefixes; i++)
+        if (o->prefixes > DF_MAX_PREFIXES || (i > 0 && o->prefix[i] <= o->prefix[i - 1]) ||
+            o->prefix[o->prefixes - 1] != o->latents)
+            return df_fail(DF_USAGE, "prefixes must ascend and end with the number of latents");
+    if (o->k_start > o->latents)
+        return df_fail(DF_USAGE, "k_start is %zu, expected at most %zu latents", o->k_start,
+                       o->latents);
     return DF_OK;
 }
 
@@ -149,6 +155,19 @@ static void show_progress(const train_run *run, df_progress *p, bool logged, dou
     df_progress_at(p, run->state->step * run->options->batch, note);
 }
 
+/* Dead latents begin anew after the steps that are multiples of the interval. */
+static df_status resample(train_run *run, uint64_t step, const float *x) {
+    const df_train_options *o = run->options;
+    uint64_t replaced;
+    if (o->resample == 0 || step == 0 || step % o->resample != 0) return DF_OK;
+    const df_resample how = {.dead_rows = o->dead_rows,
+                             .seed = o->seed,
+                             .step = step,
+                             .power = o->resample_power,
+                             .scale = o->resample_scale};
+    return df_coder_resample(run->coder, x, o->batch, &how, &replaced);
+}
+
 static df_status take_step(train_run *run, df_progress *progress) {
     const df_train_options *o = run->options;
     uint64_t step = run->state->step;
@@ -157,8 +176,10 @@ static df_status take_step(train_run *run, df_progress *progress) {
     const float *x = NULL; // [batch, width]
     DF_TRY(loader_take(run->loader, &x));
     if (step + 1 < o->steps) loader_start(run->loader, step + 1);
+    run->dict->k = schedule_k(o, step);
     df_timer_start("step");
     df_status status = df_coder_step(run->coder, x, o->batch, &settings, &report);
+    if (status == DF_OK) status = resample(run, step, x);
     df_timer_stop("step");
     DF_TRY(status);
     if (o->anneal.updates > 0) df_anneal_note(&o->anneal, &run->anneal, step, &report);
@@ -208,6 +229,8 @@ static df_status finish(train_run *run) {
     const df_train_options *o = run->options;
     df_provenance facts = o->facts;
     facts.kernel_path = run->kernel_history;
+    run->dict->k = o->k;
+    if (o->ema > 0.0) df_coder_use_averages(run->coder, o->ema);
     df_timer_start("write");
     df_status status = df_dict_save(run->comm, o->output, run->dict, &run->history, o->resolved_job,
                                     o->seed, o->steps * o->batch, &facts);

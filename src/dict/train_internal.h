@@ -35,6 +35,14 @@ void data_close(train_data *data);
 df_status data_normalise(df_comm *comm, const train_data *data, df_dict *dict,
                          float *center) DF_MUST_CHECK;
 
+/* ---- the start (initialise.c) --------------------------------------------------------------- */
+
+/* Weights at the start; center [width]: the mean of the scaled rows. Collective. */
+df_status initialise(df_comm *comm, const train_data *data, const df_train_options *options,
+                     df_dict *dict, const float *center) DF_MUST_CHECK;
+/* What a run needs besides a coder's usual state. */
+df_train_room train_room(const df_train_options *options);
+
 /* ---- batches (loader.c) --------------------------------------------------------------------- */
 
 /* Reads this rank's share of the next batch in a thread of its own while a step computes. */
@@ -56,6 +64,14 @@ size_t history_columns(size_t sites);
 /* "fvu.base"; where two sites are of one model, "fvu.base.0" and "fvu.base.1". New memory. */
 char *history_column_name(const df_dict *dict, size_t column);
 double *history_column(const df_history *history, size_t column); // [rows], new memory
+
+/* ---- schedules (schedule.c) ----------------------------------------------------------------- */
+
+/* At a step (from 0): the learning rate; the factor of the sparsity term; active latents. */
+double schedule_rate(const df_train_options *options, uint64_t step);
+double schedule_penalty(const df_train_options *options, uint64_t step);
+size_t schedule_k(const df_train_options *options, uint64_t step);
+size_t schedule_largest_k(const df_train_options *options);
 
 /* ---- a run (train.c) ------------------------------------------------------------------------ */
 

@@ -1,5 +1,7 @@
-/* What a training run will need, and where its schedules stand. */
+/* What a training run will need, and the settings of its steps. */
 #include "train_internal.h"
+
+#include <string.h>
 
 /* A file being written: the buffer of one checksum block, and the description of its objects. */
 enum { FILE_BYTES = (1 << 20) + (32 << 10) };
@@ -28,14 +30,17 @@ df_status df_train_outline(const df_train_options *o, const df_dict_site *sites,
     DF_TRY(df_dict_outline(&shape, size, rank, out));
     (*out)->activation = o->activation;
     (*out)->code_norm = o->code_norm;
-    (*out)->k = o->k;
+    (*out)->k = schedule_largest_k(o);
     (*out)->subtract_bias = o->subtract_bias;
+    (*out)->prefixes = o->prefixes;
+    memcpy((*out)->prefix, o->prefix, sizeof o->prefix);
     return DF_OK;
 }
 
 size_t df_train_plan_bytes(const df_train_options *options, const df_dict *d, uint64_t rows,
                            int size) {
     df_range mine = d->mine;
+    df_train_room room = train_room(options);
     size_t end = mine.first + mine.count, history = history_rows(options);
     size_t weights = df_dict_enc_floats(d, end) - df_dict_enc_floats(d, mine.first) +
                      df_dict_dec_floats(d, end) - df_dict_dec_floats(d, mine.first) + mine.count +
@@ -43,16 +48,8 @@ size_t df_train_plan_bytes(const df_train_options *options, const df_dict *d, ui
     return (size_t)rows * sizeof(uint64_t) + weights * sizeof(float) +
            history * history_columns(df_dict_outputs(d)) * sizeof(double) + FILE_BYTES +
            loader_plan_bytes(options->batch, d->width, size) +
-           df_coder_plan_bytes(d, options->batch, size, true);
-}
-
-/* Linear from 0 over `rise` steps, and linear to 0 over the last `fall` of `steps`. */
-static double trapezium(uint64_t step, uint64_t rise, uint64_t fall, uint64_t steps) {
-    double factor = 1;
-    if (step + 1 < rise) factor = (double)(step + 1) / (double)rise;
-    uint64_t left = steps - step;
-    if (left < fall && (double)left / (double)fall < factor) factor = (double)left / (double)fall;
-    return factor;
+           df_coder_plan_bytes(d, options->batch, size, true) +
+           df_coder_room_bytes(d, options->batch, size, &room);
 }
 
 static size_t auxiliary_latents(const df_train_options *options, const df_dict *dict) {
@@ -65,7 +62,7 @@ static size_t auxiliary_latents(const df_train_options *options, const df_dict *
 static df_objective step_objective(const df_train_options *o, const df_anneal *anneal,
                                    uint64_t step) {
     df_objective now = o->objective;
-    now.weight *= trapezium(step, o->penalty_warmup, 0, o->steps);
+    now.weight *= schedule_penalty(o, step);
     if (o->anneal.updates > 0) df_anneal_set(&o->anneal, anneal, step, &now);
     return now;
 }
@@ -75,15 +72,24 @@ df_step_settings step_settings(const df_train_options *options, const df_dict *d
     // A short run must have found its threshold too: the average begins half-way at the latest.
     uint64_t half = options->steps / 2;
     uint64_t start = options->threshold_start < half ? options->threshold_start : half;
-    return (df_step_settings){
-        .lr = options->lr * trapezium(step, options->warmup, options->decay, options->steps),
-        .beta1 = options->beta1,
-        .beta2 = options->beta2,
-        .epsilon = options->epsilon,
-        .objective = step_objective(options, anneal, step),
-        .aux = options->aux,
-        .aux_k = auxiliary_latents(options, dict),
-        .dead_rows = options->dead_rows,
-        .unit_decoder = options->unit_decoder,
-        .threshold_rate = step >= start ? options->threshold_rate : 0};
+    return (df_step_settings){.lr = schedule_rate(options, step),
+                              .beta1 = options->beta1,
+                              .beta2 = options->beta2,
+                              .epsilon = options->epsilon,
+                              .objective = step_objective(options, anneal, step),
+                              .aux = options->aux,
+                              .aux_k = auxiliary_latents(options, dict),
+                              .dead_rows = options->dead_rows,
+                              .unit_decoder = options->unit_decoder,
+                              .prefix_weight = options->prefix_weight,
+                              .multi = options->multi,
+                              .aux_normaliser = options->aux_normaliser,
+                              .aux_bias = options->aux_bias,
+                              .aux_scaled = options->aux_scaled,
+                              .aux_attached = options->aux_attached,
+                              .fired_above = options->fired_above,
+                              .clip = options->clip,
+                              .ema = options->ema,
+                              .unit_first = options->unit_first,
+                              .threshold_rate = step >= start ? options->threshold_rate : 0};
 }

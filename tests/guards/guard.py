@@ -11,6 +11,7 @@ paths       no path of the machine it was written on
 scripts     shell and Python scripts parse
 help        every option has a help text and shows in `darkfield help STAGE` (needs DARKFIELD)
 jobs        every job file in the tree passes --dry-run (needs DARKFIELD)
+presets     every preset of `train` resolves, gives way to explicit keys, and a wrong name gets the nearest (needs DARKFIELD)
 
 Prints one line per finding, FILE:LINE: what; exit code 1 when there are any.
 """
@@ -271,13 +272,37 @@ def jobs():
             yield f"{name_of(path)}:1: --dry-run returned {done.returncode}: {done.stderr.strip()}"
 
 
+def presets():
+    where, job = "jobs/train_presets.c:1", "jobs/quickstart/pocket.yaml"
+
+    def resolve(*sets):
+        done = darkfield("train", job, "--print-config", *(word for text in sets for word in ("--set", text)))
+        return done, dict(re.findall(r"^  (\w+): (\S+)$", done.stdout, re.M))
+
+    names = re.findall(r"^    ([\w-]+)\n        ", darkfield("help", "train").stdout.partition("Presets")[2], re.M)
+    plain = resolve()[1]
+    if not names:
+        yield f"{where}: darkfield help train lists no presets"
+    for name in names:
+        done, values = resolve(f"train.preset={name}")
+        changed = sorted(key for key in values if values[key] != plain.get(key) and key != "preset")
+        if done.returncode != 0 or not changed:
+            yield f"{where}: preset {name} returned {done.returncode} and changed {changed}: {done.stderr.strip()}"
+        done, values = resolve(f"train.preset={name}", "train.lr=0.125")
+        if values.get("lr") != "0.125":
+            yield f"{where}: preset {name} overrides an explicit train.lr"
+        done, values = resolve(f"train.preset={name}x")
+        if done.returncode != 2 or name not in done.stderr:
+            yield f"{where}: preset {name}x returned {done.returncode} and did not name {name}: {done.stderr.strip()}"
+
+
 CHECKS = {check.__name__: check for check in
-          (floors, calls, sizes, columns, prototypes, headers, paths, scripts, help, jobs)}
+          (floors, calls, sizes, columns, prototypes, headers, paths, scripts, help, jobs, presets)}
 
 
 def main(names):
     if not names:
-        names = [name for name in CHECKS if name not in ("help", "jobs") or "DARKFIELD" in os.environ]
+        names = [name for name in CHECKS if name not in ("help", "jobs", "presets") or "DARKFIELD" in os.environ]
     if any(name not in CHECKS for name in names):
         sys.exit(__doc__)
     findings = [finding for name in names for finding in CHECKS[name]()]

@@ -24,6 +24,26 @@ static void test_defaults(void **state) {
     }
 }
 
+/* A presumed value stands behind the file and --set, and in front of the table's default. */
+static void test_presumed(void **state) {
+    (void)state;
+    df_job *job;
+    assert_ok(parse("train: {latents: 8}\n", &job));
+    assert_ok(df_job_presume(job, "train.latents", "16", "preset one"));
+    assert_ok(df_job_presume(job, "train.coder", "relu", "preset one"));
+    assert_ok(df_job_presume(job, "train.coder", "topk", "preset two"));
+    assert_int_equal(df_job_int(job, "train.latents"), 8);
+    assert_string_equal(df_job_text(job, "train.coder"), "relu");
+    assert_string_equal(df_job_where(job, "train.coder"), "preset one");
+    assert_int_equal(df_job_presume(job, "train.resume", "perhaps", "preset one"), DF_USAGE);
+    assert_non_null(strstr(df_error_text(), "preset one: train.resume"));
+    assert_int_equal(df_job_presume(job, "train.latent", "8", "preset one"), DF_USAGE);
+    assert_non_null(strstr(df_error_text(), "train.latents"));
+    assert_true(df_job_bool(job, "train.resume"));
+    df_error_clear();
+    df_job_free(job);
+}
+
 static const char full[] = "seed: 7          # a comment\n"
                            "text:\n"
                            "  files: [a.jsonl, \"b, c.txt\"]\n"
@@ -171,10 +191,11 @@ static void test_wrong_table(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults), cmocka_unit_test(test_values),
-        cmocka_unit_test(test_integers), cmocka_unit_test(test_sets),
-        cmocka_unit_test(test_bad_sets), cmocka_unit_test(test_require),
-        cmocka_unit_test(test_nearest),  cmocka_unit_test(test_wrong_table),
+        cmocka_unit_test(test_defaults),    cmocka_unit_test(test_presumed),
+        cmocka_unit_test(test_values),      cmocka_unit_test(test_integers),
+        cmocka_unit_test(test_sets),        cmocka_unit_test(test_bad_sets),
+        cmocka_unit_test(test_require),     cmocka_unit_test(test_nearest),
+        cmocka_unit_test(test_wrong_table),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

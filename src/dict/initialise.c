@@ -1,0 +1,152 @@
+/* Weights at the start of a training. */
+#include "train_internal.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Weiszfeld's iteration sums this many fixed runs of its sample, so that any number of ranks gives
+ * the same numbers. It ends when the median moves by less than CLOSE (of rows of norm about 1). */
+enum { CHUNKS = 64, ITERATIONS = 100 };
+#define CLOSE 1e-5
+
+/* ---- the geometric median ------------------------------------------------------------------- */
+
+/* This rank's rows of the sample, chunk after chunk. */
+typedef struct sample {
+    df_comm *comm;
+    size_t n, width, chunks; /* rows of the whole sample, columns, chunks of this rank */
+    df_range rows;           /* of this rank */
+    float *x;                /* [rows.count, width] */
+    double *leaves;          /* [chunks, width + 1] */
+    double *sums;            /* [width + 1] */
+} sample;
+
+static df_range chunk_of(const sample *s, size_t chunk) {
+    return df_share(s->n, CHUNKS, (int)chunk);
+}
+
+static df_status read_sample(const train_data *data, const df_dict *dict, uint64_t seed,
+                             sample *s) {
+    uint64_t *wanted;
+    DF_TRY(DF_NEW(wanted, s->rows.count));
+    for (size_t i = 0; i < s->rows.count; i++)
+        wanted[i] = data->rows[df_random_permute(seed, DF_STREAM_INIT, data->n, s->rows.first + i)];
+    df_status status = df_rows_gather(dict, data->acts, data->site, wanted, s->rows.count, s->x);
+    df_free(wanted);
+    return status;
+}
+
+static df_status open_sample(df_comm *comm, const train_data *data, const df_dict *dict,
+                             uint64_t seed, sample *s) {
+    df_range mine = df_share(CHUNKS, df_comm_size(comm), df_comm_rank(comm));
+    *s = (sample){.comm = comm, .width = dict->width, .chunks = mine.count};
+    s->n = data->n < DF_MEDIAN_ROWS ? data->n : DF_MEDIAN_ROWS;
+    for (size_t i = 0; i < mine.count; i++) {
+        df_range chunk = chunk_of(s, mine.first + i);
+        if (i == 0) s->rows.first = chunk.first;
+        s->rows.count += chunk.count;
+    }
+    DF_TRY(DF_NEW(s->x, s->rows.count * s->width));
+    DF_TRY(DF_NEW(s->leaves, mine.count * (s->width + 1)));
+    DF_TRY(DF_NEW(s->sums, s->width + 1));
+    return read_sample(data, dict, seed, s);
+}
+
+static double distance(const float *x, const double *center, size_t n) {
+    double squares = 0.0;
+    for (size_t i = 0; i < n; i++)
+        squares += ((double)x[i] - center[i]) * ((double)x[i] - center[i]);
+    return sqrt(squares);
+}
+
+/* A row's weight is 1 / its distance; a row that is the centre has none. */
+static void add_rows(const sample *s, df_range rows, const double *center, double *leaf) {
+    memset(leaf, 0, (s->width + 1) * sizeof *leaf);
+    for (size_t r = 0; r < rows.count; r++) {
+        const float *x = s->x + (rows.first - s->rows.first + r) * s->width;
+        double apart = distance(x, center, s->width);
+        if (!(apart > 0.0)) continue;
+        for (size_t i = 0; i < s->width; i++) leaf[i] += (double)x[i] / apart;
+        leaf[s->width] += 1.0 / apart;
+    }
+}
+
+/* One step of Weiszfeld; *moved: how far the centre went. */
+static df_status improve(sample *s, double *center, double *moved) {
+    df_range mine = df_share(CHUNKS, df_comm_size(s->comm), df_comm_rank(s->comm));
+    for (size_t i = 0; i < mine.count; i++)
+        add_rows(s, chunk_of(s, mine.first + i), center, s->leaves + i * (s->width + 1));
+    DF_TRY(df_tree_sum(s->comm, CHUNKS, s->width + 1, s->leaves, s->sums));
+    *moved = 0.0;
+    for (size_t i = 0; i < s->width && s->sums[s->width] > 0.0; i++) {
+        double next = s->sums[i] / s->sums[s->width];
+        *moved += (next - center[i]) * (next - center[i]);
+        center[i] = next;
+    }
+    *moved = sqrt(*moved);
+    return DF_OK;
+}
+
+static df_status find_median(sample *s, float *center) {
+    double *at, moved = 1.0;
+    df_status status = df_agree(s->comm, DF_NEW(at, s->width));
+    if (status != DF_OK) return status;
+    for (size_t i = 0; i < s->width; i++) at[i] = (double)center[i];
+    for (int n = 0; n < ITERATIONS && moved >= CLOSE && status == DF_OK; n++)
+        status = improve(s, at, &moved);
+    for (size_t i = 0; i < s->width; i++) center[i] = (float)at[i];
+    df_free(at);
+    return status;
+}
+
+/* center comes in as the mean, where the search begins. */
+static df_status geometric_median(df_comm *comm, const train_data *data, const df_dict *dict,
+                                  uint64_t seed, float *center) {
+    sample s;
+    df_status status = df_agree(comm, open_sample(comm, data, dict, seed, &s));
+    if (status == DF_OK) status = find_median(&s, center);
+    df_free(s.x);
+    df_free(s.leaves);
+    df_free(s.sums);
+    return status;
+}
+
+/* ---- weights -------------------------------------------------------------------------------- */
+
+/* Uniform decoder rows, and encoders from them where a latent reads what it writes. */
+static void draw_uniform(df_dict *d, uint64_t seed, double encoder) {
+    for (size_t j = 0; j < d->mine.count; j++) {
+        const df_dict_group *g = df_dict_group_of(d, j);
+        float *dec = df_dict_dec(d, j), *enc = df_dict_enc(d, j);
+        uint64_t index = (uint64_t)(d->mine.first + j) * d->width + g->out.first;
+        double reach = 1.0 / sqrt((double)g->out.count);
+        for (size_t i = 0; i < g->out.count; i++)
+            dec[i] =
+                (float)(reach * (2.0 * df_random_uniform(seed, DF_STREAM_INIT, index + i) - 1));
+        if (g->in.first != g->out.first || g->in.count != g->out.count) continue;
+        for (size_t i = 0; i < g->in.count; i++) enc[i] = (float)encoder * dec[i];
+    }
+}
+
+df_status initialise(df_comm *comm, const train_data *data, const df_train_options *o,
+                     df_dict *dict, const float *mean) {
+    float *center = NULL; // [width]
+    df_status status = df_agree(comm, DF_NEW(center, dict->width));
+    if (status != DF_OK) return status;
+    if (o->init_bias != DF_INIT_ZERO) memcpy(center, mean, dict->width * sizeof *center);
+    if (o->init_bias == DF_INIT_MEDIAN)
+        status = geometric_median(comm, data, dict, o->seed, center);
+    double sites = o->init_whole_row ? (double)df_dict_outputs(dict) : 1.0;
+    double encoder = o->init_encoder > 0.0 ? o->init_encoder : 1.0;
+    if (o->init_ratio) encoder = (double)dict->in.count / (double)dict->latents;
+    df_dict_initialise(dict, o->seed, o->init_norm / sqrt(sites), encoder,
+                       center + dict->out.first);
+    if (o->init_uniform) draw_uniform(dict, o->seed, encoder);
+    for (size_t j = 0; j < dict->mine.count; j++) dict->theta[j] = (float)o->init_threshold;
+    df_free(center);
+    return status;
+}
+
+df_train_room train_room(const df_train_options *o) {
+    return (df_train_room){.multi = o->multi > 0.0, .ema = o->ema > 0.0};
+}

@@ -1,0 +1,240 @@
+/* Trainings with nested prefixes, resampling, clipping, averages, annealed k and other starts: the
+ * same dictionary on any number of ranks and after a stop; the median is where distances balance.
+ */
+#include "synthetic.h"
+
+#include "darkfield/dict.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <time.h>
+
+enum { ROWS = 800, LATENTS = 96, WIDTH = 16, BATCH = 64, STEPS = 40 };
+
+static df_comm *world, *self;
+static df_kernels *kernels;
+static char *folder;
+static df_acts *acts;
+static const size_t site = 0;
+
+static int set_up(void **state) {
+    (void)state;
+    df_log_quiet(true);
+    folder = synthetic_folder(world, "methods");
+    char *path = df_format("%s/a.acts.h5", folder);
+    assert_ok(df_comm_self(&self));
+    if (df_comm_rank(world) == 0)
+        synthetic_write(&(synthetic){.path = path,
+                                     .model = "a",
+                                     .rows = ROWS,
+                                     .documents = 40,
+                                     .width = WIDTH,
+                                     .bad_row = -1});
+    df_barrier(world);
+    df_test_all(world, df_acts_open(path, &acts) == DF_OK);
+    df_free(path);
+    df_test_all(world, df_kernels_open("auto", &kernels) == DF_OK);
+    return 0;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    df_kernels_close(&kernels);
+    df_acts_close(&acts);
+    df_comm_free(&self);
+    df_free(folder);
+    return 0;
+}
+
+#define COMMON                                                                                     \
+    .latents = LATENTS, .k = 3, .batch = BATCH, .steps = STEPS, .seed = 5,                         \
+    .code_norm = DF_NORM_SUM, .subtract_bias = true, .init_norm = 1, .lr = 3e-3, .beta1 = 0.9,     \
+    .beta2 = 0.999, .epsilon = 1e-8, .warmup = 5, .decay = 10, .log_every = 7, .skip_first = true, \
+    .threshold_rate = 0.01, .threshold_start = 10, .resolved_job = "job: one\n",                   \
+    .facts = {.command = "test",                                                                   \
+              .hosts = "here",                                                                     \
+              .kernel_path = "",                                                                   \
+              .volatile_options = "",                                                              \
+              .commit = "",                                                                        \
+              .build = ""}
+
+static const df_train_options trainings[] = {
+    {COMMON, .activation = DF_BATCHTOPK, .prefixes = 3, .prefix = {0, 20, LATENTS},
+     .prefix_weight = 1.0 / 3, .dead_rows = 300, .resample = 8, .resample_power = 1,
+     .resample_scale = 0.2, .rewarm = true, .warmup_law = DF_WARMUP_ZERO,
+     .init_bias = DF_INIT_MEDIAN, .clip = 0.05, .ema = 0.9},
+    {COMMON, .activation = DF_TOPK, .objective = {.reconstruction = DF_FVU}, .multi = 0.125,
+     .k_start = 9, .k_steps = 20, .unit_first = true, .aux = 1.0 / 32, .aux_bias = DF_AUX_BIAS_BOTH,
+     .dead_rows = 300, .fired_above = 1e-3, .init_bias = DF_INIT_ZERO, .init_uniform = true,
+     .init_ratio = true},
+};
+
+static df_status train(df_comm *comm, const char *name, const df_train_options *options) {
+    df_train_options o = *options;
+    char *output = df_format("%s/%s.dict.h5", folder, name),
+         *prefix = df_format("%s/%s", folder, name);
+    o.output = output;
+    o.checkpoint = prefix;
+    df_status status = df_train(comm, kernels, &acts, &site, 1, &o);
+    df_free(output);
+    df_free(prefix);
+    return status;
+}
+
+static uint64_t digest_of(const char *name) {
+    char *path = df_format("%s/%s.dict.h5", folder, name);
+    uint64_t hash = 0;
+    if (df_digest(path, &hash) != DF_OK) hash = 0;
+    df_free(path);
+    return hash;
+}
+
+static void same_on_any_ranks(void **state) {
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        df_test_all(world,
+                    df_comm_rank(world) != 0 || train(self, "alone", &trainings[i]) == DF_OK);
+        df_test_all(world, train(world, "all", &trainings[i]) == DF_OK);
+        df_test_all(world, df_comm_rank(world) != 0 || digest_of("alone") == digest_of("all"));
+    }
+}
+
+/* ---- stopping ------------------------------------------------------------------------------- */
+
+typedef struct watch {
+    char *checkpoint, *halt;
+} watch;
+
+static void *ask_for_stop(void *argument) {
+    const watch *w = argument;
+    for (int i = 0; i < 40000 && !df_file_exists(w->checkpoint); i++)
+        nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
+    FILE *file = fopen(w->halt, "w");
+    if (file != NULL) fclose(file);
+    return NULL;
+}
+
+/* With a checkpoint after every step, stopped when that of step 9 is there. */
+static df_status train_and_stop(df_comm *comm, const char *name, const df_train_options *options) {
+    df_train_options o = *options;
+    watch w = {df_format("%s/%s.9.ckpt.h5", folder, name), df_format("%s/%s.halt", folder, name)};
+    pthread_t thread;
+    o.checkpoint_seconds = 1e-9;
+    bool watching = df_comm_rank(comm) == 0 && pthread_create(&thread, NULL, ask_for_stop, &w) == 0;
+    df_stop_halt_file(w.halt);
+    df_status status = train(comm, name, &o);
+    df_stop_halt_file(NULL);
+    if (watching) pthread_join(thread, NULL);
+    df_error_clear();
+    df_free(w.checkpoint);
+    df_free(w.halt);
+    return status;
+}
+
+static void resumes(void **state) {
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        const char *name = i == 0 ? "stopped0" : "stopped1";
+        df_test_all(world,
+                    df_comm_rank(world) != 0 || train(self, "whole", &trainings[i]) == DF_OK);
+        df_test_all(world, train_and_stop(world, name, &trainings[i]) == DF_STOPPED);
+        df_test_all(world, df_comm_rank(world) != 0 || train(self, name, &trainings[i]) == DF_OK);
+        df_test_all(world, df_comm_rank(world) != 0 || digest_of("whole") == digest_of(name));
+    }
+}
+
+/* ---- what is written ------------------------------------------------------------------------ */
+
+static void prefixes_are_kept(void **state) {
+    (void)state;
+    df_dict *d = NULL;
+    char *path = df_format("%s/nested.dict.h5", folder);
+    df_test_all(world, train(world, "nested", &trainings[0]) == DF_OK);
+    df_test_all(world, df_dict_load(world, path, &d) == DF_OK);
+    df_test_all(world, d->prefixes == 3 && d->prefix[0] == 0 && d->prefix[1] == 20 &&
+                           d->prefix[2] == LATENTS);
+    df_dict_free(&d);
+    df_free(path);
+    df_train_options wrong = trainings[0];
+    wrong.prefix[1] = 0;
+    df_test_all(world, train(world, "wrong", &wrong) == DF_USAGE);
+    df_test_all(world, strstr(df_error_text(), "ascend") != NULL);
+    df_error_clear();
+}
+
+/* At the geometric median the unit vectors towards all rows cancel. */
+static void median_balances(void **state) {
+    (void)state;
+    df_train_options o = trainings[0];
+    df_dict *d = NULL;
+    uint64_t *rows = NULL;
+    size_t n = 0;
+    char *path = df_format("%s/median.dict.h5", folder);
+    o.steps = 1;
+    o.lr = o.ema = 0.0;
+    o.resample = 0;
+    df_test_all(world, train(world, "median", &o) == DF_OK);
+    df_test_all(world, df_dict_load(world, path, &d) == DF_OK);
+    df_test_all(world, df_acts_rows(acts, 0, true, &rows, &n) == DF_OK);
+    float *x = df_alloc(n, WIDTH * sizeof *x);
+    df_test_all(world, x != NULL && df_rows_gather(d, &acts, &site, rows, n, x) == DF_OK);
+    double pull[WIDTH] = {0}, mean[WIDTH] = {0}, length = 0.0, apart = 0.0;
+    for (size_t r = 0; r < n; r++) {
+        double distance = 0.0;
+        for (size_t i = 0; i < WIDTH; i++)
+            distance += pow((double)x[r * WIDTH + i] - (double)d->b_dec[i], 2);
+        for (size_t i = 0; i < WIDTH; i++) {
+            pull[i] +=
+                ((double)x[r * WIDTH + i] - (double)d->b_dec[i]) / sqrt(distance) / (double)n;
+            mean[i] += (double)x[r * WIDTH + i] / (double)n;
+        }
+    }
+    for (size_t i = 0; i < WIDTH; i++) {
+        length += pull[i] * pull[i];
+        apart += pow(mean[i] - (double)d->b_dec[i], 2);
+    }
+    df_test_all(world, sqrt(length) < 1e-4 && sqrt(apart) > 1e-3); // and it is not the mean
+    df_free(x);
+    df_free(rows);
+    df_dict_free(&d);
+    df_free(path);
+}
+
+/* Uniform rows fill +-1 / sqrt(columns), encoders are columns / latents of them. */
+static void uniform_start(void **state) {
+    (void)state;
+    df_train_options o = trainings[1];
+    df_dict *d = NULL;
+    char *path = df_format("%s/uniform.dict.h5", folder);
+    o.steps = 1;
+    o.lr = 0.0;
+    o.unit_first = false;
+    df_test_all(world, train(world, "uniform", &o) == DF_OK);
+    df_test_all(world, df_dict_load(self, path, &d) == DF_OK);
+    double sum = 0.0, squares = 0.0, largest = 0.0, n = LATENTS * WIDTH;
+    for (size_t i = 0; i < LATENTS * WIDTH; i++) {
+        double w = (double)d->w_dec[i];
+        sum += w / n;
+        squares += w * w / n;
+        largest = fmax(largest, fabs(w));
+        df_test_all(world, fabs((double)d->w_enc[i] - w * WIDTH / LATENTS) < 1e-7);
+    }
+    df_test_all(world, fabs(sum) < 0.02 && fabs(squares * 3 * WIDTH - 1.0) < 0.1);
+    df_test_all(world, largest <= 0.25 && largest > 0.24);
+    for (size_t i = 0; i < WIDTH; i++) df_test_all(world, d->b_dec[i] == 0.0f);
+    df_dict_free(&d);
+    df_free(path);
+}
+
+int main(int argc, char **argv) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(same_on_any_ranks), cmocka_unit_test(resumes),
+        cmocka_unit_test(prefixes_are_kept), cmocka_unit_test(median_balances),
+        cmocka_unit_test(uniform_start)};
+    if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
+    if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
+    uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, set_up, tear_down);
+    df_max_u64(world, &failed, 1);
+    df_comm_finish(&world);
+    return failed != 0;
+}

@@ -1,0 +1,158 @@
+/* Schedules as a training records them: the learning rate against PyTorch's schedulers
+ * (tests/golden/schedule_oracle.py), k and the sparsity term against their formulas. */
+#include "synthetic.h"
+
+#include "darkfield/dict.h"
+
+enum { ROWS = 600, STEPS = 60, WARMUP = 12, DECAY = 20, BATCH = 32 };
+
+static df_comm *world;
+static df_kernels *kernels;
+static char *folder;
+static df_acts *acts;
+
+static char *in_folder(const char *name) {
+    return df_format("%s/%s", folder, name);
+}
+
+static int set_up(void **state) {
+    (void)state;
+    df_log_quiet(true);
+    folder = synthetic_folder(world, "schedule");
+    char *path = in_folder("a.acts.h5");
+    if (df_comm_rank(world) == 0)
+        synthetic_write(&(synthetic){
+            .path = path, .model = "a", .rows = ROWS, .documents = 20, .width = 16, .bad_row = -1});
+    df_barrier(world);
+    df_test_all(world, df_acts_open(path, &acts) == DF_OK);
+    df_free(path);
+    df_test_all(world, df_kernels_open("auto", &kernels) == DF_OK);
+    return 0;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    df_kernels_close(&kernels);
+    df_acts_close(&acts);
+    df_free(folder);
+    return 0;
+}
+
+static const df_train_options common = {.latents = 64,
+                                        .k = 3,
+                                        .batch = BATCH,
+                                        .steps = STEPS,
+                                        .seed = 5,
+                                        .activation = DF_TOPK,
+                                        .code_norm = DF_NORM_SUM,
+                                        .init_norm = 1,
+                                        .lr = 0.004,
+                                        .beta1 = 0.9,
+                                        .beta2 = 0.999,
+                                        .epsilon = 1e-8,
+                                        .warmup = WARMUP,
+                                        .decay = DECAY,
+                                        .lr_end = 0.1,
+                                        .dead_rows = 1000000,
+                                        .log_every = 1,
+                                        .resolved_job = "job: one\n",
+                                        .facts = {.command = "test",
+                                                  .hosts = "here",
+                                                  .kernel_path = "",
+                                                  .volatile_options = "",
+                                                  .commit = "",
+                                                  .build = ""}};
+
+/* Trains and reads one column of the history, [STEPS]. */
+static void history_of(df_train_options o, const char *column, double out[static STEPS]) {
+    char *output = in_folder("schedule.dict.h5"), *prefix = in_folder("schedule"),
+         *path = df_format("/history/%s", column);
+    const size_t site = 0;
+    double *values = NULL;
+    df_reader *file = NULL;
+    o.output = output;
+    o.checkpoint = prefix;
+    df_test_all(world, df_train(world, kernels, &acts, &site, 1, &o) == DF_OK);
+    df_test_all(world, df_reader_open(output, "darkfield-dictionary", &file) == DF_OK);
+    df_test_all(world, df_reader_all(file, path, DF_F64, STEPS, (void **)&values) == DF_OK);
+    memcpy(out, values, STEPS * sizeof *out);
+    df_free(values);
+    df_reader_close(&file);
+    df_free(output);
+    df_free(prefix);
+    df_free(path);
+    df_barrier(world);
+}
+
+static void rates_are_torchs(void **state) {
+    (void)state;
+    const char *const names[3] = {"torch", "zero", "cosine"};
+    df_train_options o[3] = {common, common, common};
+    json_t *golden = NULL;
+    char *text = NULL;
+    size_t bytes;
+    df_test_all(world, df_read_file(DF_SOURCE_DIR "/tests/golden/schedule_oracle.json", &text,
+                                    &bytes) == DF_OK &&
+                           df_json_parse(text, bytes, "schedule_oracle.json", &golden) == DF_OK);
+    o[0].warmup_law = DF_WARMUP_TORCH;
+    o[1].warmup_law = DF_WARMUP_ZERO;
+    o[1].lr_end = 0;
+    o[2].cosine = true;
+    for (int i = 0; i < 3; i++) {
+        double rate[STEPS], worst = 0.0;
+        history_of(o[i], "lr", rate);
+        const json_t *wanted = json_object_get(golden, names[i]);
+        for (size_t s = 0; s < STEPS; s++)
+            worst = fmax(worst, fabs(rate[s] - json_number_value(json_array_get(wanted, s))));
+        df_test_all(world, json_array_size(wanted) == STEPS && worst <= 1e-15);
+    }
+    json_decref(golden);
+    df_free(text);
+}
+
+static void k_is_annealed(void **state) {
+    (void)state;
+    df_train_options o = common;
+    double active[STEPS];
+    o.k_start = 16;
+    o.k_steps = 26;
+    o.activation = DF_BATCHTOPK; // a row may have fewer than 16 positive latents, a batch has not
+    history_of(o, "l0", active);
+    for (int s = 0; s < STEPS; s++) { // dictionary_learning's int(a (1 - ratio) + b ratio)
+        double ratio = s < 26 ? s / 26.0 : 1.0;
+        df_test_all(world, active[s] == floor(16.0 * (1.0 - ratio) + 3.0 * ratio));
+    }
+    o.k_start = 65;
+    df_test_all(world, df_train(world, kernels, &acts, &(size_t){0}, 1, &o) == DF_USAGE);
+    df_test_all(world, strstr(df_error_text(), "k_start is 65") != NULL);
+    df_error_clear();
+}
+
+static void sparsity_warms_up(void **state) {
+    (void)state;
+    df_train_options o = common;
+    double loss[STEPS], error[STEPS], sparsity[STEPS];
+    o.activation = DF_RELU;
+    o.objective = (df_objective){.penalty = DF_PENALTY_L1, .weight = 0.05};
+    o.penalty_warmup = 8;
+    o.warmup_law = DF_WARMUP_ZERO;
+    history_of(o, "loss", loss);
+    history_of(o, "reconstruction", error);
+    history_of(o, "sparsity", sparsity);
+    for (int s = 0; s < STEPS; s++) {
+        double factor = s < 8 ? s / 8.0 : 1.0;
+        df_test_all(world, fabs(loss[s] - error[s] - 0.05 * factor * sparsity[s]) <= 1e-12);
+    }
+}
+
+int main(int argc, char **argv) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(rates_are_torchs),
+                                       cmocka_unit_test(k_is_annealed),
+                                       cmocka_unit_test(sparsity_warms_up)};
+    if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
+    if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
+    uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, set_up, tear_down);
+    df_max_u64(world, &failed, 1);
+    df_comm_finish(&world);
+    return failed != 0;
+}

@@ -1,0 +1,484 @@
+/* Nested and multiple reconstructions, AuxK's variants, clipping, averages of weights, resampling:
+ * against float64 PyTorch (tests/golden/method_oracle.py), and the same bytes on any number of
+ * ranks and threads. */
+#define DF_TEST_MPI
+#include "df_test.h"
+
+#include "darkfield/dict.h"
+
+#include <omp.h>
+
+enum { LATENTS = 48, WIDTH = 12, FIRST_SITE = 7, ROWS = 32, BATCHES = 2, STEPS = 200, AUX_K = 6 };
+
+static df_comm *world, *self;
+
+typedef struct family {
+    const char *name;
+    df_activation activation;
+    df_code_norm norm;
+    size_t prefixes, prefix[3];
+    uint64_t resample;
+    df_resample how;
+    df_step_settings set;
+} family;
+
+#define ADAM                                                                                       \
+    .lr = 3e-3, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .aux_k = AUX_K, .dead_rows = 2000
+#define L1(w) .objective = {.penalty = DF_PENALTY_L1, .weight = (w)}
+
+static const family families[] = {
+    {"nested_sum",
+     DF_BATCHTOPK,
+     DF_NORM_NONE,
+     3,
+     {12, 24, LATENTS},
+     .set = {ADAM, .prefix_weight = 1}},
+    {"nested_square",
+     DF_BATCHTOPK,
+     DF_NORM_NONE,
+     3,
+     {6, 20, LATENTS},
+     .set = {ADAM, .prefix_weight = 1.0 / 9, .aux = 1.0 / 32, .clip = 0.1, .unit_decoder = true}},
+    {"nested_bias",
+     DF_TOPK,
+     DF_NORM_SUM,
+     3,
+     {0, 16, LATENTS},
+     .set = {ADAM, .prefix_weight = 1.0 / 3, L1(0.01)}},
+    {"multi",
+     DF_TOPK,
+     DF_NORM_NONE,
+     0,
+     {0},
+     .set = {ADAM, .objective = {.reconstruction = DF_FVU}, .multi = 0.125, .aux = 1.0 / 32,
+             .aux_normaliser = DF_AUX_TARGET, .aux_bias = DF_AUX_BIAS_DECODE, .aux_scaled = true,
+             .unit_decoder = true}},
+    {"aux_plain",
+     DF_TOPK,
+     DF_NORM_SUM,
+     0,
+     {0},
+     .set = {ADAM, .aux = 1, .aux_normaliser = DF_AUX_NONE, .aux_bias = DF_AUX_BIAS_DECODE,
+             .aux_scaled = true, .clip = 1}},
+    {"openai",
+     DF_TOPK,
+     DF_NORM_NONE,
+     0,
+     {0},
+     .set = {.lr = 3e-3,
+             .beta1 = 0.9,
+             .beta2 = 0.999,
+             .epsilon = 6.25e-10,
+             .aux_k = AUX_K,
+             .dead_rows = 2000,
+             .aux = 1.0 / 32,
+             .aux_bias = DF_AUX_BIAS_BOTH,
+             .unit_first = true,
+             .fired_above = 1e-3,
+             .ema = 0.99,
+             .clip = 0.2}},
+    {"attached",
+     DF_TOPK,
+     DF_NORM_NONE,
+     0,
+     {0},
+     .set = {ADAM, .aux = 1.0 / 32, .aux_normaliser = DF_AUX_NONE, .aux_bias = DF_AUX_BIAS_DECODE,
+             .aux_attached = true}},
+    {"nested_attached",
+     DF_BATCHTOPK,
+     DF_NORM_NONE,
+     2,
+     {16, LATENTS},
+     .set = {ADAM, .prefix_weight = 1, .aux = 0.1, .aux_normaliser = DF_AUX_TARGET,
+             .aux_attached = true}},
+    {"resample",
+     DF_RELU,
+     DF_NORM_NONE,
+     0,
+     {0},
+     40,
+     {600, 77, 0, 1, 0.2},
+     .set = {.lr = 1e-3,
+             .beta1 = 0.9,
+             .beta2 = 0.999,
+             .epsilon = 1e-8,
+             .dead_rows = 600,
+             L1(0.3),
+             .unit_decoder = true}},
+    {"resample_square",
+     DF_TOPK,
+     DF_NORM_NONE,
+     0,
+     {0},
+     50,
+     {800, 77, 0, 2, 0.05},
+     .set = {.lr = 3e-3,
+             .beta1 = 0.9,
+             .beta2 = 0.999,
+             .epsilon = 1e-8,
+             .dead_rows = 800,
+             .ema = 0.98}},
+};
+enum { FAMILIES = sizeof families / sizeof *families };
+
+/* ---- records -------------------------------------------------------------------------------- */
+
+typedef struct golden {
+    char *bytes;
+    size_t size;
+} golden;
+
+/* Value i of a record; NAN where there is no such record of n values. */
+static double number(const golden *g, const char *name, size_t n, size_t i) {
+    for (size_t at = 0; at + 32 <= g->size;) {
+        uint64_t count;
+        bool wide = memcmp(g->bytes + at + 16, "f8", 2) == 0;
+        memcpy(&count, g->bytes + at + 24, sizeof count);
+        const char *values = g->bytes + at + 32;
+        if (strncmp(g->bytes + at, name, 16) == 0 && count == n) {
+            float narrow;
+            double value;
+            memcpy(&narrow, values + i * 4, sizeof narrow);
+            if (!wide) return (double)narrow;
+            memcpy(&value, values + i * 8, sizeof value);
+            return value;
+        }
+        at += 32 + count * (wide ? 8 : 4);
+    }
+    return NAN;
+}
+
+static void take(const golden *g, const char *name, size_t n, df_range part, float *to) {
+    for (size_t i = 0; i < part.count; i++) to[i] = (float)number(g, name, n, part.first + i);
+}
+
+static bool close_to(const golden *g, const char *name, size_t n, df_range part, const float *a) {
+    double above = 0.0, below = 1e-30;
+    for (size_t i = 0; i < part.count; i++) {
+        double b = number(g, name, n, part.first + i);
+        above += ((double)a[i] - b) * ((double)a[i] - b);
+        below += b * b;
+    }
+    if (part.count == 0 || sqrt(above / below) <= 1e-5) return true;
+    print_error("%s: relative distance %.2e\n", name, sqrt(above / below));
+    return false;
+}
+
+/* ---- a run ---------------------------------------------------------------------------------- */
+
+typedef struct run {
+    golden file;
+    df_kernels *kernels;
+    df_dict *dict;
+    df_coder *coder;
+    float *x; // [BATCHES, ROWS, WIDTH]
+    df_range latents, weights;
+    uint64_t replaced;
+    df_step_report report;
+} run;
+
+static const df_range columns = {0, WIDTH};
+
+static df_status open_dict(df_comm *comm, const family *f, run *r) {
+    df_dict_site sites[2] = {
+        {.name = (char *)"a", .model = (char *)"one", .width = FIRST_SITE, .scale = 1.0},
+        {.name = (char *)"b", .model = (char *)"two", .width = WIDTH - FIRST_SITE, .scale = 1.0}};
+    DF_TRY(df_dict_new(comm, LATENTS, sites, 2, &r->dict));
+    df_dict *d = r->dict;
+    d->activation = f->activation;
+    d->code_norm = f->norm;
+    d->k = 4;
+    d->prefixes = f->prefixes;
+    memcpy(d->prefix, f->prefix, sizeof f->prefix);
+    r->latents = d->mine;
+    r->weights = (df_range){d->mine.first * WIDTH, d->mine.count * WIDTH};
+    take(&r->file, "w_enc", LATENTS * WIDTH, r->weights, d->w_enc);
+    take(&r->file, "w_dec", LATENTS * WIDTH, r->weights, d->w_dec);
+    take(&r->file, "b_enc", LATENTS, r->latents, d->b_enc);
+    take(&r->file, "b_dec", WIDTH, columns, d->b_dec);
+    return DF_OK;
+}
+
+static df_status open_run(df_comm *comm, const family *f, run *r) {
+    char path[512];
+    *r = (run){0};
+    snprintf(path, sizeof path, "%s/tests/golden/method_%s.bin", DF_SOURCE_DIR, f->name);
+    DF_TRY(df_read_file(path, &r->file.bytes, &r->file.size));
+    DF_TRY(DF_NEW(r->x, BATCHES * ROWS * WIDTH));
+    take(&r->file, "x", BATCHES * ROWS * WIDTH, (df_range){0, BATCHES * ROWS * WIDTH}, r->x);
+    DF_TRY(df_kernels_open("auto", &r->kernels));
+    DF_TRY(open_dict(comm, f, r));
+    DF_TRY(df_coder_open(comm, r->kernels, r->dict, ROWS, &r->coder));
+    DF_TRY(df_coder_train_open(r->coder));
+    const df_train_room room = {.multi = f->set.multi > 0, .ema = f->set.ema > 0};
+    DF_TRY(df_coder_train_extend(r->coder, &room));
+    for (size_t j = 0; j < r->latents.count; j++)
+        df_coder_state(r->coder)->silent[j] =
+            (uint64_t)number(&r->file, "silent", LATENTS, r->latents.first + j);
+    return DF_OK;
+}
+
+static void close_run(run *r) {
+    df_coder_close(&r->coder);
+    df_dict_free(&r->dict);
+    df_kernels_close(&r->kernels);
+    df_free(r->x);
+    df_free(r->file.bytes);
+}
+
+static df_status step(run *r, const family *f, size_t s) {
+    const float *x = r->x + s % BATCHES * ROWS * WIDTH;
+    DF_TRY(df_coder_step(r->coder, x, ROWS, &f->set, &r->report));
+    if (f->resample == 0 || s == 0 || s % f->resample != 0) return DF_OK;
+    df_resample how = f->how;
+    uint64_t replaced;
+    how.step = s;
+    DF_TRY(df_coder_resample(r->coder, x, ROWS, &how, &replaced));
+    r->replaced += replaced;
+    return DF_OK;
+}
+
+/* ---- against PyTorch ------------------------------------------------------------------------ */
+
+static bool gradients_agree(run *r, const family *f) {
+    df_step_report report;
+    df_gradients g = {.w_enc = df_alloc(r->weights.count, 4),
+                      .w_dec = df_alloc(r->weights.count, 4),
+                      .b_enc = df_alloc(r->latents.count, 4),
+                      .b_dec = df_alloc(WIDTH, 4)};
+    bool good = df_coder_gradients(r->coder, r->x, ROWS, &f->set, &g, &report) == DF_OK;
+    good = good && close_to(&r->file, "g_w_enc", LATENTS * WIDTH, r->weights, g.w_enc);
+    good = good && close_to(&r->file, "g_w_dec", LATENTS * WIDTH, r->weights, g.w_dec);
+    good = good && close_to(&r->file, "g_b_enc", LATENTS, r->latents, g.b_enc);
+    good = good && close_to(&r->file, "g_b_dec", WIDTH, columns, g.b_dec);
+    good = good && (double)report.dead == number(&r->file, "numbers", 5, 2);
+    df_free(g.w_enc), df_free(g.w_dec), df_free(g.b_enc), df_free(g.b_dec);
+    return good;
+}
+
+static bool near(const char *family_name, const char *what, double found, double wanted) {
+    if (fabs(found - wanted) <= 1e-3 * fabs(wanted)) return true;
+    print_error("%s: %s is %.9g, PyTorch has %.9g\n", family_name, what, found, wanted);
+    return false;
+}
+
+/* FVU of the first batch, pooled over both sites. */
+static double pooled_fvu(const run *r) {
+    double above = 0.0, below = 0.0;
+    for (size_t c = 0; c < WIDTH; c++) {
+        double mean = 0.0;
+        for (size_t b = 0; b < ROWS; b++) mean += (double)r->x[b * WIDTH + c] / ROWS;
+        for (size_t b = 0; b < ROWS; b++) below += pow((double)r->x[b * WIDTH + c] - mean, 2.0);
+    }
+    size_t first[3] = {0, FIRST_SITE, WIDTH};
+    for (size_t s = 0; s < 2; s++) { // by site from the report: sum e^2 / spread of the site
+        double spread = 0.0;
+        for (size_t c = first[s]; c < first[s + 1]; c++) {
+            double mean = 0.0;
+            for (size_t b = 0; b < ROWS; b++) mean += (double)r->x[b * WIDTH + c] / ROWS;
+            for (size_t b = 0; b < ROWS; b++)
+                spread += pow((double)r->x[b * WIDTH + c] - mean, 2.0);
+        }
+        above += r->report.fvu[s] * spread;
+    }
+    return above / below;
+}
+
+static bool dead_agree(run *r, const family *f) {
+    uint64_t dead = 0;
+    for (size_t j = 0; j < r->latents.count; j++)
+        dead += df_coder_state(r->coder)->silent[j] >= f->set.dead_rows;
+    df_sum_u64(world, &dead, 1);
+    return (double)dead == number(&r->file, "numbers", 5, 3) &&
+           (double)r->replaced == number(&r->file, "numbers", 5, 4);
+}
+
+static void train_like_torch(run *r, const family *f) {
+    double worst = 0.0, worst_norm = 0.0;
+    for (size_t s = 0; s < STEPS; s++) {
+        df_test_all(world, step(r, f, s) == DF_OK);
+        double loss = number(&r->file, "losses", STEPS, s),
+               norm = number(&r->file, "norms", STEPS, s);
+        worst = fmax(worst, fabs(r->report.loss - loss) / loss);
+        worst_norm = fmax(worst_norm, fabs(r->report.norm - norm) / (norm + 1e-30));
+    }
+    print_message("%s: over %d steps the loss differs by at most %.1e, the norm by %.1e\n", f->name,
+                  STEPS, worst, worst_norm);
+    df_test_all(world, worst <= 1e-3 && worst_norm <= 1e-3);
+}
+
+static void test_against_torch(void **state) {
+    (void)state;
+    for (size_t i = 0; i < FAMILIES; i++) {
+        const family *f = &families[i];
+        df_step_settings still = f->set;
+        run r;
+        df_test_all(world, open_run(world, f, &r) == DF_OK);
+        df_test_all(world, gradients_agree(&r, f));
+        if (df_comm_size(world) > 1) { // long runs on one rank: test_same_bytes has the others
+            close_run(&r);
+            continue;
+        }
+        train_like_torch(&r, f);
+        df_test_all(world, dead_agree(&r, f));
+        still.aux = 0.0;
+        df_gradients none = {0};
+        df_test_all(world,
+                    df_coder_gradients(r.coder, r.x, ROWS, &still, &none, &r.report) == DF_OK);
+        df_test_all(world, near(f->name, "FVU", pooled_fvu(&r), number(&r.file, "numbers", 5, 0)));
+        if (f->set.ema > 0.0) {
+            df_coder_use_averages(r.coder, f->set.ema);
+            df_test_all(world,
+                        df_coder_gradients(r.coder, r.x, ROWS, &still, &none, &r.report) == DF_OK);
+            df_test_all(world, near(f->name, "FVU of the averages", pooled_fvu(&r),
+                                    number(&r.file, "numbers", 5, 1)));
+        }
+        close_run(&r);
+    }
+}
+
+/* ---- the same bytes ------------------------------------------------------------------------- */
+
+static bool same_weights(const run *r, const run *whole) {
+    const df_dict *a = r->dict, *b = whole->dict;
+    size_t first = r->weights.first, bytes = r->weights.count * sizeof(float);
+    const df_dict *ema = df_coder_state(r->coder)->ema, *all = df_coder_state(whole->coder)->ema;
+    bool same = memcmp(a->w_enc, b->w_enc + first, bytes) == 0 &&
+                memcmp(a->w_dec, b->w_dec + first, bytes) == 0 &&
+                memcmp(a->b_enc, b->b_enc + r->latents.first, r->latents.count * 4) == 0 &&
+                memcmp(a->b_dec, b->b_dec, WIDTH * 4) == 0;
+    if (ema != NULL) same = same && memcmp(ema->w_dec, all->w_dec + first, bytes) == 0;
+    return same && r->report.loss == whole->report.loss && r->report.norm == whole->report.norm &&
+           r->replaced == whole->replaced;
+}
+
+/* Steps [first, end) on one rank with one thread, and on all with `threads`. */
+static void same_steps(const family *f, int threads, size_t first, size_t end) {
+    run one, all;
+    omp_set_num_threads(1);
+    df_test_all(world, open_run(self, f, &one) == DF_OK);
+    for (size_t s = first; s < end; s++) df_test_all(world, step(&one, f, s) == DF_OK);
+    omp_set_num_threads(threads);
+    df_test_all(world, open_run(world, f, &all) == DF_OK);
+    for (size_t s = first; s < end; s++) df_test_all(world, step(&all, f, s) == DF_OK);
+    df_test_all(world, same_weights(&all, &one));
+    omp_set_num_threads(1);
+    close_run(&one);
+    close_run(&all);
+}
+
+static void test_same_bytes(void **state) {
+    (void)state;
+    for (size_t i = 0; i < FAMILIES; i++) {
+        same_steps(&families[i], 1, 39, 51);
+        if (df_comm_size(world) < 3) same_steps(&families[i], 2, 39, 42);
+    }
+}
+
+/* ---- the norm of every kind ----------------------------------------------------------------- */
+
+static double squares_of(const float *g, size_t n) {
+    double sum = 0.0;
+    for (size_t i = 0; i < n; i++) sum += (double)g[i] * (double)g[i];
+    return sum;
+}
+
+/* A skip transcoder of 8 columns into 72, so that W_skip has two blocks of rows. */
+static df_dict *skip_transcoder(void) {
+    df_dict_site sites[2] = {
+        {.name = (char *)"in", .model = (char *)"m", .width = 8, .scale = 1},
+        {.name = (char *)"out", .model = (char *)"m", .width = 72, .scale = 1}};
+    df_dict *d = NULL;
+    float zero[72] = {0};
+    sites[0].input = sites[1].output = true;
+    const df_dict_shape shape = {
+        .kind = DF_SKIP_TRANSCODER, .latents = LATENTS, .sites = 2, .site = sites};
+    df_test_all(world, df_dict_make(world, &shape, &d) == DF_OK);
+    d->activation = DF_TOPK;
+    d->k = 4;
+    df_dict_initialise(d, 3, 1.0, 1.0, zero);
+    return d;
+}
+
+/* Clipping's norm is that of all gradients handed out, W_skip's among them. */
+static void test_norm(void **state) {
+    (void)state;
+    df_dict *d = skip_transcoder();
+    df_kernels *kernels = NULL;
+    df_coder *coder = NULL;
+    df_step_report report;
+    float x[ROWS * 80];
+    for (size_t i = 0; i < ROWS * 80; i++)
+        x[i] = (float)df_random_normal(1, DF_STREAM_TEST, i) / 8.0f;
+    df_test_all(world, df_kernels_open("auto", &kernels) == DF_OK &&
+                           df_coder_open(world, kernels, d, ROWS, &coder) == DF_OK &&
+                           df_coder_train_open(coder) == DF_OK);
+    size_t n = d->mine.count, skip = d->skip_rows.count * 8;
+    df_gradients g = {.w_enc = df_alloc(n * 8, 4),
+                      .w_dec = df_alloc(n * 72, 4),
+                      .b_enc = df_alloc(n, 4),
+                      .b_dec = df_alloc(72, 4),
+                      .w_skip = df_alloc(skip, 4)};
+    const df_step_settings set = {ADAM, .clip = 1e-3};
+    df_test_all(world, df_coder_gradients(coder, x, ROWS, &set, &g, &report) == DF_OK);
+    double mine = squares_of(g.w_enc, n * 8) + squares_of(g.w_dec, n * 72) +
+                  squares_of(g.b_enc, n) + squares_of(g.w_skip, skip),
+           total;
+    double *leaf = df_alloc(1, sizeof *leaf);
+    *leaf = mine;
+    df_test_all(world, df_tree_sum(world, (size_t)df_comm_size(world), 1, leaf, &total) == DF_OK);
+    total += squares_of(g.b_dec, 72);
+    df_test_all(world, df_coder_step(coder, x, ROWS, &set, &report) == DF_OK);
+    df_test_all(world, fabs(report.norm - sqrt(total)) <= 1e-9 * report.norm);
+    df_free(leaf);
+    df_free(g.w_enc), df_free(g.w_dec), df_free(g.b_enc), df_free(g.b_dec), df_free(g.w_skip);
+    df_coder_close(&coder);
+    df_kernels_close(&kernels);
+    df_dict_free(&d);
+}
+
+/* ---- what is refused ------------------------------------------------------------------------ */
+
+static void refuses(run *r, df_step_settings set, df_status code, const char *words) {
+    df_step_report report;
+    df_gradients none = {0};
+    df_test_all(world, df_coder_gradients(r->coder, r->x, ROWS, &set, &none, &report) == code);
+    df_test_all(world, strstr(df_error_text(), words) != NULL);
+    df_error_clear();
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    run r;
+    df_step_settings set = families[0].set;
+    const df_train_room multi = {.multi = true};
+    df_test_all(world, open_run(world, &families[0], &r) == DF_OK); // nested, BatchTopK
+    set.objective.reconstruction = DF_UNSQUARED;
+    refuses(&r, set, DF_USAGE, "prefixes go with");
+    set = families[0].set;
+    set.multi = 0.125;
+    refuses(&r, set, DF_USAGE, "Multi-TopK is for TopK");
+    set = families[0].set;
+    set.aux_attached = true;
+    refuses(&r, set, DF_USAGE, "attached");
+    set = families[0].set;
+    set.ema = 0.9;
+    refuses(&r, set, DF_FAILED, "df_coder_train_extend");
+    df_test_all(world, df_coder_train_extend(r.coder, &multi) == DF_FAILED);
+    df_error_clear();
+    close_run(&r);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_against_torch), cmocka_unit_test(test_same_bytes),
+    cmocka_unit_test(test_norm), cmocka_unit_test(test_refusals)};
+
+int main(int argc, char **argv) {
+    if (df_comm_start(&argc, &argv, &world) != DF_OK || df_comm_self(&self) != DF_OK) return 1;
+    if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
+    uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, NULL, NULL);
+    df_max_u64(world, &failed, 1);
+    df_comm_free(&self);
+    df_comm_finish(&world);
+    return failed != 0;
+}
