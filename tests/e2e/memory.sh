@@ -10,7 +10,7 @@ darkfield 1 harvest "${job[@]}" || { bad memory.harvest "exit $?: $(tail -n 3 "$
 
 # The harvest says what it needs, and needs that.
 plan_log=$work/harvest-plan.log
-harvest=(harvest "$pocket" --set out="$work/more" --set harvest.context=512 --set text.max_documents=3000)
+harvest=(harvest "$pocket" --set out="$work/more" --set text.max_documents=3000)
 "$DARKFIELD" "${harvest[@]}" --dry-run >"$plan_log" 2>&1 </dev/null
 darkfield 1 "${harvest[@]}" || { bad memory.harvest "exit $?: $(tail -n 3 "$work/log")"; finish; }
 cp "$work/log" "$work/harvest.log"
