@@ -1,6 +1,7 @@
 /* darkfield: the program. Reads the command line and the job file, starts MPI and the kernels, runs
  * stages. */
 #include "check.h"
+#include "convert.h"
 #include "jobs.h"
 #include "version.h"
 
@@ -19,6 +20,8 @@ typedef struct command_line {
     size_t n_operands;
     const char *sets[MAX_SETS];
     size_t n_sets;
+    df_setting settings[16]; /* of convert */
+    size_t n_settings;
     bool dry_run, force, digest, help, version, print_config;
 } command_line;
 
@@ -28,6 +31,9 @@ static const char usage[] =
     "  darkfield STAGE JOB.yaml       one stage (listed below)\n"
     "  darkfield check FILE...        validate files that darkfield wrote; --digest prints their "
     "content hash\n"
+    "  darkfield convert --to FORMAT IN OUT   dictionaries from and to SAELens, sparsify, Gemma "
+    "Scope, ...;\n"
+    "                                 darkfield help convert lists them\n"
     "  darkfield help STAGE           the stage's options and the shared ones\n\n"
     "  --set KEY=VALUE   override a key of the job file        --dry-run        check inputs, "
     "print the plan\n"
@@ -84,6 +90,14 @@ static df_status take_flag(command_line *line, const char *flag) {
                    near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
 }
 
+static df_status take_setting(command_line *line, const char *name, const char *value) {
+    if (value == NULL) return df_fail(DF_USAGE, "--%s needs a value", name);
+    if (line->n_settings == sizeof line->settings / sizeof *line->settings)
+        return df_fail(DF_USAGE, "too many options on the command line");
+    line->settings[line->n_settings++] = (df_setting){name, value};
+    return DF_OK;
+}
+
 static df_status take_operand(command_line *line, const char *word) {
     if (line->verb == NULL) {
         line->verb = word;
@@ -102,7 +116,10 @@ static df_status read_command_line(int argc, char **argv, command_line *line) {
             DF_TRY(take_set(line, i + 1 < argc ? argv[++i] : NULL));
         else if (strncmp(argv[i], "--set=", 6) == 0)
             DF_TRY(take_set(line, argv[i] + 6));
-        else if (argv[i][0] == '-')
+        else if (df_convert_takes(argv[i])) {
+            DF_TRY(take_setting(line, argv[i] + 2, i + 1 < argc ? argv[i + 1] : NULL));
+            i++;
+        } else if (argv[i][0] == '-')
             DF_TRY(take_flag(line, argv[i]));
         else
             DF_TRY(take_operand(line, argv[i]));
@@ -142,6 +159,10 @@ static df_status print_help(const command_line *line) {
                         : line->n_operands > 0 ? line->operands[0]
                                                : NULL;
     const df_stage *stage = topic != NULL ? find_stage(topic) : NULL;
+    if (topic != NULL && strcmp(topic, "convert") == 0) {
+        df_convert_help();
+        return DF_OK;
+    }
     if (topic != NULL && stage == NULL && strcmp(topic, "run") != 0 && strcmp(topic, "check") != 0)
         return df_fail(DF_USAGE, "no stage is called %s (see darkfield --help)", topic);
     if (stage == NULL) {
@@ -348,6 +369,27 @@ static df_status run_with_job(df_comm *world, const command_line *line, const ch
     return status;
 }
 
+static df_status run_convert(df_comm *world, const command_line *line, const char *command) {
+    static char hosts[1024];
+    df_comm_hosts(world, hosts, sizeof hosts);
+    const df_provenance facts = {.command = command,
+                                 .hosts = hosts,
+                                 .kernel_path = "",
+                                 .volatile_options = "",
+                                 .commit = df_commit,
+                                 .build = df_build,
+                                 .ranks = df_comm_size(world),
+                                 .threads = 1,
+                                 .start = df_now()};
+    const df_convert what = {.operands = line->operands,
+                             .n_operands = line->n_operands,
+                             .settings = line->settings,
+                             .n_settings = line->n_settings,
+                             .force = line->force,
+                             .facts = &facts};
+    return df_convert_run(world, &what);
+}
+
 static df_status dispatch(df_comm *world, const command_line *line, const char *command) {
     bool speaker = df_comm_rank(world) == 0;
     if (line->version) {
@@ -364,11 +406,14 @@ static df_status dispatch(df_comm *world, const command_line *line, const char *
         return df_agree(world, speaker
                                    ? df_check_files(line->operands, line->n_operands, line->digest)
                                    : DF_OK);
+    if (strcmp(line->verb, "convert") == 0) return run_convert(world, line, command);
+    if (line->n_settings > 0)
+        return df_fail(DF_USAGE, "--%s belongs to darkfield convert", line->settings[0].name);
     if (strcmp(line->verb, "run") == 0 || find_stage(line->verb) != NULL)
         return run_with_job(world, line, command);
-    const char *known[N_STAGES + 3] = {"run", "check", "help"};
-    for (size_t i = 0; i < N_STAGES; i++) known[i + 3] = stages[i]->name;
-    const char *near = df_nearest(line->verb, known, N_STAGES + 3);
+    const char *known[N_STAGES + 4] = {"run", "check", "help", "convert"};
+    for (size_t i = 0; i < N_STAGES; i++) known[i + 4] = stages[i]->name;
+    const char *near = df_nearest(line->verb, known, N_STAGES + 4);
     return df_fail(DF_USAGE, "unknown command %s%s%s%s (see darkfield --help)", line->verb,
                    near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
 }
