@@ -107,6 +107,12 @@ const df_option df_method_options[] = {
      .min = 1e-9,
      .max = 1e6,
      .help = "norm of a new encoder row by the mean of the living ones, for a row of norm 1"},
+    {.key = "train.resample_row",
+     .type = DF_OPT_CHOICE,
+     .fallback = "unit",
+     .choices = "unit raw",
+     .help = "the row is brought to norm 1 for the encoder (Anthropic), or taken as it is "
+             "(dictionary_learning)"},
     {.key = "train.rewarm",
      .type = DF_OPT_BOOL,
      .fallback = "false",
@@ -237,6 +243,7 @@ static void read_dead(const df_run *run, df_train_options *o) {
     o->resample = count_of(run, "train.resample");
     o->resample_power = df_job_real(run->job, "train.resample_power");
     o->resample_scale = df_job_real(run->job, "train.resample_scale");
+    o->resample_unit = strcmp(df_job_text(run->job, "train.resample_row"), "unit") == 0;
 }
 
 static void read_start(const df_run *run, df_train_options *o) {

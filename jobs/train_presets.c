@@ -20,7 +20,7 @@ typedef struct preset {
     "aux_k=0 dead_rows=10000000 threshold_rate=0.001 threshold_start=1000"
 #define DL_SPARSE                                                                                  \
     "code_norm=none subtract_bias=true init_norm=0.1 init_norm_of=row init_bias=zero "             \
-    "warmup=1000 warmup_law=zero decay=0 penalty_warmup=2000 aux=0 "
+    "warmup=1000 warmup_law=zero decay=0 penalty_warmup=2000 aux=0 resample_row=raw "
 #define SL                                                                                         \
     "decoder=free subtract_bias=true init_norm=0.1 init_norm_of=row init_bias=zero lr=3e-4 " ADAM  \
     "warmup=0 warmup_law=torch decay=0 clip=1 dead_rows=1000x "

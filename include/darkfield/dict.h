@@ -354,6 +354,8 @@ df_status df_coder_step(df_coder *coder, const float *x, size_t rows,
 typedef struct df_resample {
     uint64_t dead_rows, seed, step;
     double power; /* 1: dictionary_learning; 2: crosscoder_learning, Anthropic */
+    bool unit; /* the row is brought to norm 1 for the encoder too (Anthropic): as it is, a long row
+                  gives a latent that outshouts the others */
     double scale; /* 0.2; crosscoder_learning: 0.05 */
 } df_resample;
 df_status df_coder_resample(df_coder *coder, const float *x, size_t rows, const df_resample *how,
@@ -434,8 +436,9 @@ typedef struct df_train_options {
     df_warmup warmup_law;   /* of the learning rate and of the penalty */
     bool cosine;            /* the decay is half a cosine, not a line */
     double lr_end;
-    uint64_t resample;       /* dead latents are drawn anew every so many steps; 0: never */
+    uint64_t resample; /* dead latents are drawn anew every so many steps; 0: never */
     double resample_power, resample_scale;
+    bool resample_unit;
     bool rewarm;             /* and the learning rate warms up again */
     df_objective objective;  /* its weight and power are where the schedules end, start */
     uint64_t penalty_warmup; /* the weight is reached over so many steps */

@@ -68,13 +68,15 @@ static void clear_moments(df_coder *c, size_t j) {
     s->m_bias[j] = s->v_bias[j] = 0.0f;
 }
 
-static void begin_anew(df_coder *c, size_t j, const float *x, double norm) {
+static void begin_anew(df_coder *c, size_t j, const float *x, double norm, bool unit_row) {
     df_dict *d = c->dict;
     const df_dict_group *g = df_dict_group_of(d, j);
     float *enc = df_dict_enc(d, j), *dec = df_dict_dec(d, j);
     const float *read = x + g->in.first, *written = x + g->out.first;
     double length = sqrt(df_sum_squares(written, g->out.count));
     double unit = length > 0.0 ? 1.0 / length : 0.0;
+    double reach = sqrt(df_sum_squares(read, g->in.count));
+    if (unit_row && reach > 0.0) norm /= reach;
     for (size_t i = 0; i < g->in.count; i++) enc[i] = (float)(norm * (double)read[i]);
     for (size_t i = 0; i < g->out.count; i++) dec[i] = (float)(unit * (double)written[i]);
     d->b_enc[j] = 0.0f;
@@ -105,7 +107,8 @@ static df_status replace(df_coder *c, const df_resample *how, uint64_t at, uint6
     if (drawn < *replaced) *replaced = drawn;
     for (size_t j = 0; j < c->local; j++) {
         if (!is_dead(c, j, how)) continue;
-        if (at < drawn) begin_anew(c, j, c->x + rows[at].row * c->width, norm * how->scale);
+        if (at < drawn)
+            begin_anew(c, j, c->x + rows[at].row * c->width, norm * how->scale, how->unit);
         at++;
     }
     df_free(rows);

@@ -164,7 +164,8 @@ static df_status resample(train_run *run, uint64_t step, const float *x) {
                              .seed = o->seed,
                              .step = step,
                              .power = o->resample_power,
-                             .scale = o->resample_scale};
+                             .scale = o->resample_scale,
+                             .unit = o->resample_unit};
     return df_coder_resample(run->coder, x, o->batch, &how, &replaced);
 }
 

@@ -22,7 +22,7 @@ D = sum(WIDTHS)
 AUX_K, GAP, LATER_GAP = 6, 1e-4, 2e-6
 DEFAULT = dict(act="topk", norm="none", order="free", lr=3e-3, eps=1e-8, prefixes=(), prefix_weight=1.0, fvu=False, multi=0.0,
                aux=0.0, normaliser="residual", bias="none", scaled=False, attached=False, dead_rows=2000, fired=0.0, clip=0.0,
-               ema=0.0, l1=0.0, resample=0, power=1.0, scale=0.2)
+               ema=0.0, l1=0.0, resample=0, power=1.0, scale=0.2, unit=False)
 CASES = {
     # Matryoshka: the sum of all prefixes (SAELens), 1/G^2 with AuxK and clipping (dictionary_learning), the mean with b_dec
     # alone (BatchTopK's authors)
@@ -36,9 +36,9 @@ CASES = {
     "openai": dict(aux=1 / 32, bias="both", order="unit_first", eps=6.25e-10, fired=1e-3, ema=0.99, clip=0.2),
     "attached": dict(aux=1 / 32, normaliser="none", bias="decode", attached=True),
     "nested_attached": dict(act="batchtopk", prefixes=(16, M), aux=0.1, normaliser="target", attached=True),
-    # resampling: dictionary_learning and crosscoder_learning
+    # resampling: rows as they are (dictionary_learning), brought to norm 1 (Anthropic)
     "resample": dict(act="relu", order="unit", l1=0.3, resample=40, dead_rows=600, lr=1e-3),
-    "resample_square": dict(resample=50, dead_rows=800, power=2.0, scale=0.05, ema=0.98),
+    "resample_square": dict(resample=50, dead_rows=800, power=2.0, scale=0.05, unit=True, ema=0.98),
 }
 SEED, STREAM = 77, 5
 
@@ -186,7 +186,7 @@ def resample(x, p, silent, case, optimiser, step):
         gaps = clocks[order][1:] / clocks[order][:-1] - 1
         rows, which = x[order[:n]], dead.nonzero()[:n, 0]
         living = p[0][~dead].norm(dim=1).mean()
-        p[0][which] = rows * living * case["scale"]
+        p[0][which] = (rows / rows.norm(dim=1, keepdim=True) if case["unit"] else rows) * living * case["scale"]
         p[1][which] = rows / rows.norm(dim=1, keepdim=True)
         p[2][which] = 0.0
         for t in p[:3]:

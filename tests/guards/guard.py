@@ -283,6 +283,10 @@ def presets():
     plain = resolve()[1]
     if not names:
         yield f"{where}: darkfield help train lists no presets"
+    for name in names[:1]:
+        done = resolve(f"train.preset={name}x")[0]
+        if done.returncode != 2 or name not in done.stderr:
+            yield f"{where}: preset {name}x returned {done.returncode} and did not name {name}: {done.stderr.strip()}"
     for name in names:
         done, values = resolve(f"train.preset={name}")
         changed = sorted(key for key in values if values[key] != plain.get(key) and key != "preset")
@@ -291,9 +295,6 @@ def presets():
         done, values = resolve(f"train.preset={name}", "train.lr=0.125")
         if values.get("lr") != "0.125":
             yield f"{where}: preset {name} overrides an explicit train.lr"
-        done, values = resolve(f"train.preset={name}x")
-        if done.returncode != 2 or name not in done.stderr:
-            yield f"{where}: preset {name}x returned {done.returncode} and did not name {name}: {done.stderr.strip()}"
 
 
 CHECKS = {check.__name__: check for check in
