@@ -234,8 +234,8 @@ static void print_banner(df_run *run) {
     char start[32];
     df_iso_time(start);
     df_info("darkfield %s (%s), %s", df_version, df_commit, df_build);
-    df_info("kernels %s; %d rank%s x %d thread%s on %s; started %s\n",
-            df_kernels_path(run->kernels), run->provenance.ranks,
+    df_info("kernels %s, screen %s; %d rank%s x %d thread%s on %s; started %s\n",
+            df_kernels_path(run->kernels), run->provenance.screen, run->provenance.ranks,
             run->provenance.ranks == 1 ? "" : "s", run->provenance.threads,
             run->provenance.threads == 1 ? "" : "s", run->provenance.hosts, start);
 }
@@ -310,6 +310,8 @@ static df_status run_job(df_run *run, const command_line *line, const char *comm
     DF_TRY(
         df_agree(run->world, df_kernels_open(df_job_text(run->job, "kernel_path"), &run->kernels)));
     DF_TRY(df_agree(run->world, agree_kernels(run->world, run->kernels)));
+    DF_TRY(df_agree(run->world,
+                    df_kernels_set_screen(run->kernels, df_job_text(run->job, "screen"))));
     DF_TRY(df_agree(run->world, df_kernels_check(run->kernels)));
     size_t base = df_process_peak();
     char *volatile_options = df_job_resolved(run->job, NULL, true);
@@ -317,6 +319,7 @@ static df_status run_job(df_run *run, const command_line *line, const char *comm
     run->provenance = (df_provenance){.command = command,
                                       .hosts = hosts,
                                       .kernel_path = df_kernels_path(run->kernels),
+                                      .screen = df_screen_name(df_kernels_screen(run->kernels)),
                                       .volatile_options = volatile_options,
                                       .commit = df_commit,
                                       .build = df_build,

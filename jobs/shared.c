@@ -28,6 +28,12 @@ const df_option df_shared_options[] = {
      .fallback = "auto",
      .is_volatile = true,
      .help = "compute kernels to use; auto picks the best of this CPU"},
+    {.key = "screen",
+     .type = DF_OPT_TEXT,
+     .fallback = "auto",
+     .is_volatile = true,
+     .help = "what dictionaries screen their pre-activations with before they compute candidates "
+             "in fp32: auto, bf16, int8, fp32 or plain; changes the speed, never the result"},
     {.key = "time_limit",
      .type = DF_OPT_REAL,
      .fallback = "0",

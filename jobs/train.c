@@ -303,7 +303,8 @@ static df_status print_plan(const df_run *run, const chosen *c, const df_train_o
         4.0 * (double)(df_dict_enc_floats(d, d->latents) + df_dict_dec_floats(d, d->latents) +
                        d->latents + d->out.count +
                        (d->kind == DF_SKIP_TRANSCODER ? d->out.count * d->in.count : 0));
-    df_human_bytes((double)df_train_plan_bytes(o, d, c->acts[0]->rows, size), memory);
+    df_screen screen = df_kernels_spare_screen(run->kernels);
+    df_human_bytes((double)df_train_plan_bytes(o, d, screen, c->acts[0]->rows, size), memory);
     df_human_bytes(weights, dictionary);
     df_human_bytes(3 * 3 * weights, checkpoints);
     df_info("train: %s of %zu latents over %zu columns (%zu site%s)", df_dict_kind_name(d->kind),

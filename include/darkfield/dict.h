@@ -182,7 +182,8 @@ df_status df_coder_open(df_comm *comm, df_kernels *kernels, df_dict *dict, size_
                         df_coder **out) DF_MUST_CHECK;
 void df_coder_close(df_coder **coder);
 /* What open (and train_open) will allocate for this rank's share of `dict`, on `size` ranks. */
-size_t df_coder_plan_bytes(const df_dict *dict, size_t max_rows, int size, bool training);
+size_t df_coder_plan_bytes(const df_dict *dict, df_screen screen, size_t max_rows, int size,
+                           bool training);
 
 /* x [rows, width], the same on every rank, in dictionary units (scaled). training selects BatchTopK
  * by batch instead of by threshold. *codes points into the coder and holds until its next call.
@@ -310,9 +311,12 @@ typedef struct df_step_report {
     double l0;     /* mean active per row */
     uint64_t dead; /* before this step's update */
     double fvu[DF_MAX_SITES]; /* per output site, of this batch: sum e^2 / sum (x - batch mean)^2 */
-    double gemm_seconds, select_seconds, settle_seconds, decode_seconds, gradient_seconds,
+    /* Screening; the rest of encoding (packing, selection); settling; decode, error, code gradients
+     * and statistics; sorting by latent, losses and AuxK; gradients and Adam. The first and third
+     * are means over threads. Communication is also part of those. */
+    double screen_seconds, select_seconds, settle_seconds, decode_seconds, gradient_seconds,
         adam_seconds, comm_seconds;
-    uint64_t dense_rows; /* rows settled densely */
+    uint64_t dense_rows; /* rows whose candidates were too many and were settled early */
 } df_step_report;
 
 /* Optimiser state of this rank's latents, and the replicated b_dec's. */
@@ -486,7 +490,8 @@ df_status df_train_outline(const df_train_options *options, const df_dict_site *
                            size_t n_sites, int size, int rank, df_dict **out) DF_MUST_CHECK;
 /* Bytes of our own allocations per rank that df_train will reach for a dictionary of
  * df_train_outline on `size` ranks; rows: of the activation files. Not collective. */
-size_t df_train_plan_bytes(const df_train_options *options, const df_dict *outline, uint64_t rows,
+size_t df_train_plan_bytes(const df_train_options *options, const df_dict *outline,
+                           df_screen screen, uint64_t rows,
                            int size);
 
 /* Reads rows (ascending or not) of all sites side by side in dictionary units: out [n, width]. Not

@@ -156,9 +156,13 @@ float df_dot(const float *a, const float *b, size_t n);
 float df_dot_plain(const float *a, const float *b, size_t n);
 void df_dot4(const float *x, const float *const w[4], size_t n,
              float out[4]); /* four df_dots that share x */
+void df_dot_pairs(const float *const x[4], const float *const w[4], size_t n,
+                  float out[4]); /* df_dot of each pair */
 
 /* y += a * x, the product rounded before the sum. */
 void df_add_scaled(float *y, float a, const float *x, size_t n);
+/* The same for four rows, one after another. */
+void df_add_scaled4(float *y, const float a[4], const float *const x[4], size_t n);
 void df_set_scaled(float *y, float a, const float *x,
                    size_t n);                        /* y = 0 + a * x: never a negative zero */
 void df_add_row(float *y, const float *x, size_t n); /* y += x */
@@ -166,18 +170,76 @@ void df_add_row(float *y, const float *x, size_t n); /* y += x */
 double df_sum_squares(const float *x, size_t n);
 double df_sum_squares_plain(const float *x, size_t n);
 
-/* One row of a screen block: entry i has the upper bound u = product[i] * scale[i] + lift[i] + norm
- * * slack[i]. Entries with u >= floor are written to (upper, label), label = first + i, ascending.
- * Returns how many; there is room for n + 16, because whole registers are stored. */
-typedef struct df_scan {
-    const float *product, *scale, *lift, *slack; /* [n] */
-    size_t n;
-    float norm, floor;
-    uint32_t first;
-} df_scan;
-size_t df_scan_row(const df_scan *scan, float *upper, uint32_t *label);
-size_t df_scan_row_plain(const df_scan *scan, float *upper,
-                         uint32_t *label); /* same labels up to rounding of u */
+/* ---- the screen (design section 3) ---- */
+
+/* What the products of rows and latents are made of before anything is settled. It changes no
+ * result, only how many candidates there are: plain is three loops in double, the twin of all. */
+typedef enum df_screen {
+    DF_SCREEN_PLAIN,
+    DF_SCREEN_FP32,
+    DF_SCREEN_BF16,
+    DF_SCREEN_INT8,
+    DF_SCREENS
+} df_screen;
+const char *df_screen_name(df_screen screen);
+bool df_screen_quick(df_screen screen); /* does this CPU have instructions made for it? */
+
+/* "auto" is the quickest one here, int8 only as long as the data suit it: a coder whose int8
+ * candidates are too many goes on with the spare one, the quickest float (otherwise both are the
+ * same). A name that there is not is DF_USAGE. All work on every CPU. Set it before df_coder_open.
+ */
+df_status df_kernels_set_screen(df_kernels *kernels, const char *name) DF_MUST_CHECK;
+df_screen df_kernels_screen(const df_kernels *kernels);
+df_screen df_kernels_spare_screen(const df_kernels *kernels);
+
+#define DF_TILE_ROWS 14
+#define DF_TILE_LATENTS 32
+#define DF_TILE_ENTRIES (DF_TILE_ROWS * DF_TILE_LATENTS)
+
+/* A panel: up to `lanes` vectors (14 rows or 32 latents) side by side, [words, lanes] of 32 bits;
+ * a word holds one fp32, two bf16 or four int8 columns. */
+typedef struct df_panel {
+    df_screen screen;
+    size_t lanes, width;
+    void *packed;
+} df_panel;
+size_t df_panel_bytes(df_screen screen, size_t lanes, size_t width);
+
+/* What packing did to a vector v: it stands for unit * packed, and |v - unit * packed| <= lost. In
+ * int8, rows are stored as packed + 128, and start is -128 times the sum of a latent's packed. */
+typedef struct df_packed {
+    float *unit, *lost; /* [count] */
+    int32_t *start;     /* [count]; NULL: rows */
+} df_packed;
+/* Packs count <= lanes vectors of to->width, ld apart; the lanes behind them become zero. */
+void df_pack(const df_panel *to, const float *from, size_t ld, size_t count, df_packed out);
+/* Copies one lane between panels of latents. */
+void df_panel_copy(const df_panel *to, size_t lane, const df_panel *from, size_t from_lane);
+
+/* 14 rows by 32 latents: product[r, l] = <packed row r, packed latent l>; bit l of mask[r] is set
+ * where product * gain[l] * unit[r] + lift[l] >= floor[r]. Returns the union of the masks. */
+typedef struct df_tile {
+    df_screen screen;
+    size_t width;
+    const void *rows, *latents; /* panels */
+    const int32_t *start;       /* [32] int8 only */
+    const float *gain, *lift;   /* [32] */
+    const float *unit, *floor;  /* [14] */
+} df_tile;
+uint32_t df_screen_tile(const df_tile *tile, float product[static DF_TILE_ENTRIES],
+                        uint32_t mask[static DF_TILE_ROWS]);
+uint32_t df_screen_tile_plain(const df_tile *tile, float product[static DF_TILE_ENTRIES],
+                              uint32_t mask[static DF_TILE_ROWS]); /* up to rounding */
+
+/* A level that at least k of n finite values reach, no lower than `level` (which is returned when
+ * fewer than k reach it), and not much below the k-th largest. Branch-free, hence much quicker than
+ * finding that one. */
+float df_level_of(const float *values, size_t n, size_t k, float level);
+
+/* Asks for a row of n floats to be brought near, for use soon. */
+static inline void df_prefetch(const float *row, size_t n) {
+    for (size_t i = 0; i < n; i += 16) __builtin_prefetch(row + i, 0, 2);
+}
 
 /* The k-th largest of n values (1 <= k <= n); reorders them. The k-th smallest of n keys likewise.
  */

@@ -104,7 +104,7 @@ df_status df_file_get_text(const df_file *file, const char *where, const char *n
  * job id, start, end, volatile options. Before df_file_ready; the end time is filled in by finish.
  */
 typedef struct df_provenance {
-    const char *command, *hosts, *kernel_path, *volatile_options, *commit, *build;
+    const char *command, *hosts, *kernel_path, *screen, *volatile_options, *commit, *build;
     int ranks, threads;
     double start; /* df_now at start */
 } df_provenance;

@@ -63,6 +63,9 @@ df_status df_coder_open(df_comm *comm, df_kernels *kernels, df_dict *dict, size_
     if (status == DF_OK) {
         c->comm = comm;
         c->kernels = kernels;
+        c->screen = df_kernels_screen(kernels);
+        c->spare = df_kernels_spare_screen(kernels);
+        c->caution = DF_LIKELY;
         c->rank = df_comm_rank(comm);
         c->size = df_comm_size(comm);
         df_coder_shape(c, dict, max_rows);
@@ -99,10 +102,20 @@ static df_status encode_rows(df_coder *c) {
     return DF_OK;
 }
 
+/* The last batch's cut is a good floor to start from; where it was not, all is done again with
+ * floors that are certain. */
 static df_status encode_batch(df_coder *c) {
     size_t keep = c->dict->k * c->rows;
-    DF_TRY(df_agree(c->comm, df_screen_lists(c, FLT_TRUE_MIN, keep)));
-    df_select_batch(c, keep);
+    float guess = 0.9f * c->cut_score;
+    DF_TRY(
+        df_agree(c->comm, df_screen_lists(c, guess > FLT_TRUE_MIN ? guess : FLT_TRUE_MIN, keep)));
+    if (!df_select_batch(c, keep)) {
+        c->caution = DF_CERTAIN;
+        df_status status = df_agree(c->comm, df_screen_lists(c, FLT_TRUE_MIN, keep));
+        if (status == DF_OK) (void)df_select_batch(c, keep); // cannot fail again
+        c->caution = DF_LIKELY;
+        DF_TRY(status);
+    }
     return df_agree(c->comm, df_lists_to_codes(c, &c->main));
 }
 
@@ -134,11 +147,21 @@ df_status df_coder_encode(df_coder *c, const float *x, size_t rows, bool trainin
     return df_encode(c, x, rows, training, 0.0);
 }
 
+/* A candidate of int8 that was not selected costs about as much as the wider screen does for 64
+ * latents of a row. The last batch decides; no result
+ * depends on it. */
+static void choose_screen(df_coder *c) {
+    uint64_t wasted = 0;
+    for (int t = 0; t < c->threads; t++) wasted += c->worker[t].wasted;
+    if (wasted > c->rows * (c->local / 64 + 16)) c->screen = c->spare;
+}
+
 df_status df_encode(df_coder *c, const float *x, size_t rows, bool training, double bandwidth) {
+    choose_screen(c);
     for (int t = 0; t < c->threads; t++) {
         df_worker *w = &c->worker[t];
-        w->settled_rows = 0;
-        w->gemm_seconds = w->scan_seconds = w->settle_seconds = 0.0;
+        w->settled_rows = w->wasted = 0;
+        w->screen_seconds = w->settle_seconds = 0.0;
     }
     DF_TRY(df_agree(c->comm, df_coder_prepare(c, x, rows)));
     switch (c->dict->activation) {

@@ -5,22 +5,36 @@
 
 #include "darkfield/dict.h"
 
-#define SCREEN_ROWS 512 /* at most, in one screen block */
-#define SCREEN_LATENTS 512
+#define SCREEN_ROWS (18 * DF_TILE_ROWS) /* at most, in one unit of screening */
+#define SCREEN_BYTES (768 << 10)        /* of packed rows in a unit: the second-level cache */
+#define DF_LIKELY 1.25f
+#define DF_CERTAIN 2.0f
 #define BLOCK_TERMS 3  /* sums that a block of latents adds to the losses (objective.h) */
 #define STAT_ROWS 64   /* rows in one leaf of the batch statistics */
 #define STACK_DEPTH 20 /* of the tree over blocks: at most 64, and one more for each group */
 
 /* Candidates of one row (TopK) or of a thread's rows (others). The first `exact` are settled: upper
- * is their score. */
+ * is their score, value their code. Of the others, upper is a bound of the score, and value a score
+ * that they reach: certainly at upper - 2 bounds (DF_CERTAIN), in all likelihood at a quarter of a
+ * bound below the screened score (DF_LIKELY), because the errors of many columns cancel where their
+ * bound adds them up. Floors are made of these; who selects checks that enough exact scores reach
+ * them. */
 typedef struct df_candidates {
     float *upper, *value;   /* [capacity] */
     uint32_t *row, *latent; /* [capacity] */
     size_t count, exact, capacity;
-    size_t limit;     /* entries to hold before room is made; at most capacity */
+    size_t limit;     /* entries to hold at most; up to capacity */
+    size_t next;      /* a row is narrowed when it holds that many */
     float floor;      /* nothing below it can be selected */
     const float *cut; /* [local] scores are p - cut, values p; NULL: both are of relu(p) */
 } df_candidates;
+
+/* A panel of the screen: up to 32 latents of one group, side by side. */
+typedef struct df_latents {
+    size_t first, count, group; /* local latents */
+    size_t packed;              /* where it begins, in bytes */
+    float slack, length;        /* the largest of its latents */
+} df_latents;
 
 /* Latents to screen: all of this rank's, or those of a list (AuxK). */
 typedef struct df_view {
@@ -42,12 +56,17 @@ typedef struct df_code_store {
 
 /* Scratch of one thread. */
 typedef struct df_worker {
-    float *block;                /* [SCREEN_ROWS, SCREEN_LATENTS] screened products */
-    float *panel;                /* [SCREEN_LATENTS, in.count] gathered encoder rows (lists only) */
-    float *scale, *lift, *slack; /* [SCREEN_LATENTS] gathered bounds (lists only) */
-    df_candidates *rows;         /* [SCREEN_ROWS] views into pool */
-    float *pool_upper, *pool_value;
-    uint32_t *pool_row, *pool_latent;
+    float *product; /* [DF_TILE_ENTRIES] of one tile */
+    uint32_t *mask; /* [DF_TILE_ROWS] */
+    float *least;   /* [DF_TILE_ROWS] floors, lowered by the bound */
+    float *floor;   /* [SCREEN_ROWS] of the rows of a unit */
+    char *gathered; /* a panel of latents of a list, and their bounds [DF_TILE_LATENTS] */
+    float *gain, *lift;
+    int32_t *start;
+    df_candidates *rows; /* [SCREEN_ROWS] views into pool */
+    float *pool;         /* [SCREEN_ROWS, 4, df_row_capacity(row_k)] */
+    uint64_t *places;    /* [SCREEN_ROWS, df_row_capacity(row_k)] entries of the rows, to settle */
+    uint32_t *panel_start;
     df_candidates list;
     float *order;   /* [order_capacity] scratch of quickselect */
     uint64_t *keys; /* the same */
@@ -55,7 +74,8 @@ typedef struct df_worker {
     float *stack;         /* [STACK_DEPTH, out] of the tree */
     float *g_enc, *g_dec; /* of one latent */
     float *tile;          /* [DF_SKIP_ROWS, in.count] of W_skip's gradient */
-    double gemm_seconds, scan_seconds, settle_seconds;
+    double screen_seconds, settle_seconds;
+    uint64_t wasted;       /* candidates that were settled and not selected here */
     uint64_t settled_rows; /* rows whose candidates did not fit */
     df_status status;
 } df_worker;
@@ -76,15 +96,28 @@ struct df_coder {
 
     const float *x; /* [rows, width] of the current batch */
     size_t rows;
-    float *centered;    /* [max_rows, width] x - b_dec */
-    const float *input; /* centered or x: what the encoder reads */
-    float *x_norm;      /* [groups, max_rows] of a group's input columns, rounded up */
-    float *norm;        /* [local] code norm */
-    float *scale; /* [local] what a code is multiplied by before it is ranked: the norm, or 1 */
-    float *slack, *extra; /* [local] the screened score is off by at most x_norm * slack + extra */
-    float *lift;          /* [local] b_enc * scale + extra */
-    float shared_floor;   /* of all threads' lists */
-    float cut_score;      /* BatchTopK: the smallest selected score; 0 when nothing was selected */
+    float *centered;         /* [max_rows, width] x - b_dec */
+    const float *input;      /* centered or x: what the encoder reads */
+    df_screen screen, spare; /* spare: what there is room for, when the first serves badly */
+    size_t panels;
+    df_latents *panel; /* [panels] this rank's latents */
+    char *packed_latents;
+    char *packed_rows;      /* by group, then by tile of rows */
+    size_t *group_rows;     /* [groups] where a group's begin, in bytes */
+    size_t padded_rows;     /* max_rows in whole tiles */
+    float *x_norm, *x_lost; /* [groups, padded_rows] sizes of a group's input columns and of what
+                               packing lost, rounded up */
+    float *x_unit;          /* [groups, padded_rows] of the packed row */
+    float *norm;            /* [local + 32, as the next seven: panels are read whole] code norm */
+    float *scale;           /* what a code is multiplied by before it is ranked: the norm, or 1 */
+    float *gain;            /* scale times the unit of the packed latent */
+    float *slack, *length, *extra; /* a screened score is off by at most x_norm *
+                                     slack + x_lost * length + extra */
+    float *lift;                   /* b_enc * scale + extra */
+    int32_t *start;                /* of int8 */
+    float shared_floor;            /* of all threads' lists */
+    float caution;                 /* DF_LIKELY or DF_CERTAIN */
+    float cut_score; /* BatchTopK: the smallest selected score; 0 when nothing was selected */
 
     df_code_store main, aux;
     df_code_store
@@ -163,6 +196,7 @@ void *df_layout_take(df_layout *l, size_t n, size_t size);
 void df_coder_shape(df_coder *c, df_dict *dict, size_t max_rows);
 void df_layout_base(df_coder *c, df_layout *l);
 void df_layout_rows(df_coder *c, df_layout *l, size_t k); /* TopK's scratch */
+size_t df_row_capacity(size_t k);                         /* candidates of a row of TopK */
 size_t df_list_capacity(const df_coder *c);
 size_t df_code_capacity(const df_coder *c);
 size_t df_side_capacity(const df_coder *c, bool training);
@@ -182,14 +216,17 @@ void df_screen_rows(df_coder *c, df_view view, size_t k);
 df_status df_screen_lists(df_coder *c, float floor, size_t keep);
 
 /* Candidates: drop what cannot be among the best `keep`; make room; settle. */
-void df_candidates_narrow(df_coder *c, df_worker *w, df_candidates *s, size_t keep);
+void df_candidates_narrow(df_worker *w, df_candidates *s, size_t keep);
 void df_candidates_settle(const df_coder *c, df_candidates *s);
+/* Of w->rows[0 .. rows - 1], latent after latent: an encoder row is read once for many rows. */
+void df_candidates_settle_rows(const df_coder *c, df_worker *w, size_t rows);
 void df_candidates_best(df_worker *w, df_candidates *s, size_t keep);
 void df_candidates_above(df_candidates *s, float floor);
 
 /* Collective: from local winners to codes. */
 void df_select_rows(df_coder *c, size_t k, df_code_store *out);
-void df_select_batch(df_coder *c, size_t keep);
+/* False: the floors were too high for so many; nothing is selected. */
+bool df_select_batch(df_coder *c, size_t keep);
 df_status df_lists_to_codes(df_coder *c, df_code_store *out);
 void df_settle_above(df_coder *c,
                      float above); /* settles the lists, keeps scores > above; not collective */
@@ -230,10 +267,15 @@ void df_skip_add(const df_coder *c, size_t row, size_t rows_mine, float *out);
 
 df_worker *df_coder_worker(df_coder *c); /* of the calling thread */
 
-/* The norm of what a latent reads of a row. */
-static inline float df_row_norm(const df_coder *c, size_t row, size_t latent) {
-    const uint16_t *group = c->dict->group_index;
-    return c->x_norm[(group != NULL ? group[latent] * c->max_rows : 0) + row];
+static inline size_t df_row_tiles(size_t rows) {
+    return (rows + DF_TILE_ROWS - 1) / DF_TILE_ROWS;
+}
+
+/* The packed tile that begins with a row, as a group reads it. */
+static inline char *df_row_panel(const df_coder *c, size_t group, size_t row) {
+    return c->packed_rows + c->group_rows[group] +
+           row / DF_TILE_ROWS *
+               df_panel_bytes(c->screen, DF_TILE_ROWS, c->dict->group[group].in.count);
 }
 
 /* Do two local latents read and write the same columns? */

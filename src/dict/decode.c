@@ -8,6 +8,8 @@
 
 #include <string.h>
 
+#define AHEAD 3 // decoder rows asked for before they are needed
+
 typedef struct tree {
     float *sums; /* [STACK_DEPTH, width] */
     size_t leaf[STACK_DEPTH];
@@ -68,6 +70,8 @@ static void sum_entries(const df_coder *c, df_worker *w, const df_codes *codes, 
         const df_dict_group *g = df_dict_group_of(c->dict, latent);
         const float *row = df_dict_dec(c->dict, latent);
         size_t first = df_out_offset(c, g), n = g->out.count;
+        if (i + AHEAD < entries.first + entries.count)
+            df_prefetch(df_dict_dec(c->dict, codes->latent[i + AHEAD]), n);
         if (leaf == open) {
             df_add_scaled(t.sums + (t.depth - 1) * t.width + first, codes->value[i], row, n);
             continue;

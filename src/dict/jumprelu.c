@@ -13,7 +13,8 @@ void df_jump_prepare(df_coder *c, double half) {
     for (size_t j = 0; j < c->local; j++) {
         double bias = (double)d->b_enc[j], cut = (double)d->theta[j] - half;
         c->cut[j] = (float)cut;
-        c->cut_lift[j] = (float)(bias - cut + (fabs(bias) + fabs(cut)) * 0x1p-18 + 2e-36);
+        c->cut_lift[j] =
+            (float)(bias - cut + (fabs(bias) + fabs(cut)) * 0x1p-18 + (double)c->extra[j]);
     }
 }
 

@@ -32,16 +32,15 @@ static size_t widest_input(const df_dict *d) {
     return widest;
 }
 
-static size_t row_capacity(size_t k) {
-    return 2 * k + SCREEN_LATENTS + 16;
+size_t df_row_capacity(size_t k) {
+    return 8 * k + 4 * DF_TILE_LATENTS;
 }
 
 size_t df_list_capacity(const df_coder *c) {
-    size_t room = SCREEN_LATENTS + 16;
+    size_t room = DF_TILE_ENTRIES;
     if (c->dict->activation == DF_TOPK) return 0;
     if (c->dict->activation == DF_BATCHTOPK) return 2 * c->dict->k * c->max_rows + room;
-    size_t rows =
-        c->max_rows / (size_t)c->threads + SCREEN_ROWS; // a static share of whole screen blocks
+    size_t rows = c->max_rows / (size_t)c->threads + SCREEN_ROWS; // a static share of whole units
     return smaller(rows, c->max_rows) * c->local + room;
 }
 
@@ -86,7 +85,10 @@ static void lay_out_skip(df_coder *c, df_layout *l) {
 }
 
 static void lay_out_worker(df_coder *c, df_layout *l, df_worker *w) {
-    TAKE(w->block, SCREEN_ROWS * SCREEN_LATENTS);
+    TAKE(w->product, DF_TILE_ENTRIES);
+    TAKE(w->mask, DF_TILE_ROWS);
+    TAKE(w->least, DF_TILE_ROWS);
+    TAKE(w->floor, SCREEN_ROWS);
     TAKE(w->stack, STACK_DEPTH * c->out);
     if (c->dict->activation != DF_BATCHTOPK) return;
     w->order_capacity = df_list_capacity(c);
@@ -97,7 +99,7 @@ static void lay_out_worker(df_coder *c, df_layout *l, df_worker *w) {
 static void lay_out_jump(df_coder *c, df_layout *l) {
     if (c->dict->activation == DF_JUMPRELU) {
         TAKE(c->cut, c->local);
-        TAKE(c->cut_lift, c->local);
+        TAKE(c->cut_lift, c->local + DF_TILE_LATENTS);
     }
     if (c->dict->activation == DF_GATED) {
         TAKE(c->magnify, c->local);
@@ -105,14 +107,56 @@ static void lay_out_jump(df_coder *c, df_layout *l) {
     }
 }
 
+/* Panels never straddle two groups. */
+static void lay_out_panels(df_coder *c, df_layout *l) {
+    size_t bytes = 0;
+    c->panels = 0;
+    for (size_t g = 0; g < c->dict->groups; g++)
+        c->panels += (c->dict->group[g].local.count + DF_TILE_LATENTS - 1) / DF_TILE_LATENTS;
+    TAKE(c->panel, c->panels);
+    df_latents *p = c->panel;
+    for (size_t g = 0; g < c->dict->groups; g++) {
+        const df_dict_group *group = &c->dict->group[g];
+        for (size_t i = 0; i < group->local.count; i += DF_TILE_LATENTS) {
+            size_t count = smaller(group->local.count - i, DF_TILE_LATENTS);
+            if (l->base != NULL) *p++ = (df_latents){group->local.first + i, count, g, bytes, 0, 0};
+            bytes += df_panel_bytes(c->spare, DF_TILE_LATENTS, group->in.count);
+        }
+    }
+    TAKE(c->packed_latents, bytes);
+}
+
+static void lay_out_rows(df_coder *c, df_layout *l) {
+    size_t bytes = 0, tiles = df_row_tiles(c->max_rows), groups = c->dict->groups;
+    c->padded_rows = tiles * DF_TILE_ROWS;
+    TAKE(c->group_rows, groups);
+    for (size_t g = 0; g < groups; g++) {
+        if (l->base != NULL) c->group_rows[g] = bytes;
+        bytes += tiles * df_panel_bytes(c->spare, DF_TILE_ROWS, c->dict->group[g].in.count);
+    }
+    TAKE(c->packed_rows, bytes);
+    TAKE(c->x_norm, groups * c->padded_rows);
+    TAKE(c->x_lost, groups * c->padded_rows);
+    TAKE(c->x_unit, groups * c->padded_rows);
+}
+
+static void lay_out_screen(df_coder *c, df_layout *l) {
+    size_t latents = c->local + DF_TILE_LATENTS;
+    lay_out_panels(c, l);
+    lay_out_rows(c, l);
+    TAKE(c->norm, latents);
+    TAKE(c->scale, latents);
+    TAKE(c->gain, latents);
+    TAKE(c->slack, latents);
+    TAKE(c->length, latents);
+    TAKE(c->extra, latents);
+    TAKE(c->lift, latents);
+    TAKE(c->start, latents);
+}
+
 void df_layout_base(df_coder *c, df_layout *l) {
     TAKE(c->centered, c->max_rows * c->width);
-    TAKE(c->x_norm, c->dict->groups * c->max_rows);
-    TAKE(c->norm, c->local);
-    TAKE(c->scale, c->local);
-    TAKE(c->slack, c->local);
-    TAKE(c->extra, c->local);
-    TAKE(c->lift, c->local);
+    lay_out_screen(c, l);
     TAKE(c->counters, 2048);
     TAKE(c->main.codes.start, c->max_rows + 1);
     lay_out_jump(c, l);
@@ -125,24 +169,16 @@ void df_layout_base(df_coder *c, df_layout *l) {
 /* ---- TopK ----------------------------------------------------------------------------------- */
 
 static void lay_out_row_pool(df_coder *c, df_layout *l, df_worker *w, size_t k) {
-    size_t capacity = row_capacity(k), order = larger(capacity, (size_t)c->size * k);
+    size_t capacity = df_row_capacity(k), order = larger(capacity, (size_t)c->size * k);
     TAKE(w->rows, SCREEN_ROWS);
-    TAKE(w->pool_upper, SCREEN_ROWS * capacity);
-    TAKE(w->pool_value, SCREEN_ROWS * capacity);
-    TAKE(w->pool_row, SCREEN_ROWS * capacity);
-    TAKE(w->pool_latent, SCREEN_ROWS * capacity);
+    TAKE(w->pool, SCREEN_ROWS * 4 * capacity);
+    TAKE(w->places, SCREEN_ROWS * capacity);
+    TAKE(w->panel_start, c->local / DF_TILE_LATENTS + 2);
     if (order > w->order_capacity) {
         w->order_capacity = order;
         TAKE(w->order, order);
         TAKE(w->keys, order);
     }
-    for (size_t r = 0; r < SCREEN_ROWS && l->base != NULL; r++)
-        w->rows[r] = (df_candidates){.upper = w->pool_upper + r * capacity,
-                                     .value = w->pool_value + r * capacity,
-                                     .row = w->pool_row + r * capacity,
-                                     .latent = w->pool_latent + r * capacity,
-                                     .capacity = capacity,
-                                     .limit = capacity};
 }
 
 void df_layout_rows(df_coder *c, df_layout *l, size_t k) {
@@ -235,10 +271,10 @@ void df_layout_train(df_coder *c, df_layout *l) {
     TAKE(c->aux.codes.start, c->max_rows + 1);
     for (int t = 0; t < c->threads; t++) {
         df_worker *w = &c->worker[t];
-        TAKE(w->panel, SCREEN_LATENTS * widest);
-        TAKE(w->scale, SCREEN_LATENTS);
-        TAKE(w->lift, SCREEN_LATENTS);
-        TAKE(w->slack, SCREEN_LATENTS);
+        TAKE(w->gathered, df_panel_bytes(c->spare, DF_TILE_LATENTS, widest));
+        TAKE(w->gain, DF_TILE_LATENTS);
+        TAKE(w->lift, DF_TILE_LATENTS);
+        TAKE(w->start, DF_TILE_LATENTS);
         TAKE(w->g_enc, widest);
         TAKE(w->g_dec, c->out);
         if (c->dict->kind == DF_SKIP_TRANSCODER) TAKE(w->tile, DF_SKIP_ROWS * widest);
@@ -265,10 +301,11 @@ static int rank_of(const df_dict *dict, int size) {
     return rank;
 }
 
-size_t df_coder_plan_bytes(const df_dict *dict, size_t max_rows, int size, bool training) {
+size_t df_coder_plan_bytes(const df_dict *dict, df_screen screen, size_t max_rows, int size,
+                           bool training) {
     df_worker workers[64] = {{0}}; // more threads than that repeat the last one's needs
     df_dict copy = *dict;
-    df_coder c = {.size = size, .rank = rank_of(dict, size), .worker = workers};
+    df_coder c = {.size = size, .rank = rank_of(dict, size), .worker = workers, .spare = screen};
     df_layout l = {0};
     df_coder_shape(&c, &copy, max_rows);
     int threads = c.threads;

@@ -1,5 +1,5 @@
-/* Screen, then settle (design section 3): a GEMM bounds every pre-activation, only candidates are
- * computed exactly. */
+/* Screen, then settle (design section 3): tiles of packed products bound every pre-activation, only
+ * candidates are computed exactly. */
 #include "coder.h"
 
 #include <float.h>
@@ -7,271 +7,237 @@
 #include <omp.h>
 #include <string.h>
 
-#define UNIT 5.9604644775390625e-8 /* 2^-24 */
-#define LARGEST 1e37               /* products beyond it would not be safe in fp32 */
-
 df_worker *df_coder_worker(df_coder *c) {
     return &c->worker[omp_get_thread_num()];
 }
 
-/* ---- bounds --------------------------------------------------------------------------------- */
+/* ---- one tile ------------------------------------------------------------------------------- */
 
-static double code_norm(const df_dict *d, size_t j) {
-    const float *row = df_dict_dec(d, j);
-    const df_dict_group *g = df_dict_group_of(d, j);
-    if (d->code_norm == DF_NORM_NONE) return 1.0;
-    if (d->code_norm == DF_NORM_ROOT) return sqrt(df_sum_squares(row, g->out.count));
-    double sum = 0.0;
-    for (size_t s = 0; s < d->sites; s++)
-        if (df_dict_writes(g, &d->site[s]))
-            sum += sqrt(df_sum_squares(row + (d->site[s].first - g->out.first), d->site[s].width));
-    return sum;
+/* A panel of latents and a tile's other half. */
+typedef struct screen_panel {
+    df_tile tile;
+    size_t group, count;
+    const uint32_t *list; /* [count] its latents; NULL: first, first + 1, ... */
+    size_t first;
+    float slack, length;
+} screen_panel;
+
+static void own_panel(const df_coder *c, size_t i, screen_panel *p) {
+    const df_latents *l = &c->panel[i];
+    *p = (screen_panel){.group = l->group,
+                        .count = l->count,
+                        .first = l->first,
+                        .slack = l->slack,
+                        .length = l->length};
+    p->tile = (df_tile){.screen = c->screen,
+                        .width = c->dict->group[l->group].in.count,
+                        .latents = c->packed_latents + l->packed,
+                        .start = c->start + l->first,
+                        .gain = c->gain + l->first,
+                        .lift = c->lift + l->first};
 }
 
-/* What thresholds and magnitudes add to the size of a latent's numbers; `size` is that of p. */
-static double bound_parameters(df_coder *c, size_t j, double size) {
-    const df_dict *d = c->dict;
-    if (d->activation == DF_JUMPRELU) return fabs((double)d->theta[j]);
-    if (d->activation != DF_GATED) return 0.0;
-    c->magnify[j] = expf(d->r_mag[j]);
-    return (double)c->magnify[j] * size + fabs((double)d->b_mag[j]);
-}
-
-/* Two fp32 sums of D products in any order differ by at most 2 D u |x| |w|; the rest covers bias,
- * scale and underflow. */
-static double bound_latent(df_coder *c, size_t j) {
-    const df_dict *d = c->dict;
-    size_t columns = df_dict_group_of(d, j)->in.count;
-    double length = sqrt(df_sum_squares(df_dict_enc(d, j), columns));
-    c->norm[j] = (float)code_norm(d, j);
-    c->scale[j] = df_has_k(d) ? c->norm[j] : 1.0f;
-    double scale = (double)c->scale[j], bias = fabs((double)d->b_enc[j]);
-    c->slack[j] = (float)(scale * length * 2.02 * (double)(columns + 16) * UNIT);
-    c->extra[j] = (float)(scale * bias * 40.0 * UNIT + (1.0 + scale) * 1e-36);
-    c->lift[j] = d->b_enc[j] * c->scale[j] + c->extra[j];
-    return (length + bias) * (1.0 + scale) + bound_parameters(c, j, length + bias);
-}
-
-/* The largest size a score can have per unit of |x|; not finite when a weight is not. */
-static double bound_latents(df_coder *c) {
-    double largest = 0.0;
-#pragma omp parallel for schedule(static) reduction(max : largest)
-    for (size_t j = 0; j < c->local; j++) {
-        double size = bound_latent(c, j);
-        if (!(size <= largest)) largest = size < DBL_MAX ? size : DBL_MAX;
+/* The panel that holds a latent, and its lane there. */
+static size_t panel_of(const df_coder *c, size_t latent, size_t *lane) {
+    size_t low = 0, high = c->panels;
+    while (high - low > 1) {
+        size_t middle = (low + high) / 2;
+        if (c->panel[middle].first <= latent)
+            low = middle;
+        else
+            high = middle;
     }
-    return largest;
+    *lane = latent - c->panel[low].first;
+    return low;
 }
 
-static void center_row(df_coder *c, size_t r) {
-    const df_dict *d = c->dict;
-    const float *x = c->x + r * c->width + d->in.first;
-    float *out = c->centered + r * c->width + d->in.first;
-    if (d->subtract_bias)
-        for (size_t i = 0; i < d->in.count; i++) out[i] = x[i] - d->b_dec[i];
-    for (size_t g = 0; g < d->groups; g++) {
-        const float *read = c->input + r * c->width + d->group[g].in.first;
-        c->x_norm[g * c->max_rows + r] =
-            (float)(sqrt(df_sum_squares(read, d->group[g].in.count)) * (1.0 + 1e-6));
+/* Gathers a panel from a list, latents of one group; returns how many. */
+static size_t gather_panel(const df_coder *c, df_worker *w, df_view view, size_t first,
+                           screen_panel *p) {
+    size_t group = 0, n = 0;
+    float slack = 0.0f, length = 0.0f;
+    for (; n < DF_TILE_LATENTS && first + n < view.n; n++) {
+        size_t j = view.list[first + n], lane;
+        const df_latents *l = &c->panel[panel_of(c, j, &lane)];
+        if (n > 0 && l->group != group) break;
+        group = l->group;
+        size_t width = c->dict->group[group].in.count;
+        df_panel to = {c->screen, DF_TILE_LATENTS, width, w->gathered};
+        df_panel from = {c->screen, DF_TILE_LATENTS, width, c->packed_latents + l->packed};
+        df_panel_copy(&to, n, &from, lane);
+        w->gain[n] = c->gain[j];
+        w->lift[n] = c->lift[j];
+        w->start[n] = c->start[j];
+        slack = c->slack[j] > slack ? c->slack[j] : slack;
+        length = c->length[j] > length ? c->length[j] : length;
     }
-    // Targets that no encoder reads must be finite too.
-    bool read = d->in.first == d->out.first && d->in.count == d->out.count;
-    if (!read && !(df_sum_squares(c->x + r * c->width + d->out.first, c->out) < DBL_MAX))
-        c->x_norm[r] = INFINITY;
+    *p = (screen_panel){
+        .group = group, .count = n, .list = view.list + first, .slack = slack, .length = length};
+    p->tile = (df_tile){.screen = c->screen,
+                        .width = c->dict->group[group].in.count,
+                        .latents = w->gathered,
+                        .start = w->start,
+                        .gain = w->gain,
+                        .lift = w->lift};
+    return n;
 }
 
-/* The largest norm that a group reads of a row. */
-static float row_size(const df_coder *c, size_t r) {
-    float largest = 0.0f;
-    for (size_t g = 0; g < c->dict->groups; g++) {
-        float norm = c->x_norm[g * c->max_rows + r];
-        if (!(norm <= largest)) largest = norm < FLT_MAX ? norm : INFINITY;
+/* Screens the tile of rows that begins with `row`; floor [DF_TILE_ROWS]. Returns whether anything
+ * may reach its floor. */
+static bool screen_tile(const df_coder *c, df_worker *w, screen_panel *p, size_t row,
+                        const float *floor) {
+    size_t at = p->group * c->padded_rows + row;
+    const float *norm = c->x_norm + at, *lost = c->x_lost + at;
+    for (size_t r = 0; r < DF_TILE_ROWS; r++)
+        w->least[r] = floor[r] - (norm[r] * p->slack + lost[r] * p->length);
+    p->tile.rows = df_row_panel(c, p->group, row);
+    p->tile.unit = c->x_unit + at;
+    p->tile.floor = w->least;
+    return df_screen_tile(&p->tile, w->product, w->mask) != 0;
+}
+
+/* Appends the hits of row r of the tile, each by its own bound. */
+static void append_hits(const df_coder *c, const df_worker *w, const screen_panel *p, size_t row,
+                        size_t r, df_candidates *s) {
+    const float *product = w->product + r * DF_TILE_LATENTS;
+    uint32_t mask = w->mask[r] & (uint32_t)(((uint64_t)1 << p->count) - 1);
+    size_t at = p->group * c->padded_rows + row + r, n = s->count;
+    float unit = c->x_unit[at], norm = c->x_norm[at], lost = c->x_lost[at];
+    for (; mask != 0; mask &= mask - 1) {
+        size_t l = (size_t)__builtin_ctz(mask), j = p->list != NULL ? p->list[l] : p->first + l;
+        float bound = norm * c->slack[j] + lost * c->length[j];
+        float upper = product[l] * p->tile.gain[l] * unit + p->tile.lift[l] + bound;
+        s->upper[n] = upper;
+        s->value[n] = upper - c->caution * (bound + c->extra[j]);
+        s->row[n] = (uint32_t)(row + r);
+        s->latent[n] = (uint32_t)j;
+        n += upper >= s->floor;
     }
-    return largest;
+    s->count = n;
 }
 
-df_status df_coder_prepare(df_coder *c, const float *x, size_t rows) {
-    if (rows > c->max_rows)
-        return df_fail(DF_FAILED, "%zu rows in a batch; the coder was opened for %zu", rows,
-                       c->max_rows);
-    c->x = x;
-    c->rows = rows;
-    c->input = c->dict->subtract_bias ? c->centered : x;
-    double largest = bound_latents(c);
-    if (largest < 1.0) largest = 1.0;
-#pragma omp parallel for schedule(static)
-    for (size_t r = 0; r < rows; r++) center_row(c, r);
-    for (size_t r = 0; r < rows; r++) {
-        float size = row_size(c, r);
-        if (!(size < FLT_MAX))
-            return df_fail(DF_BAD_INPUT, "row %zu of the batch holds a value that is not finite",
-                           r);
-        if (!((double)size * largest < LARGEST))
-            return df_fail(DF_FAILED,
-                           "row %zu of the batch (norm %g) times the largest encoder row (%g) "
-                           "leaves the range of fp32",
-                           r, (double)size, largest);
-    }
-    return DF_OK;
-}
-
-/* ---- one screen block ----------------------------------------------------------------------- */
-
-typedef struct screen_block {
-    size_t row, rows, latent, latents; /* latent counts along the view; all are of one group */
-    const df_dict_group *group;
-    const float *w, *scale, *lift, *slack, *norm; /* norm [rows] of what the group reads */
-} screen_block;
-
-static size_t latent_at(df_view view, size_t i) {
-    return view.list != NULL ? view.list[i] : i;
-}
-
-/* The latents from b->latent on: at most a screen block, none beyond their group's end. */
-static void choose_latents(const df_coder *c, df_view view, screen_block *b) {
-    size_t left = view.n - b->latent;
-    b->group = df_dict_group_of(c->dict, latent_at(view, b->latent));
-    b->latents = left < SCREEN_LATENTS ? left : SCREEN_LATENTS;
-    size_t end = b->group->local.first + b->group->local.count;
-    while (latent_at(view, b->latent + b->latents - 1) >= end) b->latents--;
-    size_t number = (size_t)(b->group - c->dict->group);
-    b->norm = c->x_norm + number * c->max_rows + b->row;
-}
-
-/* Where the block's encoder rows and bounds stand: in the dictionary, or gathered from a list. */
-static void locate(df_coder *c, df_worker *w, df_view view, screen_block *b) {
-    if (view.list == NULL) {
-        b->w = df_dict_enc(c->dict, b->latent);
-        b->scale = c->scale + b->latent;
-        b->lift = (view.lift != NULL ? view.lift : c->lift) + b->latent;
-        b->slack = c->slack + b->latent;
-        return;
-    }
-    size_t columns = b->group->in.count;
-    for (size_t i = 0; i < b->latents; i++) {
-        size_t j = view.list[b->latent + i];
-        memcpy(w->panel + i * columns, df_dict_enc(c->dict, j), columns * sizeof *w->panel);
-        w->scale[i] = c->scale[j];
-        w->lift[i] = c->lift[j];
-        w->slack[i] = c->slack[j];
-    }
-    b->w = w->panel;
-    b->scale = w->scale;
-    b->lift = w->lift;
-    b->slack = w->slack;
-}
-
-static void multiply(const df_coder *c, df_worker *w, const screen_block *b) {
-    df_gemm g = {.m = b->rows,
-                 .n = b->latents,
-                 .k = b->group->in.count,
-                 .alpha = 1.0f,
-                 .a = c->input + b->row * c->width + b->group->in.first,
-                 .lda = c->width,
-                 .b = b->w,
-                 .ldb = b->group->in.count,
-                 .c = w->block,
-                 .ldc = SCREEN_LATENTS};
-    double start = df_now();
-    df_gemm_nt(&g);
-    w->gemm_seconds += df_now() - start;
-}
-
-/* Appends the candidates of one row of the block. */
-static void scan(df_worker *w, const screen_block *b, size_t r, df_candidates *s) {
-    df_scan scan_row = {.product = w->block + r * SCREEN_LATENTS,
-                        .scale = b->scale,
-                        .lift = b->lift,
-                        .slack = b->slack,
-                        .n = b->latents,
-                        .norm = b->norm[r],
-                        .floor = s->floor,
-                        .first = (uint32_t)b->latent};
-    size_t n = df_scan_row(&scan_row, s->upper + s->count, s->latent + s->count);
-    for (size_t i = 0; i < n; i++) s->row[s->count + i] = (uint32_t)(b->row + r);
-    s->count += n;
-}
-
-static void relabel(df_view view, df_candidates *s, size_t from) {
-    if (view.list == NULL) return;
-    for (size_t i = from; i < s->count; i++) s->latent[i] = view.list[s->latent[i]];
-}
-
-static bool full(const df_candidates *s) {
-    return s->count + SCREEN_LATENTS + 16 > s->limit;
-}
-
-/* Makes room by the bounds; where too many are too close, settles them. */
-static void make_room(df_coder *c, df_worker *w, df_candidates *s, size_t keep) {
-    df_candidates_narrow(c, w, s, keep);
-    if (!full(s)) return;
+/* Narrows by the bounds; where too many are too close for `room` more, makes them exact and keeps
+ * the best. */
+static void make_room(df_coder *c, df_worker *w, df_candidates *s, size_t keep, size_t room) {
+    df_candidates_narrow(w, s, keep);
+    if (s->count + room <= s->limit) return;
+    w->wasted += s->count - s->exact;
     df_candidates_settle(c, s);
     df_candidates_best(w, s, keep);
     w->settled_rows++;
 }
 
-static size_t block_rows(const df_coder *c) {
-    size_t even = (c->rows + (size_t)c->threads - 1) / (size_t)c->threads;
-    size_t padded = (even + 15) / 16 * 16;
-    return padded < SCREEN_ROWS ? padded : SCREEN_ROWS;
+/* ---- units of rows -------------------------------------------------------------------------- */
+
+/* Rows of one unit: whole tiles that stay near while all latents pass, and enough units for all
+ * threads. */
+static size_t unit_rows(const df_coder *c) {
+    size_t tile = df_panel_bytes(c->screen, DF_TILE_ROWS, c->dict->in.count);
+    size_t rows = SCREEN_BYTES / tile * DF_TILE_ROWS;
+    size_t even = df_row_tiles((c->rows + (size_t)c->threads - 1) / (size_t)c->threads);
+    if (rows > even * DF_TILE_ROWS) rows = even * DF_TILE_ROWS;
+    if (rows > SCREEN_ROWS) rows = SCREEN_ROWS;
+    return rows > DF_TILE_ROWS ? rows : DF_TILE_ROWS;
+}
+
+static df_range unit_range(const df_coder *c, size_t step, size_t i) {
+    return (df_range){i * step, c->rows - i * step < step ? c->rows - i * step : step};
 }
 
 /* ---- TopK: candidates per row --------------------------------------------------------------- */
 
-static void scan_row_block(df_coder *c, df_worker *w, df_view view, const screen_block *b,
-                           size_t k) {
-    for (size_t r = 0; r < b->rows; r++) {
-        df_candidates *s = &w->rows[r];
-        size_t before = s->count;
-        scan(w, b, r, s);
-        relabel(view, s, before);
-        if (s->count > 2 * k || full(s)) {
-            if (full(s))
-                make_room(c, w, s, k);
-            else
-                df_candidates_narrow(c, w, s, k);
-        }
+/* Lays out the rows' candidates one after another, as near as this k allows. */
+static void start_rows(df_worker *w, size_t rows, size_t k) {
+    size_t capacity = df_row_capacity(k);
+    for (size_t r = 0; r < SCREEN_ROWS; r++) {
+        float *pool = w->pool + 4 * r * capacity;
+        w->rows[r] = (df_candidates){.upper = pool,
+                                     .value = pool + capacity,
+                                     .row = (uint32_t *)(pool + 2 * capacity),
+                                     .latent = (uint32_t *)(pool + 3 * capacity),
+                                     .capacity = capacity,
+                                     .limit = capacity,
+                                     .next = 2 * k,
+                                     .floor = FLT_TRUE_MIN};
+        w->floor[r] = r < rows ? FLT_TRUE_MIN : INFINITY;
     }
 }
 
-/* The winners of one row, ascending by latent. */
-static void finish_row(df_coder *c, df_worker *w, df_candidates *s, size_t row, size_t k) {
-    df_candidates_narrow(c, w, s, k);
-    df_candidates_settle(c, s);
-    df_candidates_above(s, 0.0f);
+/* Gives a tile's hits to their rows; a row that has gathered enough is narrowed, which raises its
+ * floor. `row` counts in the unit. */
+static void take_row_hits(df_coder *c, df_worker *w, const screen_panel *p, df_range unit,
+                          size_t row, size_t k) {
+    for (size_t r = 0; r < DF_TILE_ROWS; r++) {
+        if (w->mask[r] == 0) continue;
+        df_candidates *s = &w->rows[row + r];
+        append_hits(c, w, p, unit.first + row, r, s);
+        if (s->count < s->next) continue;
+        make_room(c, w, s, k, DF_TILE_LATENTS);
+        s->next = s->count + s->count / 2 + DF_TILE_LATENTS;
+        if (s->next + DF_TILE_LATENTS > s->limit) s->next = s->limit - DF_TILE_LATENTS;
+        w->floor[row + r] = s->floor;
+    }
+}
+
+/* Every latent exactly: for rows whose floor was above what their k-th best reaches. */
+static void settle_densely(df_coder *c, df_worker *w, df_view view, df_candidates *s, size_t row,
+                           size_t k) {
+    s->count = s->exact = 0;
+    s->floor = FLT_TRUE_MIN;
+    for (size_t i = 0; i < view.n; i++) {
+        s->row[s->count] = (uint32_t)row;
+        s->latent[s->count++] = (uint32_t)(view.list != NULL ? view.list[i] : i);
+        if (s->count < s->limit && i + 1 < view.n) continue;
+        df_candidates_settle(c, s);
+        df_candidates_above(s, 0.0f);
+        df_candidates_best(w, s, k);
+    }
+    w->settled_rows++;
+}
+
+/* The winners of one settled row, ascending by latent. A floor that k exact scores reach has cost
+ * nothing; the lowest floor was never raised. */
+static void finish_row(df_coder *c, df_worker *w, df_view view, size_t row, df_candidates *s,
+                       size_t k) {
+    float floor = s->floor;
+    w->wasted += s->count > k ? s->count - k : 0;
+    df_candidates_above(s, floor > FLT_TRUE_MIN ? nextafterf(floor, 0.0f) : 0.0f);
+    if (s->count < k && floor > FLT_TRUE_MIN) settle_densely(c, w, view, s, row, k);
     df_candidates_best(w, s, k);
     c->picked_count[row] = (uint32_t)s->count;
     memcpy(c->picked_value + row * k, s->value, s->count * sizeof *s->value);
     memcpy(c->picked_latent + row * k, s->latent, s->count * sizeof *s->latent);
 }
 
-static void screen_rows_block(df_coder *c, df_worker *w, df_view view, screen_block b, size_t k) {
-    for (size_t r = 0; r < b.rows; r++) {
-        w->rows[r].count = w->rows[r].exact = 0;
-        w->rows[r].floor = FLT_TRUE_MIN;
-    }
-    for (b.latent = 0; b.latent < view.n; b.latent += b.latents) {
-        choose_latents(c, view, &b);
-        locate(c, w, view, &b);
-        multiply(c, w, &b);
-        double start = df_now();
-        scan_row_block(c, w, view, &b, k);
-        w->scan_seconds += df_now() - start;
-    }
+static void screen_row_unit(df_coder *c, df_worker *w, df_view view, df_range unit, size_t k) {
     double start = df_now();
-    for (size_t r = 0; r < b.rows; r++) finish_row(c, w, &w->rows[r], b.row + r, k);
-    w->settle_seconds += df_now() - start;
+    size_t n = view.list == NULL ? c->panels : view.n;
+    start_rows(w, unit.count, k);
+    for (size_t i = 0, step; i < n; i += step) {
+        screen_panel p;
+        step = 1;
+        if (view.list == NULL)
+            own_panel(c, i, &p);
+        else
+            step = gather_panel(c, w, view, i, &p);
+        for (size_t r = 0; r < unit.count; r += DF_TILE_ROWS)
+            if (screen_tile(c, w, &p, unit.first + r, w->floor + r))
+                take_row_hits(c, w, &p, unit, r, k);
+    }
+    double middle = df_now();
+    for (size_t r = 0; r < unit.count; r++) df_candidates_narrow(w, &w->rows[r], k);
+    df_candidates_settle_rows(c, w, unit.count);
+    for (size_t r = 0; r < unit.count; r++) finish_row(c, w, view, unit.first + r, &w->rows[r], k);
+    w->screen_seconds += middle - start;
+    w->settle_seconds += df_now() - middle;
 }
 
 void df_screen_rows(df_coder *c, df_view view, size_t k) {
-    size_t step = block_rows(c), blocks = (c->rows + step - 1) / step;
+    size_t step = unit_rows(c), units = (c->rows + step - 1) / step;
     c->picked_k = k;
 #pragma omp parallel for schedule(dynamic)
-    for (size_t i = 0; i < blocks; i++) {
-        screen_block b = {.row = i * step,
-                          .rows = c->rows - i * step < step ? c->rows - i * step : step};
-        screen_rows_block(c, df_coder_worker(c), view, b, k);
-    }
+    for (size_t i = 0; i < units; i++)
+        screen_row_unit(c, df_coder_worker(c), view, unit_range(c, step, i), k);
 }
 
 /* ---- the others: candidates per thread ------------------------------------------------------ */
@@ -309,28 +275,32 @@ static void raise_shared_floor(df_coder *c, df_candidates *s) {
     c->shared_floor = s->floor;
 }
 
-static void scan_list_block(df_coder *c, df_worker *w, const screen_block *b, size_t keep) {
+static void list_tile(df_coder *c, df_worker *w, screen_panel *p, df_range unit, size_t row,
+                      size_t keep) {
     df_candidates *s = &w->list;
-    for (size_t r = 0; r < b->rows; r++) {
-        if (full(s) && keep == SIZE_MAX)
+    if (s->count + DF_TILE_ENTRIES > s->limit) {
+        if (keep == SIZE_MAX)
             grow(w, s);
-        else if (full(s))
-            make_room(c, w, s, keep);
-        raise_shared_floor(c, s);
-        scan(w, b, r, s);
+        else
+            make_room(c, w, s, keep, DF_TILE_ENTRIES);
     }
+    raise_shared_floor(c, s);
+    for (size_t r = 0; r < DF_TILE_ROWS; r++)
+        w->floor[r] = row + r < unit.count ? s->floor : INFINITY;
+    if (!screen_tile(c, w, p, unit.first + row, w->floor)) return;
+    for (size_t r = 0; r < DF_TILE_ROWS; r++)
+        if (w->mask[r] != 0) append_hits(c, w, p, unit.first + row, r, s);
 }
 
-static void screen_list_rows(df_coder *c, df_worker *w, screen_block b, size_t keep) {
-    df_view all = {.n = c->local, .lift = w->list.cut != NULL ? c->cut_lift : c->lift};
-    for (b.latent = 0; b.latent < c->local; b.latent += b.latents) {
-        choose_latents(c, all, &b);
-        locate(c, w, all, &b);
-        multiply(c, w, &b);
-        double start = df_now();
-        scan_list_block(c, w, &b, keep);
-        w->scan_seconds += df_now() - start;
+static void list_unit(df_coder *c, df_worker *w, df_range unit, size_t keep) {
+    double start = df_now();
+    for (size_t i = 0; i < c->panels; i++) {
+        screen_panel p;
+        own_panel(c, i, &p);
+        if (w->list.cut != NULL) p.tile.lift = c->cut_lift + p.first;
+        for (size_t r = 0; r < unit.count; r += DF_TILE_ROWS) list_tile(c, w, &p, unit, r, keep);
     }
+    w->screen_seconds += df_now() - start;
 }
 
 static df_status first_failure(df_coder *c) {
@@ -342,21 +312,20 @@ static df_status first_failure(df_coder *c) {
 }
 
 df_status df_screen_lists(df_coder *c, float floor, size_t keep) {
-    size_t step = block_rows(c), blocks = (c->rows + step - 1) / step;
+    size_t step = unit_rows(c), units = (c->rows + step - 1) / step;
     c->shared_floor = floor;
     for (int t = 0; t < c->threads; t++) {
-        c->worker[t].list.count = c->worker[t].list.exact = 0;
-        c->worker[t].list.floor = floor;
-        c->worker[t].list.cut = c->dict->activation == DF_JUMPRELU ? c->cut : NULL;
-        c->worker[t].list.limit =
-            keep == SIZE_MAX ? c->worker[t].list.capacity : c->worker[t].order_capacity;
-        c->worker[t].status = DF_OK;
+        df_worker *w = &c->worker[t];
+        w->list.count = w->list.exact = 0;
+        w->list.floor = floor;
+        w->list.cut = c->dict->activation == DF_JUMPRELU ? c->cut : NULL;
+        w->list.limit = w->list.capacity;
+        if (keep != SIZE_MAX && w->order_capacity < w->list.limit)
+            w->list.limit = w->order_capacity; // narrowing needs as much scratch
+        w->status = DF_OK;
     }
 #pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < blocks; i++) {
-        screen_block b = {.row = i * step,
-                          .rows = c->rows - i * step < step ? c->rows - i * step : step};
-        screen_list_rows(c, df_coder_worker(c), b, keep);
-    }
+    for (size_t i = 0; i < units; i++)
+        list_unit(c, df_coder_worker(c), unit_range(c, step, i), keep);
     return first_failure(c);
 }

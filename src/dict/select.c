@@ -2,6 +2,8 @@
  * smaller latent. */
 #include "coder.h"
 
+#include <float.h>
+#include <math.h>
 #include <string.h>
 
 #define DIGIT_BITS 11
@@ -172,21 +174,43 @@ static uint64_t count_ties(df_coder *c, float score) {
     return n;
 }
 
-/* Every rank's bound raises everyone's floor, so that less needs settling. */
-static void share_floor(df_coder *c) {
+/* The highest floor of all threads and ranks. */
+static float highest_floor(df_coder *c) {
     double floor = 0.0;
     for (int t = 0; t < c->threads; t++)
         if ((double)c->worker[t].list.floor > floor) floor = (double)c->worker[t].list.floor;
     df_max_double(c->comm, &floor, 1);
-    for (int t = 0; t < c->threads; t++) c->worker[t].list.floor = (float)floor;
+    return (float)floor;
+}
+
+/* It holds for everyone, so that less needs settling. */
+static void share_floor(df_coder *c) {
+    float floor = highest_floor(c);
+    for (int t = 0; t < c->threads; t++) c->worker[t].list.floor = floor;
+}
+
+/* Drops what is below the floor; returns how many are left on all ranks. */
+static uint64_t count_reaching(df_coder *c, float floor) {
+    uint64_t total = 0;
+    for (int t = 0; t < c->threads; t++) {
+        df_candidates *s = &c->worker[t].list;
+        size_t before = s->count;
+        df_candidates_above(s, nextafterf(floor, 0.0f));
+        c->worker[t].wasted += before - s->count;
+        total += s->count;
+    }
+    df_sum_u64(c->comm, &total, 1);
+    return total;
 }
 
 static void settle_lists(df_coder *c, size_t keep, float above) {
 #pragma omp parallel for schedule(static)
     for (int t = 0; t < c->threads; t++) {
-        df_candidates_narrow(c, &c->worker[t], &c->worker[t].list, keep);
+        df_candidates_narrow(&c->worker[t], &c->worker[t].list, keep);
+        size_t before = c->worker[t].list.count;
         df_candidates_settle(c, &c->worker[t].list);
         df_candidates_above(&c->worker[t].list, above);
+        c->worker[t].wasted += before - c->worker[t].list.count;
     }
 }
 
@@ -200,12 +224,13 @@ static float smallest_score(df_coder *c) {
     return smallest < 1e300 ? (float)smallest : 0.0f;
 }
 
-void df_select_batch(df_coder *c, size_t keep) {
+bool df_select_batch(df_coder *c, size_t keep) {
+    uint64_t before, ignored;
     share_floor(c);
     settle_lists(c, keep, 0.0f);
-    uint64_t total = 0, before, ignored;
-    for (int t = 0; t < c->threads; t++) total += c->worker[t].list.count;
-    df_sum_u64(c->comm, &total, 1);
+    float floor = highest_floor(c);
+    uint64_t total = count_reaching(c, floor);
+    if (total < keep && floor > FLT_TRUE_MIN) return false;
     if (total > keep) {
         uint64_t key = radix_nth(c, (radix){.key = batch_key}, 32, keep, &before);
         uint32_t bits = ~(uint32_t)key;
@@ -218,6 +243,7 @@ void df_select_batch(df_coder *c, size_t keep) {
         cut_lists(c, score, last);
     }
     c->cut_score = smallest_score(c);
+    return true;
 }
 
 /* ---- from lists to codes -------------------------------------------------------------------- */

@@ -189,11 +189,11 @@ static double report_error(df_coder *c, double share, df_step_report *report) {
 /* The threads' mean times; what encoding took besides them is selection. */
 static void report_screen(df_coder *c, double seconds, df_step_report *report) {
     for (int t = 0; t < c->threads; t++) {
-        report->gemm_seconds += c->worker[t].gemm_seconds / c->threads;
+        report->screen_seconds += c->worker[t].screen_seconds / c->threads;
         report->settle_seconds += c->worker[t].settle_seconds / c->threads;
         report->dense_rows += c->worker[t].settled_rows;
     }
-    report->select_seconds = seconds - report->gemm_seconds - report->settle_seconds;
+    report->select_seconds = seconds - report->screen_seconds - report->settle_seconds;
 }
 
 /* What a sum of e^2 is multiplied by to be the reconstruction loss. */

@@ -22,17 +22,40 @@ void df_sort_by_latent(const df_coder *c, df_code_store *s) {
     start[0] = 0;
 }
 
+/* The rows of the next latents' entries are asked for while this one's are added. */
+static void ask_ahead(const df_coder *c, const df_code_store *s, const float *vectors, uint64_t i) {
+    for (uint64_t n = i + 4; n < i + 8 && n < s->latent_start[c->local]; n++) {
+        df_prefetch(c->input + s->sorted_row[n] * c->width, c->width);
+        df_prefetch(vectors + s->sorted_row[n] * c->out, c->out);
+    }
+}
+
 /* Adds the entries of one latent to its gradients; returns sum of dL/df, which is dL/db. */
 static double add_entries(const df_coder *c, df_worker *w, const df_code_store *s, size_t j,
                           const float *vectors, float factor) {
     double bias = 0.0;
     const df_dict_group *g = df_dict_group_of(c->dict, j);
     const float *input = c->input + g->in.first, *written = vectors + df_out_offset(c, g);
-    for (uint64_t i = s->latent_start[j]; i < s->latent_start[j + 1]; i++) {
-        size_t row = s->sorted_row[i];
-        df_add_scaled(w->g_enc, s->sorted_gradient[i], input + row * c->width, g->in.count);
-        df_add_scaled(w->g_dec, factor * s->sorted_value[i], written + row * c->out, g->out.count);
-        bias += (double)s->sorted_gradient[i];
+    uint64_t i = s->latent_start[j], end = s->latent_start[j + 1];
+    while (i < end) {
+        size_t n = i + 4 <= end ? 4 : 1;
+        const float *x[4], *v[4];
+        float a[4];
+        for (size_t k = 0; k < n; k++) {
+            x[k] = input + s->sorted_row[i + k] * c->width;
+            v[k] = written + s->sorted_row[i + k] * c->out;
+            a[k] = factor * s->sorted_value[i + k];
+            bias += (double)s->sorted_gradient[i + k];
+        }
+        if (i % 4 == 0 || n == 4) ask_ahead(c, s, vectors, i);
+        if (n == 4) {
+            df_add_scaled4(w->g_enc, s->sorted_gradient + i, x, g->in.count);
+            df_add_scaled4(w->g_dec, a, v, g->out.count);
+        } else {
+            df_add_scaled(w->g_enc, s->sorted_gradient[i], x[0], g->in.count);
+            df_add_scaled(w->g_dec, a[0], v[0], g->out.count);
+        }
+        i += n;
     }
     return bias;
 }

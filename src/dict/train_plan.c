@@ -37,8 +37,8 @@ df_status df_train_outline(const df_train_options *o, const df_dict_site *sites,
     return DF_OK;
 }
 
-size_t df_train_plan_bytes(const df_train_options *options, const df_dict *d, uint64_t rows,
-                           int size) {
+size_t df_train_plan_bytes(const df_train_options *options, const df_dict *d, df_screen screen,
+                           uint64_t rows, int size) {
     df_range mine = d->mine;
     df_train_room room = train_room(options);
     size_t end = mine.first + mine.count, history = history_rows(options);
@@ -48,7 +48,7 @@ size_t df_train_plan_bytes(const df_train_options *options, const df_dict *d, ui
     return (size_t)rows * sizeof(uint64_t) + weights * sizeof(float) +
            history * history_columns(df_dict_outputs(d)) * sizeof(double) + FILE_BYTES +
            loader_plan_bytes(options->batch, d->width, size) +
-           df_coder_plan_bytes(d, options->batch, size, true) +
+           df_coder_plan_bytes(d, screen, options->batch, size, true) +
            df_coder_room_bytes(d, options->batch, size, &room);
 }
 

@@ -8,6 +8,7 @@ char *openblas_get_corename(void) __attribute__((weak)); // absent from other BL
 
 struct df_kernels {
     char *path;
+    df_screen screen, spare;
 };
 
 static const char *instructions(void) {
@@ -18,12 +19,43 @@ static const char *instructions(void) {
 #endif
 }
 
+static df_screen quickest_float(void) {
+    return df_screen_quick(DF_SCREEN_BF16) ? DF_SCREEN_BF16 : DF_SCREEN_FP32;
+}
+
+static void set_automatic(df_kernels *kernels) {
+    kernels->spare = quickest_float();
+    kernels->screen = df_screen_quick(DF_SCREEN_INT8) ? DF_SCREEN_INT8 : kernels->spare;
+}
+
+df_status df_kernels_set_screen(df_kernels *kernels, const char *name) {
+    if (strcmp(name, "auto") == 0) {
+        set_automatic(kernels);
+        return DF_OK;
+    }
+    for (int s = 0; s < DF_SCREENS; s++)
+        if (strcmp(name, df_screen_name((df_screen)s)) == 0) {
+            kernels->screen = kernels->spare = (df_screen)s;
+            return DF_OK;
+        }
+    return df_fail(DF_USAGE, "screen is '%s'; it must be auto, int8, bf16, fp32 or plain", name);
+}
+
+df_screen df_kernels_screen(const df_kernels *kernels) {
+    return kernels->screen;
+}
+
+df_screen df_kernels_spare_screen(const df_kernels *kernels) {
+    return kernels->spare;
+}
+
 df_status df_kernels_open(const char *path, df_kernels **out) {
     df_kernels *kernels;
     DF_TRY(DF_NEW(kernels, 1));
     const char *core = openblas_get_corename != NULL ? openblas_get_corename() : "unknown";
     kernels->path = df_format("OpenBLAS %s + %s", core, instructions());
     df_status status = kernels->path != NULL ? DF_OK : DF_FAILED;
+    set_automatic(kernels);
     if (status == DF_OK && strcmp(path, "auto") != 0 && strcmp(path, kernels->path) != 0)
         status = df_fail(DF_USAGE,
                          "kernel path '%s' was asked for, but this process offers '%s'; use auto, "

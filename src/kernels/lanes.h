@@ -50,16 +50,11 @@ static inline lanes lanes_flush(lanes a) { // subnormals become zero
     __mmask16 normal = _mm512_cmp_ps_mask(_mm512_abs_ps(a), _mm512_set1_ps(FLT_MIN), _CMP_NLT_UQ);
     return _mm512_maskz_mov_ps(normal, a);
 }
-/* Packs the lanes with a >= b, and their labels first, first + 1, ..., to the front and stores all
- * 16; returns their number. */
-static inline size_t lanes_keep(lanes a, lanes b, uint32_t first, float *values, uint32_t *labels) {
-    __mmask16 keep = _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
-    if (keep == 0) return 0;
-    const __m512i count = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    __m512i label = _mm512_add_epi32(_mm512_set1_epi32((int)first), count);
-    _mm512_storeu_ps(values, _mm512_maskz_compress_ps(keep, a));
-    _mm512_storeu_si512(labels, _mm512_maskz_compress_epi32(keep, label));
-    return (size_t)__builtin_popcount(keep);
+static inline lanes lanes_max(lanes a, lanes b) {
+    return _mm512_max_ps(a, b);
+}
+static inline size_t lanes_count(lanes a, lanes b) { // how many lanes have a >= b
+    return (size_t)__builtin_popcount(_mm512_cmp_ps_mask(a, b, _CMP_GE_OQ));
 }
 
 /* Sixteen 16-bit numbers; the conversions of convert.c. */
@@ -147,13 +142,13 @@ static inline lanes lanes_flush(lanes a) {
     EACH_LANE a.lane[i] = fabsf(a.lane[i]) < FLT_MIN ? 0.0f : a.lane[i];
     return a;
 }
-static inline size_t lanes_keep(lanes a, lanes b, uint32_t first, float *values, uint32_t *labels) {
+static inline lanes lanes_max(lanes a, lanes b) {
+    EACH_LANE a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
+    return a;
+}
+static inline size_t lanes_count(lanes a, lanes b) {
     size_t n = 0;
-    EACH_LANE {
-        values[n] = a.lane[i];
-        labels[n] = first + (uint32_t)i;
-        n += a.lane[i] >= b.lane[i];
-    }
+    EACH_LANE n += a.lane[i] >= b.lane[i];
     return n;
 }
 #endif

@@ -1,35 +1,40 @@
-/* Screening scans and selection inside one array. */
+/* Selection inside one array. */
 #include "darkfield/kernels.h"
 
 #include "lanes.h"
 
-/* The caller leaves room for 16 entries more than n, because a whole register is stored at a time.
- */
-size_t df_scan_row(const df_scan *s, float *upper, uint32_t *label) {
-    lanes norm = lanes_all(s->norm), floor_ = lanes_all(s->floor);
-    size_t i = 0, kept = 0;
-    for (; i + LANES <= s->n; i += LANES) {
-        lanes u = lanes_fma(lanes_load(s->product + i), lanes_load(s->scale + i),
-                            lanes_load(s->lift + i));
-        u = lanes_fma(norm, lanes_load(s->slack + i), u);
-        kept += lanes_keep(u, floor_, s->first + (uint32_t)i, upper + kept, label + kept);
-    }
-    df_scan rest = *s;
-    rest.product += i, rest.scale += i, rest.lift += i, rest.slack += i;
-    rest.n -= i;
-    rest.first += (uint32_t)i;
-    return kept + df_scan_row_plain(&rest, upper + kept, label + kept);
+#define HALVINGS 12
+
+static size_t count_reaching(const float *values, size_t n, float level) {
+    lanes all = lanes_all(level);
+    size_t count = 0, i = 0;
+    for (; i + LANES <= n; i += LANES) count += lanes_count(lanes_load(values + i), all);
+    for (; i < n; i++) count += values[i] >= level;
+    return count;
 }
 
-size_t df_scan_row_plain(const df_scan *s, float *upper, uint32_t *label) {
-    size_t kept = 0;
-    for (size_t i = 0; i < s->n; i++) {
-        float u = fmaf(s->norm, s->slack[i], fmaf(s->product[i], s->scale[i], s->lift[i]));
-        if (!(u >= s->floor)) continue;
-        upper[kept] = u;
-        label[kept++] = s->first + (uint32_t)i;
+static float largest_of(const float *values, size_t n) {
+    lanes most = lanes_all(values[0]);
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) most = lanes_max(most, lanes_load(values + i));
+    float lane[LANES], largest = values[0];
+    lanes_store(lane, most);
+    for (size_t l = 0; l < LANES; l++) largest = lane[l] > largest ? lane[l] : largest;
+    for (; i < n; i++) largest = values[i] > largest ? values[i] : largest;
+    return largest;
+}
+
+float df_level_of(const float *values, size_t n, size_t k, float level) {
+    if (k > n || count_reaching(values, n, level) < k) return level;
+    float high = largest_of(values, n);
+    for (size_t i = 0; i < HALVINGS; i++) {
+        float middle = level + (high - level) * 0.5f;
+        if (count_reaching(values, n, middle) >= k)
+            level = middle;
+        else
+            high = middle;
     }
-    return kept;
+    return level;
 }
 
 /* Hoare's quickselect, largest first. */

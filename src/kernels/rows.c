@@ -42,12 +42,48 @@ void df_dot4(const float *x, const float *const w[4], size_t n, float out[4]) {
     out[3] = lanes_sum(s3);
 }
 
+void df_dot_pairs(const float *const x[4], const float *const w[4], size_t n, float out[4]) {
+    lanes s0 = lanes_all(0.0f), s1 = s0, s2 = s0, s3 = s0;
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        s0 = lanes_fma(lanes_load(x[0] + i), lanes_load(w[0] + i), s0);
+        s1 = lanes_fma(lanes_load(x[1] + i), lanes_load(w[1] + i), s1);
+        s2 = lanes_fma(lanes_load(x[2] + i), lanes_load(w[2] + i), s2);
+        s3 = lanes_fma(lanes_load(x[3] + i), lanes_load(w[3] + i), s3);
+    }
+    if (i < n) {
+        size_t rest = n - i;
+        s0 = lanes_fma(lanes_load_part(x[0] + i, rest), lanes_load_part(w[0] + i, rest), s0);
+        s1 = lanes_fma(lanes_load_part(x[1] + i, rest), lanes_load_part(w[1] + i, rest), s1);
+        s2 = lanes_fma(lanes_load_part(x[2] + i, rest), lanes_load_part(w[2] + i, rest), s2);
+        s3 = lanes_fma(lanes_load_part(x[3] + i, rest), lanes_load_part(w[3] + i, rest), s3);
+    }
+    out[0] = lanes_sum(s0);
+    out[1] = lanes_sum(s1);
+    out[2] = lanes_sum(s2);
+    out[3] = lanes_sum(s3);
+}
+
 void df_add_scaled(float *y, float a, const float *x, size_t n) {
     lanes scale = lanes_all(a);
     size_t i = 0;
     for (; i + LANES <= n; i += LANES)
         lanes_store(y + i, lanes_add(lanes_load(y + i), lanes_mul(scale, lanes_load(x + i))));
     for (; i < n; i++) y[i] += a * x[i];
+}
+
+void df_add_scaled4(float *y, const float a[4], const float *const x[4], size_t n) {
+    lanes a0 = lanes_all(a[0]), a1 = lanes_all(a[1]), a2 = lanes_all(a[2]), a3 = lanes_all(a[3]);
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        lanes sum = lanes_load(y + i);
+        sum = lanes_add(sum, lanes_mul(a0, lanes_load(x[0] + i)));
+        sum = lanes_add(sum, lanes_mul(a1, lanes_load(x[1] + i)));
+        sum = lanes_add(sum, lanes_mul(a2, lanes_load(x[2] + i)));
+        lanes_store(y + i, lanes_add(sum, lanes_mul(a3, lanes_load(x[3] + i))));
+    }
+    for (; i < n; i++)
+        y[i] = ((y[i] + a[0] * x[0][i]) + a[1] * x[1][i]) + a[2] * x[2][i] + a[3] * x[3][i];
 }
 
 void df_set_scaled(float *y, float a, const float *x, size_t n) {

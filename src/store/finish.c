@@ -153,6 +153,7 @@ df_status df_file_provenance(df_file *file, const df_provenance *facts) {
     DF_TRY(fact(file, "command", facts->command));
     DF_TRY(fact(file, "hosts", facts->hosts));
     DF_TRY(fact(file, "kernel_path", facts->kernel_path));
+    DF_TRY(fact(file, "screen", facts->screen));
     DF_TRY(fact(file, "volatile_options", facts->volatile_options));
     DF_TRY(fact(file, "job_id", job != NULL ? job : "none"));
     DF_TRY(fact(file, "start", start));

@@ -96,7 +96,16 @@ static double median(double *v, size_t n) {
     return (v[(n - 1) / 2] + v[n / 2]) / 2.0;
 }
 
-static df_status open_bench(bench *b, df_activation activation) {
+/* A name ends in the screen that it asks for: step-topk-fp32. */
+static const char *screen_of(const char *name) {
+    static const char *const screens[] = {"int8", "bf16", "fp32", "plain"};
+    for (size_t i = 0; i < 4; i++)
+        if (strstr(name, screens[i]) != NULL) return screens[i];
+    return "auto";
+}
+
+static df_status open_bench(bench *b, const char *name) {
+    bool batch = strstr(name, "batchtopk") != NULL;
     df_dict_site site = {.name = (char *)"blocks.0.hook_resid_post",
                          .model = (char *)"bench",
                          .width = b->width,
@@ -108,8 +117,9 @@ static df_status open_bench(bench *b, df_activation activation) {
     DF_TRY(DF_NEW(zero, b->width));
     make_rows(b);
     DF_TRY(df_kernels_open("auto", &b->kernels));
+    DF_TRY(df_kernels_set_screen(b->kernels, screen_of(name)));
     DF_TRY(df_dict_new(b->comm, b->latents, &site, 1, &b->dict));
-    b->dict->activation = activation;
+    b->dict->activation = batch ? DF_BATCHTOPK : DF_TOPK;
     b->dict->k = b->k;
     df_dict_initialise(b->dict, 7, 1.0, 1.0, zero);
     df_free(zero);
@@ -119,14 +129,14 @@ static df_status open_bench(bench *b, df_activation activation) {
 
 #define PARTS 8
 static void add_parts(const df_step_report *r, double *sum) {
-    double parts[PARTS] = {r->gemm_seconds,   r->select_seconds,    r->settle_seconds,
+    double parts[PARTS] = {r->screen_seconds, r->select_seconds,    r->settle_seconds,
                            r->decode_seconds, r->gradient_seconds,  r->adam_seconds,
                            r->comm_seconds,   (double)r->dense_rows};
     for (size_t i = 0; i < PARTS; i++) sum[i] += parts[i];
 }
 
 static void print(const bench *b, double gemm, double step, const double *parts, const char *name) {
-    static const char *const part_names[] = {"screen GEMM",   "selection",       "settle",
+    static const char *const part_names[] = {"screen",        "selection",       "settle",
                                              "decode, error", "codes by latent", "gradients, Adam",
                                              "communication"};
     int ranks = df_comm_size(b->comm), threads = omp_get_max_threads();
@@ -170,7 +180,7 @@ int main(int argc, char **argv) {
     b.k = argc > 4 ? strtoul(argv[4], NULL, 10) : 32;
     size_t pairs = argc > 5 ? strtoul(argv[5], NULL, 10) : 20;
     const char *name = argc > 6 ? argv[6] : "step-topk";
-    df_status status = open_bench(&b, strstr(name, "batchtopk") != NULL ? DF_BATCHTOPK : DF_TOPK);
+    df_status status = open_bench(&b, name);
     if (status == DF_OK) status = run(&b, pairs, name);
     if (status != DF_OK) df_error_print(status);
     df_coder_close(&b.coder);

@@ -11,6 +11,7 @@
 #include "coder_twin.inc"
 
 static df_comm *world;
+static const char *screen = "auto"; // of the fixtures opened next
 
 #define LATENTS 208
 #define WIDTH 45
@@ -75,6 +76,7 @@ static df_status open_fixture(df_comm *comm, const setting *s, fixture *f) {
     DF_TRY(DF_NEW(f->x, ROWS * WIDTH));
     make_rows(f->x, 5);
     DF_TRY(df_kernels_open("auto", &f->kernels));
+    DF_TRY(df_kernels_set_screen(f->kernels, screen));
     DF_TRY(df_dict_new(comm, LATENTS, sites, 2, &f->dict));
     f->dict->activation = s->activation;
     f->dict->code_norm = s->norm;
@@ -440,15 +442,32 @@ static bool exactly_selected(const fixture *whole, const df_codes *codes, const 
     return good;
 }
 
+/* Weights and rows that hurt and can still be trained on: twins, outlier columns, tiny rows. */
+static void hurt_scaled(fixture *f) {
+    df_dict *d = f->dict;
+    for (size_t j = 0; j < d->mine.count; j++) {
+        size_t latent = d->mine.first + j;
+        for (size_t c = 0; c < WIDTH && latent % 3 == 0; c++)
+            d->w_enc[j * WIDTH + c] = d->w_dec[j * WIDTH + c] =
+                0.3f * (float)((latent / 48 + c) % 5) - 0.5f;
+        d->w_enc[j * WIDTH + 4] = 30.0f;
+        for (size_t c = 0; c < WIDTH && latent % 50 == 11; c++) d->w_enc[j * WIDTH + c] *= 1e-41f;
+    }
+}
+
 static void test_adversarial(void **state) {
     (void)state;
     df_comm *self;
     assert_ok(df_comm_self(&self));
-    for (size_t i = 0; i < SETTINGS; i++) {
+    static const char *const screens[] = {"auto", "int8", "bf16", "fp32", "plain"};
+    for (size_t n = 0; n < SETTINGS * 5; n++) {
         fixture whole, f;
         const df_codes *codes;
+        size_t i = n / 5;
+        screen = screens[n % 5];
         df_test_all(world, open_fixture(self, &settings[i], &whole) == DF_OK &&
                                open_fixture(world, &settings[i], &f) == DF_OK);
+        screen = "auto";
         hurt(&whole);
         hurt(&f);
         size_t rows = 30;
@@ -458,6 +477,36 @@ static void test_adversarial(void **state) {
         close_fixture(&whole);
     }
     df_comm_free(&self);
+}
+
+/* Every screen leads to the same codes, weights and losses, to the bit: random rows, and rows made
+ * to hurt. */
+static void test_screens(void **state) {
+    (void)state;
+    static const char *const screens[] = {"fp32", "bf16", "int8", "auto"};
+    for (size_t i = 0; i < SETTINGS; i++)
+        for (int hurts = 0; hurts < 2; hurts++) {
+            fixture plain, f;
+            double first[4], other[4];
+            screen = "plain";
+            df_test_all(world, open_fixture(world, &settings[i], &plain) == DF_OK);
+            if (hurts) hurt_scaled(&plain);
+            df_test_all(world, train(&plain, &settings[i], 4, first) == DF_OK);
+            for (size_t s = 0; s < sizeof screens / sizeof *screens; s++) {
+                screen = screens[s];
+                df_test_all(world, open_fixture(world, &settings[i], &f) == DF_OK);
+                if (hurts) hurt_scaled(&f);
+                df_test_all(world, train(&f, &settings[i], 4, other) == DF_OK);
+                df_test_all(world, memcmp(first, other, sizeof first) == 0);
+                df_range whole = {0, plain.dict->mine.count};
+                df_test_all(world, same(f.dict->w_enc, plain.dict->w_enc, whole, WIDTH) &&
+                                       same(f.dict->w_dec, plain.dict->w_dec, whole, WIDTH) &&
+                                       same(f.dict->b_enc, plain.dict->b_enc, whole, 1));
+                close_fixture(&f);
+            }
+            screen = "auto";
+            close_fixture(&plain);
+        }
 }
 
 static void test_refusals(void **state) {
@@ -493,7 +542,8 @@ static void test_plan(void **state) {
         fixture f;
         df_test_all(world, open_fixture(world, &settings[i], &f) == DF_OK);
         size_t with = df_memory_now(),
-               plan = df_coder_plan_bytes(f.dict, ROWS, df_comm_size(world), true);
+               plan = df_coder_plan_bytes(f.dict, df_kernels_spare_screen(f.kernels), ROWS,
+                                          df_comm_size(world), true);
         double losses[3];
         df_test_all(world, train(&f, &settings[i], 3, losses) == DF_OK);
         df_test_all(world, df_memory_now() == with); // a step keeps nothing
@@ -530,13 +580,10 @@ static void test_out_of_memory(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_twin_differences),
-    cmocka_unit_test(test_gradients_match_twin),
-    cmocka_unit_test(test_same_bytes),
-    cmocka_unit_test(test_apply),
-    cmocka_unit_test(test_adversarial),
-    cmocka_unit_test(test_refusals),
-    cmocka_unit_test(test_plan),
+    cmocka_unit_test(test_twin_differences), cmocka_unit_test(test_gradients_match_twin),
+    cmocka_unit_test(test_same_bytes),       cmocka_unit_test(test_apply),
+    cmocka_unit_test(test_adversarial),      cmocka_unit_test(test_screens),
+    cmocka_unit_test(test_refusals),         cmocka_unit_test(test_plan),
     cmocka_unit_test(test_out_of_memory),
 };
 

@@ -462,7 +462,8 @@ static void plan_is_what_is_used(void **state) {
         double losses[2];
         df_test_all(world, train(&f, &settings[i], 2, losses) == DF_OK);
         size_t with = df_memory_now(),
-               plan = df_coder_plan_bytes(f.dict, ROWS, df_comm_size(world), true);
+               plan = df_coder_plan_bytes(f.dict, df_kernels_spare_screen(f.kernels), ROWS,
+                                          df_comm_size(world), true);
         df_coder_close(&f.coder);
         double used = (double)(with - df_memory_now()), planned = (double)plan;
         df_test_all(world, used <= 1.02 * planned && used >= 0.98 * planned);

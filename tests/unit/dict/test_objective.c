@@ -532,7 +532,8 @@ static void test_plan(void **state) {
         double losses[2];
         df_test_all(world, open_run(world, &cases[i], &r) == DF_OK);
         size_t with = df_memory_now(),
-               plan = df_coder_plan_bytes(r.dict, ROWS, df_comm_size(world), true);
+               plan = df_coder_plan_bytes(r.dict, df_kernels_spare_screen(kernels), ROWS,
+                                          df_comm_size(world), true);
         df_test_all(world, train(&r, &cases[i], 2, losses) == DF_OK);
         df_test_all(world, df_memory_now() == with); // a step keeps nothing
         df_coder_close(&r.coder);

@@ -503,7 +503,8 @@ static void plan_is_what_is_used(void **state) {
     const df_dict_site even[2] = {{.width = 16, .scale = 1}, {.width = 16, .scale = 1}};
     df_dict *outline = NULL;
     df_test_all(world, df_train_outline(&o, even, 2, df_comm_size(world), 0, &outline) == DF_OK);
-    size_t planned = df_train_plan_bytes(&o, outline, ROWS, df_comm_size(world));
+    size_t planned = df_train_plan_bytes(&o, outline, df_kernels_spare_screen(kernels), ROWS,
+                                         df_comm_size(world));
     df_dict_free(&outline);
     size_t before = df_memory_now();
     df_memory_reset_peak();

@@ -26,6 +26,12 @@ static void test_dot(void **state) {
             float plain = df_dot_plain(x, w[i], n), fast = df_dot(x, w[i], n);
             assert_true(same_bits(&plain, &fast, 1) && same_bits(&plain, &out[i], 1));
         }
+        const float *left[4] = {w[1], x, w[0], w[3]};
+        df_dot_pairs(left, rows, n, out);
+        for (size_t i = 0; i < 4; i++) {
+            float plain = df_dot_plain(left[i], w[i], n);
+            assert_true(same_bits(&plain, &out[i], 1));
+        }
         double squares = df_sum_squares(x, n), twin = df_sum_squares_plain(x, n);
         assert_memory_equal(&squares, &twin, sizeof twin);
     }
@@ -33,13 +39,18 @@ static void test_dot(void **state) {
 
 static void test_scaled_sums(void **state) {
     (void)state;
-    float x[MOST], y[MOST], plain[MOST];
+    float x[MOST + 3], y[MOST], plain[MOST];
     for (size_t n = 0; n <= MOST; n += 7) {
-        fill(x, MOST, 3);
+        fill(x, MOST + 3, 3);
         fill(y, MOST, 4);
         memcpy(plain, y, sizeof y);
         for (size_t i = 0; i < n; i++) plain[i] += 0.3f * x[i];
         df_add_scaled(y, 0.3f, x, n);
+        assert_true(same_bits(y, plain, MOST));
+        const float *const rows[4] = {x, x + 1, x + 2, x + 3}, a[4] = {0.3f, 0.1f, -2.0f, 1e-3f};
+        for (size_t i = 0; i < n; i++)
+            for (size_t k = 0; k < 4; k++) plain[i] += a[k] * rows[k][i];
+        df_add_scaled4(y, a, rows, n);
         assert_true(same_bits(y, plain, MOST));
         df_add_row(y, x, n);
         for (size_t i = 0; i < n; i++) plain[i] += x[i];
@@ -87,31 +98,6 @@ static void test_adam_flushes(void **state) {
     for (size_t i = 0; i < 20; i++) assert_true(m[i] == 0.0f && v[i] == 0.0f && w[i] == 1.0f);
 }
 
-static void test_scan(void **state) {
-    (void)state;
-    float product[MOST], scale[MOST], lift[MOST], slack[MOST], upper[2][MOST + 16];
-    uint32_t label[2][MOST + 16];
-    fill(product, MOST, 20), fill(lift, MOST, 21);
-    for (size_t i = 0; i < MOST; i++) scale[i] = 1.0f + (float)(i % 3), slack[i] = 1e-6f;
-    for (size_t n = 0; n <= MOST; n++) {
-        df_scan s = {.product = product,
-                     .scale = scale,
-                     .lift = lift,
-                     .slack = slack,
-                     .n = n,
-                     .norm = 2.0f,
-                     .floor = 0.7f,
-                     .first = 9};
-        size_t fast = df_scan_row(&s, upper[0], label[0]),
-               plain = df_scan_row_plain(&s, upper[1], label[1]);
-        assert_int_equal(fast, plain);
-        assert_memory_equal(label[0], label[1], plain * sizeof(uint32_t));
-        assert_true(same_bits(upper[0], upper[1], plain));
-        for (size_t i = 0; i < fast; i++)
-            assert_true(upper[0][i] >= 0.7f && (i == 0 || label[0][i] > label[0][i - 1]));
-    }
-}
-
 static int descending(const void *a, const void *b) {
     float x = *(const float *)a, y = *(const float *)b;
     return (x < y) - (x > y);
@@ -146,6 +132,29 @@ static void test_nth(void **state) {
     }
 }
 
+/* A level is reached by at least k, and is close below the k-th largest; where fewer than k reach
+ * the old one, it stays. */
+static void test_level(void **state) {
+    (void)state;
+    float values[MOST], sorted[MOST];
+    for (uint64_t round = 0; round < 60; round++) {
+        size_t n = 1 + df_random_bits(50, DF_STREAM_TEST, round) % MOST;
+        fill(values, MOST, 60 + round);
+        for (size_t i = 0; i < n && round % 5 == 0; i++) values[i] = 1.5f; // ties
+        memcpy(sorted, values, sizeof sorted);
+        qsort(sorted, n, sizeof *sorted, descending);
+        for (size_t k = 1; k <= n; k++) {
+            float level = df_level_of(values, n, k, -8.0f);
+            size_t reach = 0;
+            for (size_t i = 0; i < n; i++) reach += values[i] >= level;
+            assert_true(reach >= k && level <= sorted[k - 1]);
+            assert_true(sorted[k - 1] - level <= 16.0f / 4096.0f);
+        }
+        assert_true(df_level_of(values, n, n + 1, -8.0f) == -8.0f);
+        assert_true(df_level_of(values, n, 1, 100.0f) == 100.0f);
+    }
+}
+
 static void test_handle(void **state) {
     (void)state;
     df_kernels *kernels, *again;
@@ -163,8 +172,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dot),          cmocka_unit_test(test_scaled_sums),
         cmocka_unit_test(test_adam),         cmocka_unit_test(test_adam_first_step),
-        cmocka_unit_test(test_adam_flushes), cmocka_unit_test(test_scan),
-        cmocka_unit_test(test_nth),          cmocka_unit_test(test_handle),
+        cmocka_unit_test(test_adam_flushes), cmocka_unit_test(test_nth),
+        cmocka_unit_test(test_level),        cmocka_unit_test(test_handle),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }
