@@ -43,8 +43,8 @@ size_t df_train_plan_bytes(const df_train_options *options, const df_dict *d, df
     df_train_room room = train_room(options);
     size_t end = mine.first + mine.count, history = history_rows(options);
     size_t weights = df_dict_enc_floats(d, end) - df_dict_enc_floats(d, mine.first) +
-                     df_dict_dec_floats(d, end) - df_dict_dec_floats(d, mine.first) + mine.count +
-                     d->out.count + d->skip_rows.count * d->in.count;
+                     df_dict_dec_floats(d, end) - df_dict_dec_floats(d, mine.first) +
+                     4 * mine.count + d->out.count + d->skip_rows.count * d->in.count;
     return (size_t)rows * sizeof(uint64_t) + weights * sizeof(float) +
            history * history_columns(df_dict_outputs(d)) * sizeof(double) + FILE_BYTES +
            loader_plan_bytes(options->batch, d->width, size) +
