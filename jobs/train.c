@@ -2,11 +2,11 @@
  * files. */
 #include "train_methods.h"
 #include "train_objective.h"
+#include "train_plan.h"
 
 #include "darkfield/dict.h"
 
 #include <string.h>
-#include <sys/statvfs.h>
 
 static const df_option options[] = {
     {.key = "train.model",
@@ -271,53 +271,22 @@ static char *describe_job(const df_run *run, const chosen *c) {
 
 /* ---- the plan ------------------------------------------------------------------------------- */
 
-static void print_free_space(const char *folder) {
-    struct statvfs disk;
-    char text[16];
-    if (statvfs(folder, &disk) != 0) return;
-    df_human_bytes((double)disk.f_bavail * (double)disk.f_frsize, text);
-    df_info("  free in %s: %s", folder, text);
-}
-
-/* The dictionary of the first rank, which has most. */
-static df_status outline(const chosen *c, const df_train_options *o, int size, df_dict **out) {
+static df_status print_plan(const df_run *run, const chosen *c, const df_train_options *o) {
     df_dict_site sites[DF_MAX_SITES];
+    df_planned plan = {.options = o,
+                       .sites = sites,
+                       .n_sites = c->n,
+                       .file_rows = c->acts[0]->rows,
+                       .screen = df_kernels_spare_screen(run->kernels)};
     for (size_t i = 0; i < c->n; i++) {
         const struct df_site *found = &c->acts[i]->site[c->site[i]];
         sites[i] = (df_dict_site){
             .name = found->name, .model = c->acts[i]->model, .width = found->width, .scale = 1.0};
     }
-    return df_train_outline(o, sites, c->n, size, 0, out);
-}
-
-static df_status print_plan(const df_run *run, const chosen *c, const df_train_options *o) {
     uint64_t *rows = NULL;
-    df_dict *d = NULL;
-    size_t n = 0;
-    int size = df_comm_size(run->world);
-    char memory[16], dictionary[16], checkpoints[16];
-    DF_TRY(df_acts_rows(c->acts[0], 0, o->skip_first, &rows, &n));
+    DF_TRY(df_acts_rows(c->acts[0], 0, o->skip_first, &rows, &plan.rows));
     df_free(rows);
-    DF_TRY(outline(c, o, size, &d));
-    double weights =
-        4.0 * (double)(df_dict_enc_floats(d, d->latents) + df_dict_dec_floats(d, d->latents) +
-                       d->latents + d->out.count +
-                       (d->kind == DF_SKIP_TRANSCODER ? d->out.count * d->in.count : 0));
-    df_screen screen = df_kernels_spare_screen(run->kernels);
-    df_human_bytes((double)df_train_plan_bytes(o, d, screen, c->acts[0]->rows, size), memory);
-    df_human_bytes(weights, dictionary);
-    df_human_bytes(3 * 3 * weights, checkpoints);
-    df_info("train: %s of %zu latents over %zu columns (%zu site%s)", df_dict_kind_name(d->kind),
-            o->latents, d->width, c->n, c->n == 1 ? "" : "s");
-    df_dict_free(&d);
-    df_info("  training rows: %zu; steps: %llu of %zu rows, %.2f epochs", n,
-            (unsigned long long)o->steps, o->batch,
-            n > 0 ? (double)o->steps * (double)o->batch / (double)n : 0.0);
-    df_info("  memory per rank: %s on %d rank%s, and the row index of the activation files", memory,
-            size, size == 1 ? "" : "s");
-    df_info("  disk: dictionary %s, checkpoints at most %s while it runs", dictionary, checkpoints);
-    print_free_space(df_job_text(run->job, "out"));
-    return DF_OK;
+    return df_print_train_plan(run, &plan);
 }
 
 /* ---- the stage ------------------------------------------------------------------------------ */

@@ -124,6 +124,30 @@ void df_tree_push(df_tree *tree, df_node node, double *value);
 df_status df_tree_finish(df_comm *comm, size_t n, size_t width, const double *values,
                          double *out) DF_MUST_CHECK;
 
+/* ---- what communication costs --------------------------------------------------------------- */
+
+/* One rank's part of an operation: what it hands to MPI, as df_comm_traffic counts it (exact where
+ * no message is longer than 1 GiB), the latencies that follow one another, and the bytes through
+ * its link (sent or received, whichever is more). Collectives are taken as binomial or recursive
+ * doubling trees of ceil(log2 size) rounds, the exchange as size - 1 rounds (Thakur, Rabenseifner,
+ * Gropp 2005, "Optimization of collective communication operations in MPICH"). Nothing on one rank.
+ * None of these is collective. */
+typedef struct df_cost {
+    df_traffic traffic;
+    uint64_t latencies, link_bytes;
+} df_cost;
+df_cost df_cost_add(df_cost a, df_cost b);
+df_cost df_cost_times(df_cost a, uint64_t n);
+df_cost df_cost_agree(int size);            /* df_agree, where all is well */
+df_cost df_cost_reduce(int size, size_t n); /* df_sum_u64 and the other reductions of n values */
+df_cost df_cost_broadcast(int size, int rank, size_t bytes);  /* from rank 0 */
+df_cost df_cost_allgather(int size, size_t mine, size_t all); /* bytes */
+/* df_exchange: `partners` other ranks get something; bytes to them, bytes from others. */
+df_cost df_cost_exchange(int size, size_t partners, size_t out, size_t in);
+df_cost df_cost_tree_sum(int size, int rank, size_t n, size_t width);
+/* Seconds on a network of this latency (s) and bandwidth of a rank's link (bytes/s). */
+double df_cost_seconds(df_cost cost, double latency, double bandwidth);
+
 /* ---- timers --------------------------------------------------------------------------------- */
 
 /* Named sections, exclusive of children (a start inside a section pauses it). Fixed small set per

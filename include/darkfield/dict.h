@@ -397,6 +397,28 @@ void df_anneal_set(const df_anneal_plan *plan, const df_anneal *anneal, uint64_t
 void df_anneal_note(const df_anneal_plan *plan, df_anneal *anneal, uint64_t step,
                     const df_step_report *report);
 
+/* ---- communication of a step ---------------------------------------------------------------- */
+
+/* What one step of a dictionary costs rank `rank` of `size` in communication: the formula, one line
+ * for each collective of df_coder_step in its order. Counts as df_comm_traffic does. Exact but for
+ * BatchTopK, whose cut takes none, 3 or 9 passes of a radix count, as the batch has it: `least` and
+ * `most`. aux_k: latents that AuxK uses, 0 while none is dead. Independent of the latents but for
+ * the number of blocks: O(rows * width). Not collective. */
+typedef struct df_step_cost {
+    df_cost least, most;
+} df_step_cost;
+df_step_cost df_coder_step_cost(const df_dict *dict, size_t rows, size_t aux_k, int size, int rank);
+/* The same and what the trainer adds to each step: sharing out the batch, asking for stops and
+ * checkpoints. */
+df_step_cost df_train_step_cost(const df_dict *dict, size_t rows, size_t aux_k, int size, int rank);
+
+/* flop/s of the encoder GEMM alone on this rank's threads, fp32, B = rows, for this rank's latents
+ * of the dictionary: the unit in which the time of a step is stated. Takes about as long as three
+ * of them, at most some tenths of a second. Not collective. */
+df_status df_gemm_rate(const df_dict *dict, size_t rows, double *out) DF_MUST_CHECK;
+/* Its flop for latents [first, first + count): 2 rows sum of the encoder rows' widths. */
+double df_gemm_flop(const df_dict *dict, size_t rows, df_range latents);
+
 /* ---- files ---------------------------------------------------------------------------------- */
 
 /* *.dict.h5 (design section 5). Reads this rank's share; DF_BAD_INPUT names what is

@@ -15,6 +15,10 @@ struct df_comm {
 /* MPI counts are ints: what is longer than this goes out in pieces. Tests lower it. */
 extern size_t df_comm_piece;
 
+/* How df_tree_finish brings a slice of columns across: few values are gathered whole. */
+#define DF_TREE_SLICE ((size_t)1 << 18) /* columns that cross at a time: bounds the buffers */
+#define DF_TREE_SMALL 4096              /* doubles; below it everyone finishes the tree alone */
+
 void df_comm_count(df_comm *comm, size_t bytes);
 
 /* Installs the signal handler of stop requests. Not collective. */

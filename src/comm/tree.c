@@ -6,8 +6,6 @@
 #include <string.h>
 
 #define MOST_NODES 128
-#define SLICE_WIDTH ((size_t)1 << 18) // columns that cross ranks at a time: bounds the buffers
-#define SMALL 4096                    // doubles; below it everyone finishes the tree alone
 
 static uint32_t root_height(size_t n) {
     uint32_t height = 0;
@@ -122,9 +120,10 @@ static void cross_small(plan *p, const double *values, double *out) {
 }
 
 static df_status plan_buffers(plan *p) {
-    size_t size = (size_t)p->comm->size, slice = p->width < SLICE_WIDTH ? p->width : SLICE_WIDTH;
+    size_t size = (size_t)p->comm->size,
+           slice = p->width < DF_TREE_SLICE ? p->width : DF_TREE_SLICE;
     size_t outgoing, incoming;
-    bool small = p->total * p->width <= SMALL;
+    bool small = p->total * p->width <= DF_TREE_SMALL;
     DF_TRY(df_mul(small ? 0 : p->nodes[p->comm->rank], slice, &outgoing));
     DF_TRY(df_mul(p->total, small ? p->width : slice / size + 1, &incoming));
     DF_TRY(DF_NEW(p->outgoing, outgoing));
@@ -145,11 +144,11 @@ df_status df_tree_finish(df_comm *comm, size_t n, size_t width, const double *va
     if (n == 0 || width == 0) return DF_OK;
     df_status status = DF_OK;
     DF_GO(df_agree(comm, plan_make(&p)));
-    if (p.total * width <= SMALL) {
+    if (p.total * width <= DF_TREE_SMALL) {
         cross_small(&p, values, out);
     } else {
         for (p.first = 0; p.first < width; p.first += p.columns) {
-            p.columns = width - p.first < SLICE_WIDTH ? width - p.first : SLICE_WIDTH;
+            p.columns = width - p.first < DF_TREE_SLICE ? width - p.first : DF_TREE_SLICE;
             cross_slice(&p, values, out);
         }
     }

@@ -26,13 +26,22 @@ static double leaf_value(size_t leaf, size_t column) {
     return scale * (df_random_uniform(2, DF_STREAM_TEST, at) - 0.5);
 }
 
+/* What was handed to MPI since then is what the model says. */
+static bool costs(df_comm *comm, size_t n, size_t width, df_traffic before) {
+    df_traffic now = df_comm_traffic(comm);
+    df_cost said = df_cost_tree_sum(df_comm_size(comm), df_comm_rank(comm), n, width);
+    return now.bytes - before.bytes == said.traffic.bytes &&
+           now.messages - before.messages == said.traffic.messages;
+}
+
 static bool sum_is_the_tree(df_comm *comm, size_t n, size_t width) {
     df_range share = df_share(n, df_comm_size(comm), df_comm_rank(comm));
     double *leaves = df_alloc(share.count * width, sizeof *leaves);
     double *out = df_alloc(width, sizeof *out), *column = df_alloc(n, sizeof *column);
     for (size_t i = 0; i < share.count; i++)
         for (size_t j = 0; j < width; j++) leaves[i * width + j] = leaf_value(share.first + i, j);
-    bool good = df_tree_sum(comm, n, width, leaves, out) == DF_OK;
+    df_traffic before = df_comm_traffic(comm);
+    bool good = df_tree_sum(comm, n, width, leaves, out) == DF_OK && costs(comm, n, width, before);
     for (size_t j = 0; j < width && good; j += 1 + width / 50) {
         for (size_t i = 0; i < n; i++) column[i] = leaf_value(i, j);
         double expected = n == 0 ? 0 : by_definition(n, height_of(n), 0, column);

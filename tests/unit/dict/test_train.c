@@ -556,6 +556,37 @@ static void gathers_scaled_rows(void **state) {
     df_dict_free(&dict);
 }
 
+static df_traffic traffic_of(const df_train_options *o) {
+    df_traffic before = df_comm_traffic(world);
+    df_status status = train(world, "traffic", o);
+    df_traffic after = df_comm_traffic(world);
+    df_test_all(world, status == DF_OK);
+    return (df_traffic){after.bytes - before.bytes, after.messages - before.messages};
+}
+
+/* Twelve more steps cost twelve times what the model says of one. */
+static void steps_cost_what_the_model_says(void **state) {
+    (void)state;
+    const df_dict_site sites[2] = {{.name = (char *)"s", .model = (char *)"a", .width = 12},
+                                   {.name = (char *)"s", .model = (char *)"b", .width = 20}};
+    df_train_options o = common;
+    o.activation = DF_TOPK;
+    o.aux = 0;
+    o.dead_rows = 1000000;
+    o.log_every = 1000;
+    o.steps = 6;
+    df_traffic few = traffic_of(&o);
+    o.steps = 18;
+    df_traffic many = traffic_of(&o);
+    df_dict *d = NULL;
+    int size = df_comm_size(world), rank = df_comm_rank(world);
+    df_test_all(world, df_train_outline(&o, sites, 2, size, rank, &d) == DF_OK);
+    df_cost step = df_train_step_cost(d, BATCH, 0, size, rank).most;
+    df_test_all(world, many.bytes - few.bytes == 12 * step.traffic.bytes);
+    df_test_all(world, many.messages - few.messages == 12 * step.traffic.messages);
+    df_dict_free(&d);
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(same_on_any_ranks),
                                        cmocka_unit_test(activations_and_norms_agree),
@@ -570,7 +601,8 @@ int main(int argc, char **argv) {
                                        cmocka_unit_test(unwritable_output),
                                        cmocka_unit_test(plan_is_what_is_used),
                                        cmocka_unit_test(failing_memory),
-                                       cmocka_unit_test(gathers_scaled_rows)};
+                                       cmocka_unit_test(gathers_scaled_rows),
+                                       cmocka_unit_test(steps_cost_what_the_model_says)};
     if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
     if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
     uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, set_up, tear_down);

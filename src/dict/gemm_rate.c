@@ -1,0 +1,60 @@
+/* The unit of training speed: the encoder GEMM alone, in fp32, on all threads of the rank. */
+#include "darkfield/dict.h"
+
+#include <omp.h>
+
+enum { TILE_ROWS = 512, TILE_LATENTS = 1024, TILES = 4 };
+
+double df_gemm_flop(const df_dict *d, size_t rows, df_range latents) {
+    size_t end = latents.first + latents.count;
+    return 2.0 * (double)rows *
+           (double)(df_dict_enc_floats(d, end) - df_dict_enc_floats(d, latents.first));
+}
+
+/* One thread's tiles: as many rows as it would get, TILES panels of latents. */
+static void multiply(float *x, const df_gemm *shape) {
+    df_gemm g = *shape;
+    g.a = x;
+    g.c = x + (size_t)TILE_ROWS * g.k + (size_t)TILES * TILE_LATENTS * g.k;
+    for (size_t i = 0; i < TILES; i++) {
+        g.b = x + (size_t)TILE_ROWS * g.k + i * TILE_LATENTS * g.k;
+        df_gemm_nt(&g);
+    }
+}
+
+static double seconds_of(float *x, size_t each, const df_gemm *shape) {
+    double start = df_now();
+#pragma omp parallel
+    multiply(x + (size_t)omp_get_thread_num() * each, shape);
+    return df_now() - start;
+}
+
+static size_t smaller(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
+df_status df_gemm_rate(const df_dict *d, size_t rows, double *out) {
+    size_t threads = (size_t)omp_get_max_threads(), width = 0, latents = TILE_LATENTS;
+    for (size_t g = 0; g < d->groups; g++)
+        if (d->group[g].in.count > width) width = d->group[g].in.count;
+    if (d->mine.count > 0) latents = smaller(latents, d->mine.count);
+    size_t each =
+        (TILE_ROWS + (size_t)TILES * TILE_LATENTS) * width + (size_t)TILE_ROWS * TILE_LATENTS;
+    const df_gemm shape = {.m = smaller(TILE_ROWS, rows / threads + 1),
+                           .n = latents,
+                           .k = width,
+                           .alpha = 1.0f,
+                           .lda = width,
+                           .ldb = width,
+                           .ldc = TILE_LATENTS};
+    float *x = NULL; // [threads, each], zero
+    DF_TRY(DF_NEW(x, threads * each));
+    double best = seconds_of(x, each, &shape);
+    for (int i = 0; i < 4; i++) {
+        double seconds = seconds_of(x, each, &shape);
+        if (seconds < best) best = seconds;
+    }
+    df_free(x);
+    *out = 2.0 * (double)(threads * TILES * shape.m * shape.n * shape.k) / (best > 0 ? best : 1e-9);
+    return DF_OK;
+}

@@ -1,0 +1,196 @@
+/* The communication model against the counters of comm: exact on every rank, for steps of every
+ * activation and kind, with and without dead latents, and for what the trainer adds. */
+#define DF_TEST_MPI
+#include "df_test.h"
+
+#include "darkfield/dict.h"
+
+enum { ROWS = 150, WIDTH = 24, LATENTS = 112 };
+
+static df_comm *world;
+static df_kernels *kernels;
+
+typedef struct setting {
+    df_dict_kind kind;
+    df_activation activation;
+    bool subtract_bias;
+    size_t rows, aux_k;
+} setting;
+
+static const setting settings[] = {
+    {DF_CROSSCODER, DF_TOPK, true, ROWS, 0},       {DF_CROSSCODER, DF_TOPK, false, ROWS, 5},
+    {DF_CROSSCODER, DF_RELU, true, ROWS, 0},       {DF_CROSSCODER, DF_RELU, true, 2, 9},
+    {DF_CROSSCODER, DF_BATCHTOPK, true, ROWS, 0},  {DF_CROSSCODER, DF_BATCHTOPK, false, ROWS, 7},
+    {DF_TRANSCODER, DF_TOPK, false, ROWS - 1, 4},  {DF_CLT, DF_RELU, false, ROWS, 0},
+    {DF_SKIP_TRANSCODER, DF_TOPK, false, ROWS, 4}, {DF_CLT, DF_BATCHTOPK, false, ROWS, 3},
+};
+
+static df_dict *make_dict(const setting *s) {
+    bool apart = s->kind > DF_CROSSCODER;
+    df_dict_site sites[4];
+    for (size_t i = 0; i < 4; i++)
+        sites[i] = (df_dict_site){.name = (char *)"s",
+                                  .model = (char *)(i % 2 == 0 ? "one" : "two"),
+                                  .width = WIDTH / 4,
+                                  .scale = 1.0,
+                                  .input = !apart || i < 2,
+                                  .output = !apart || i >= 2};
+    df_dict_shape shape = {.kind = s->kind, .latents = LATENTS, .site = sites, .sites = 4};
+    df_dict *d = NULL;
+    float center[WIDTH] = {0};
+    df_test_all(world, df_dict_make(world, &shape, &d) == DF_OK);
+    d->activation = s->activation;
+    d->k = 6;
+    d->subtract_bias = s->subtract_bias;
+    df_dict_initialise(d, 3, 1.0, 1.0, center);
+    return d;
+}
+
+static float *make_rows(size_t rows) {
+    float *x = NULL;
+    if (DF_NEW(x, rows * WIDTH) != DF_OK) return NULL;
+    for (size_t i = 0; i < rows * WIDTH; i++) x[i] = (float)df_random_normal(8, DF_STREAM_TEST, i);
+    return x;
+}
+
+static bool equal(df_traffic counted, df_traffic predicted) {
+    bool good = counted.bytes == predicted.bytes && counted.messages == predicted.messages;
+    if (!good)
+        fprintf(stderr, "counted %llu bytes in %llu messages, predicted %llu in %llu\n",
+                (unsigned long long)counted.bytes, (unsigned long long)counted.messages,
+                (unsigned long long)predicted.bytes, (unsigned long long)predicted.messages);
+    return good;
+}
+
+static df_traffic since(df_traffic before) {
+    df_traffic now = df_comm_traffic(world);
+    return (df_traffic){now.bytes - before.bytes, now.messages - before.messages};
+}
+
+/* BatchTopK's cut: none, the score's digits and its ties, or the last tie's place too. */
+static bool one_of_three(df_traffic counted, df_step_cost cost) {
+    int size = df_comm_size(world);
+    df_cost score =
+        df_cost_add(df_cost_times(df_cost_reduce(size, 2048), 3), df_cost_reduce(size, 1));
+    df_cost some = df_cost_add(cost.least, score);
+    return memcmp(&counted, &cost.least.traffic, sizeof counted) == 0 ||
+           memcmp(&counted, &some.traffic, sizeof counted) == 0 ||
+           equal(counted, cost.most.traffic);
+}
+
+static void test_steps(void **state) {
+    (void)state;
+    int size = df_comm_size(world), rank = df_comm_rank(world);
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
+        const setting *s = &settings[i];
+        df_dict *d = make_dict(s);
+        df_coder *c = NULL;
+        float *x = make_rows(s->rows);
+        df_test_all(world, x != NULL && df_coder_open(world, kernels, d, s->rows, &c) == DF_OK);
+        df_test_all(world, df_coder_train_open(c) == DF_OK);
+        df_step_settings set = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8};
+        set.aux = s->aux_k > 0 ? 1.0 : 0.0;
+        set.aux_k = s->aux_k;
+        set.dead_rows = s->aux_k > 0 ? 0 : 1000000; // all dead, or none
+        for (int step = 0; step < 2; step++) {
+            df_step_report report;
+            df_traffic before = df_comm_traffic(world);
+            df_status status = df_coder_step(c, x, s->rows, &set, &report);
+            df_traffic counted = since(before); // df_test_all would count too
+            df_test_all(world, status == DF_OK);
+            df_step_cost cost = df_coder_step_cost(d, s->rows, s->aux_k, size, rank);
+            df_test_all(world, d->activation == DF_BATCHTOPK
+                                   ? one_of_three(counted, cost)
+                                   : equal(counted, cost.most.traffic) &&
+                                         equal(counted, cost.least.traffic));
+        }
+        df_coder_close(&c);
+        df_dict_free(&d);
+        df_free(x);
+    }
+}
+
+/* Equal scores everywhere: the cut needs all nine passes. */
+static void test_ties(void **state) {
+    (void)state;
+    setting s = {DF_CROSSCODER, DF_BATCHTOPK, false, ROWS, 0};
+    df_dict *d = make_dict(&s);
+    df_coder *c = NULL;
+    float *x = make_rows(ROWS);
+    const df_codes *codes;
+    for (size_t j = 0; j < d->mine.count; j++)
+        for (size_t i = 0; i < WIDTH; i++) d->w_enc[j * WIDTH + i] = 0.0f;
+    for (size_t j = 0; j < d->mine.count; j++) d->b_enc[j] = 1.0f;
+    df_test_all(world, df_coder_open(world, kernels, d, ROWS, &c) == DF_OK);
+    df_step_cost cost = df_coder_step_cost(d, ROWS, 0, df_comm_size(world), df_comm_rank(world));
+    uint64_t spread = cost.most.traffic.bytes - cost.least.traffic.bytes;
+    df_traffic before = df_comm_traffic(world);
+    df_status status = df_coder_encode(c, x, ROWS, true, &codes);
+    df_traffic counted = since(before);
+    df_test_all(world, status == DF_OK);
+    df_test_all(world, df_comm_size(world) == 1 ||
+                           (counted.bytes == spread + 3 * sizeof(int) + 3 * sizeof(uint64_t) &&
+                            counted.messages == 16));
+    df_coder_close(&c);
+    df_dict_free(&d);
+    df_free(x);
+}
+
+/* More ranks need more messages, and what a rank sends does not depend on the latents. */
+static void test_model(void **state) {
+    (void)state;
+    setting s = settings[0];
+    df_dict *d = make_dict(&s);
+    df_step_cost one = df_coder_step_cost(d, 4096, 0, 1, 0),
+                 two = df_coder_step_cost(d, 4096, 0, 2, 0);
+    assert_true(one.most.traffic.bytes == 0 && one.most.link_bytes == 0 && one.most.latencies == 0);
+    uint64_t row = WIDTH * sizeof(float);
+    assert_true(two.most.link_bytes > 4096 * row && two.most.link_bytes < 4 * 4096 * row);
+    assert_close(df_cost_seconds(two.most, 1e-6, 1e9),
+                 1e-6 * (double)two.most.latencies + 1e-9 * (double)two.most.link_bytes, 1e-12, 0);
+    uint64_t last = 0;
+    for (int size = 2; size <= 64; size *= 2) {
+        df_step_cost cost = df_train_step_cost(d, 4096, 0, size, size - 1);
+        df_step_cost step = df_coder_step_cost(d, 4096, 0, size, size - 1);
+        assert_true(cost.most.latencies > last);
+        assert_true(cost.most.traffic.messages == step.most.traffic.messages + 3);
+        last = cost.most.latencies;
+    }
+    df_dict_free(&d);
+}
+
+static void test_rate(void **state) {
+    (void)state;
+    setting s = settings[7];
+    df_dict *d = make_dict(&s);
+    double rate = 0;
+    assert_ok(df_gemm_rate(d, 4096, &rate));
+    assert_true(rate > 1e7 && rate < 1e14);
+    assert_close(df_gemm_flop(d, 10, (df_range){0, LATENTS}), 2.0 * 10 * LATENTS * (WIDTH / 4), 0,
+                 0);
+    df_dict_free(&d);
+}
+
+static int set_up(void **state) {
+    (void)state;
+    df_log_quiet(true);
+    assert_ok(df_kernels_open("auto", &kernels));
+    return 0;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    df_kernels_close(&kernels);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_steps), cmocka_unit_test(test_ties),
+                                       cmocka_unit_test(test_model), cmocka_unit_test(test_rate)};
+    if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
+    if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
+    uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, set_up, tear_down);
+    df_max_u64(world, &failed, 1);
+    df_comm_finish(&world);
+    return failed != 0;
+}
