@@ -310,7 +310,8 @@ typedef struct df_step_report {
     double norm;   /* of all gradients together, before clipping; 0 where nothing is clipped */
     double l0;     /* mean active per row */
     uint64_t dead; /* before this step's update */
-    double fvu[DF_MAX_SITES]; /* per output site, of this batch: sum e^2 / sum (x - batch mean)^2 */
+    double fvu[DF_MAX_SITES]; /* per output site, of this batch: error / spread */
+    double error[DF_MAX_SITES], spread[DF_MAX_SITES]; /* sum e^2, sum (x - batch mean)^2 */
     /* Screening; the rest of encoding (packing, selection); settling; decode, error, code gradients
      * and statistics; sorting by latent, losses and AuxK; gradients and Adam. The first and third
      * are means over threads. Communication is also part of those. */
@@ -426,11 +427,13 @@ double df_gemm_flop(const df_dict *dict, size_t rows, df_range latents);
 df_status df_dict_load(df_comm *comm, const char *path, df_dict **out) DF_MUST_CHECK;
 
 /* The training history, one row per logging interval: written into the dictionary file as
- * /history/<column> f64. */
+ * /history/<column> f64. Loss terms and L0 are means over the interval's steps, an FVU is the sum
+ * of its errors over the sum of its spreads; step, rows, dead and lr are those of its last step. */
 typedef struct df_history {
     size_t rows, capacity, sites; /* sites that are written */
     double *values; /* [rows, 11 + sites]: step, rows seen, loss, reconstruction, sparsity,
                        auxiliary, l0, dead, lr, preactivation, gate, fvu per output site */
+    double *sums; /* of the interval so far: what a checkpoint must hold too */
 } df_history;
 df_status df_dict_save(df_comm *comm, const char *path, const df_dict *dict,
                        const df_history *history, const char *resolved_job, uint64_t seed,

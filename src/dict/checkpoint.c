@@ -104,7 +104,7 @@ static df_status declare_part(df_file *file, const checkpoint_part *part, int *i
     return df_file_dataset(file, &spec, id);
 }
 
-/* The history, the scales and the annealing come behind the n parts. */
+/* The history, the scales, the annealing and the interval come behind the n parts. */
 static df_status declare(df_file *file, const train_run *run, const checkpoint_part *parts,
                          size_t n, int *id) {
     size_t columns = history_columns(run->history.sites);
@@ -115,10 +115,15 @@ static df_status declare(df_file *file, const train_run *run, const checkpoint_p
         "/scale", DF_F64, 1, {run->dict->sites}, "1", "normalisation of each site", "site"};
     const df_dataset anneal = {
         "/anneal", DF_F64, 1, {ANNEAL_NUMBERS}, "1", "weight and queue of p-annealing", "number"};
+    const df_dataset interval = {"/interval", DF_F64,
+                                 1,           {history_sums(run->history.sites)},
+                                 "1",         "sums of the interval so far",
+                                 "column"};
     for (size_t i = 0; i < n; i++) DF_TRY(declare_part(file, &parts[i], &id[i]));
     DF_TRY(df_file_dataset(file, &history, &id[n]));
     DF_TRY(df_file_dataset(file, &scale, &id[n + 1]));
     DF_TRY(df_file_dataset(file, &anneal, &id[n + 2]));
+    DF_TRY(df_file_dataset(file, &interval, &id[n + 3]));
     DF_TRY(df_file_text(file, "/", "job", run->options->resolved_job));
     DF_TRY(df_file_text(file, "/", "kernel_path", df_kernels_path(run->kernels)));
     DF_TRY(df_file_text(file, "/", "kernel_history", run->kernel_history));
@@ -141,12 +146,13 @@ static df_status write_parts(df_file *file, const train_run *run, const checkpoi
     double anneal[ANNEAL_NUMBERS];
     anneal_pack(&run->anneal, anneal);
     DF_TRY(df_file_write(file, id[n + 2], 0, ANNEAL_NUMBERS, anneal));
+    DF_TRY(df_file_write(file, id[n + 3], 0, history_sums(run->history.sites), run->history.sums));
     return df_file_write(file, id[n], 0, run->history.rows, run->history.values);
 }
 
 static df_status write_file(const train_run *run, const char *path) {
     checkpoint_part parts[CHECKPOINT_PARTS];
-    int id[CHECKPOINT_PARTS + 3];
+    int id[CHECKPOINT_PARTS + 4];
     df_file *file = NULL;
     df_status status;
     size_t n = checkpoint_parts(run->dict, run->state, parts);

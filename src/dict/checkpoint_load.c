@@ -79,6 +79,17 @@ static df_status read_anneal(const df_reader *file, df_anneal *anneal) {
                    df_reader_path(file));
 }
 
+static df_status read_interval(const df_reader *file, df_history *history) {
+    uint64_t shape[DF_MAX_DIMS];
+    df_type type;
+    size_t n = history_sums(history->sites);
+    DF_TRY(df_reader_find(file, "/interval", 1, &type, shape));
+    if (type == DF_F64 && shape[0] == n)
+        return df_reader_rows(file, "/interval", 0, n, true, history->sums);
+    return df_fail(DF_BAD_INPUT, "%s: /interval has %" PRIu64 " sums, expected %zu",
+                   df_reader_path(file), shape[0], n);
+}
+
 static df_status read_state(const df_reader *file, train_run *run, const header *h) {
     checkpoint_part parts[CHECKPOINT_PARTS];
     size_t weights = checkpoint_parts(run->dict, NULL, parts);
@@ -86,6 +97,7 @@ static df_status read_state(const df_reader *file, train_run *run, const header 
     for (size_t i = weights; i < n; i++) DF_TRY(read_part(file, &parts[i]));
     DF_TRY(df_reader_rows(file, "/history", 0, h->history_rows, true, run->history.values));
     DF_TRY(read_anneal(file, &run->anneal));
+    DF_TRY(read_interval(file, &run->history));
     run->history.rows = h->history_rows;
     run->state->step = (uint64_t)h->step;
     return DF_OK;
@@ -137,6 +149,7 @@ done:
     if (status != DF_OK) {
         df_coder_close(&run->coder);
         run->history.rows = 0;
+        history_restart(&run->history);
     }
     return status;
 }

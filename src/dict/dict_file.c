@@ -122,9 +122,10 @@ static df_status declare_history(dict_writer *w) {
     for (size_t c = 0; c < columns; c++) {
         char *name = history_column_name(w->dict, c), *path = NULL;
         if (name != NULL) path = df_format("/history/%s", name);
-        const df_dataset spec = {
-            path,      DF_F64, 1, {w->history->rows}, "1", "at the end of a logging interval",
-            "interval"};
+        const df_dataset spec = {path,      DF_F64,
+                                 1,         {w->history->rows},
+                                 "1",       "mean over a logging interval, or at its end",
+                                 "interval"};
         int id = -1;
         df_status status = path != NULL ? DF_OK : DF_FAILED;
         if (status == DF_OK) status = df_file_dataset(w->file, &spec, &id);

@@ -14,10 +14,11 @@ double df_gemm_flop(const df_dict *d, size_t rows, df_range latents) {
 /* One thread's tiles: as many rows as it would get, TILES panels of latents. */
 static void multiply(float *x, const df_gemm *shape) {
     df_gemm g = *shape;
+    float *panels = x + g.m * g.k;
     g.a = x;
-    g.c = x + (size_t)TILE_ROWS * g.k + (size_t)TILES * TILE_LATENTS * g.k;
+    g.c = panels + TILES * g.n * g.k;
     for (size_t i = 0; i < TILES; i++) {
-        g.b = x + (size_t)TILE_ROWS * g.k + i * TILE_LATENTS * g.k;
+        g.b = panels + i * g.n * g.k;
         df_gemm_nt(&g);
     }
 }
@@ -38,15 +39,14 @@ df_status df_gemm_rate(const df_dict *d, size_t rows, double *out) {
     for (size_t g = 0; g < d->groups; g++)
         if (d->group[g].in.count > width) width = d->group[g].in.count;
     if (d->mine.count > 0) latents = smaller(latents, d->mine.count);
-    size_t each =
-        (TILE_ROWS + (size_t)TILES * TILE_LATENTS) * width + (size_t)TILE_ROWS * TILE_LATENTS;
     const df_gemm shape = {.m = smaller(TILE_ROWS, rows / threads + 1),
                            .n = latents,
                            .k = width,
                            .alpha = 1.0f,
                            .lda = width,
                            .ldb = width,
-                           .ldc = TILE_LATENTS};
+                           .ldc = latents};
+    size_t each = (shape.m + TILES * shape.n) * width + shape.m * shape.n;
     float *x = NULL; // [threads, each], zero
     DF_TRY(DF_NEW(x, threads * each));
     double best = seconds_of(x, each, &shape);

@@ -168,7 +168,8 @@ static double site_spread(const df_coder *c, df_range columns, const double *sum
  * e)^2. */
 static double report_error(df_coder *c, double share, df_step_report *report) {
     const double *squares = c->totals + 2 * c->out; // of e, of x
-    double rows = (double)c->rows, spread = 0.0, *fvu = report->fvu;
+    double rows = (double)c->rows, spread = 0.0;
+    size_t n = 0; // of the output sites
     df_range columns;
     report->reconstruction = 0.0; // the unsquared one is set later
     for (size_t s = 0; s < c->dict->sites; s++) {
@@ -176,7 +177,9 @@ static double report_error(df_coder *c, double share, df_step_report *report) {
         double below = site_spread(c, columns, c->totals, squares[1]);
         report->reconstruction += squares[0] * share;
         spread += site_spread(c, columns, c->totals + c->out, squares[0]);
-        *fvu++ = below > 0.0 ? squares[0] / below : 0.0;
+        report->error[n] = squares[0];
+        report->spread[n] = below;
+        report->fvu[n++] = below > 0.0 ? squares[0] / below : 0.0;
         squares += 2;
     }
     for (size_t i = 0; i < c->out; i++)

@@ -2,10 +2,6 @@
 #include "train_internal.h"
 
 #include <inttypes.h>
-#include <math.h>
-#include <string.h>
-
-enum { NOTE_BYTES = 320 };
 
 /* ---- opening -------------------------------------------------------------------------------- */
 
@@ -124,37 +120,6 @@ static void close_run(train_run *run) {
 
 /* ---- steps ---------------------------------------------------------------------------------- */
 
-/* Everything for a log; what fits beside a bar for a terminal. */
-static void describe_step(const train_run *run, bool terminal, double lr, const df_step_report *r,
-                          char out[static NOTE_BYTES]) {
-    size_t n = (size_t)snprintf(out, NOTE_BYTES, "step %" PRIu64 "/%" PRIu64 ", ", run->state->step,
-                                run->options->steps);
-    if (!terminal)
-        n += (size_t)snprintf(out + n, NOTE_BYTES - n,
-                              "loss %.4g (e2 %.4g, sparsity %.3g, aux %.3g), ", r->loss,
-                              r->reconstruction, r->sparsity, r->auxiliary);
-    n += (size_t)snprintf(out + n, NOTE_BYTES - n, "FVU");
-    for (size_t s = 0; s < df_dict_outputs(run->dict) && n < NOTE_BYTES; s++)
-        n += (size_t)snprintf(out + n, NOTE_BYTES - n, " %s%s%.4f",
-                              terminal ? "" : df_dict_output(run->dict, s)->model,
-                              terminal ? "" : " ", r->fvu[s]);
-    if (n < NOTE_BYTES && terminal)
-        snprintf(out + n, NOTE_BYTES - n, ", dead %" PRIu64, r->dead);
-    else if (n < NOTE_BYTES)
-        snprintf(out + n, NOTE_BYTES - n, ", L0 %.2f, dead %" PRIu64 ", lr %.2g", r->l0, r->dead,
-                 lr);
-}
-
-/* A bar moves with every step; a log gets one line per interval, whatever its length in time. */
-static void show_progress(const train_run *run, df_progress *p, bool logged, double lr,
-                          const df_step_report *report) {
-    char note[NOTE_BYTES];
-    if (!logged && !p->terminal) return;
-    describe_step(run, p->terminal, lr, report, note);
-    if (!p->terminal) p->last = -INFINITY;
-    df_progress_at(p, run->state->step * run->options->batch, note);
-}
-
 /* Dead latents begin anew after the steps that are multiples of the interval. */
 static df_status resample(train_run *run, uint64_t step, const float *x) {
     const df_train_options *o = run->options;
@@ -185,8 +150,10 @@ static df_status take_step(train_run *run, df_progress *progress) {
     DF_TRY(status);
     if (o->anneal.updates > 0) df_anneal_note(&o->anneal, &run->anneal, step, &report);
     bool logged = (step + 1) % o->log_every == 0 || step + 1 == o->steps;
-    if (logged) history_add(&run->history, step + 1, o->batch, settings.lr, &report);
-    show_progress(run, progress, logged, settings.lr, &report);
+    history_note(&run->history, &report);
+    const double last[4] = {(double)(step + 1), (double)(step + 1) * (double)o->batch,
+                            (double)report.dead, settings.lr};
+    log_step(run, progress, &report, logged ? history_add(&run->history, last) : NULL);
     return DF_OK;
 }
 
@@ -209,7 +176,7 @@ static df_status stop_here(train_run *run) {
 static df_status take_steps(train_run *run) {
     const df_train_options *o = run->options;
     df_progress progress;
-    df_progress_start(&progress, "train", "rows", run->state->step * o->batch, o->steps * o->batch);
+    log_start(run, &progress);
     if (run->state->step < o->steps) loader_start(run->loader, run->state->step);
     while (run->state->step < o->steps) {
         if (df_stop_requested(run->comm)) return stop_here(run);
@@ -246,6 +213,7 @@ df_status df_train(df_comm *comm, df_kernels *kernels, df_acts *const *acts, con
     train_run run = {.comm = comm, .kernels = kernels, .options = options, .saved_at = df_now()};
     bool resumed = false;
     df_status status = df_agree(comm, open_mine(&run, acts, site, n_sites));
+    if (status == DF_OK) status = log_measure(&run);
     if (status == DF_OK) status = checkpoint_resume(&run, &resumed);
     if (status == DF_OK && !resumed) status = begin(&run);
     if (status == DF_OK) status = take_steps(&run);

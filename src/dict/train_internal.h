@@ -58,8 +58,15 @@ size_t loader_plan_bytes(size_t batch, size_t width, int size);
 
 df_status history_open(size_t capacity, size_t sites, df_history *out) DF_MUST_CHECK;
 void history_close(df_history *history);
-void history_add(df_history *history, uint64_t step, size_t batch, double lr,
-                 const df_step_report *report);
+/* Adds a step to the interval. */
+void history_note(df_history *history, const df_step_report *report);
+/* Ends the interval; last: step, rows, dead and lr. Returns the new row, NULL when all are there.
+ */
+const double *history_add(df_history *history, const double last[static 4]);
+void history_restart(df_history *history);                 // forgets the interval so far
+double history_value(const double *row, const char *name); // of a column ahead of the sites'
+double history_fvu(const double *row, size_t site);
+size_t history_sums(size_t sites); // how many sums an interval has
 size_t history_columns(size_t sites);
 /* "fvu.base"; where two sites are of one model, "fvu.base.0" and "fvu.base.1". New memory. */
 char *history_column_name(const df_dict *dict, size_t column);
@@ -75,6 +82,12 @@ size_t schedule_largest_k(const df_train_options *options);
 
 /* ---- a run (train.c) ------------------------------------------------------------------------ */
 
+/* When the interval of the log began. */
+typedef struct train_clock {
+    double since;
+    uint64_t step;
+} train_clock;
+
 typedef struct train_run {
     df_comm *comm;
     df_kernels *kernels;
@@ -89,7 +102,20 @@ typedef struct train_run {
     char *kernel_history; // the kernel paths of the run so far: "avx512; avx2 from step 120"
     char *checkpoint;     // the last good one, NULL: none
     double saved_at;      // df_now of it, or of the start
+    double gemm_seconds;  // of the encoder GEMM alone, on the slowest rank
+    train_clock clock;
 } train_run;
+
+/* ---- the log (train_log.c) ------------------------------------------------------------------ */
+
+/* Measures gemm_seconds. Collective. */
+df_status log_measure(train_run *run) DF_MUST_CHECK;
+/* Begins the display; a log file gets the names of its columns. */
+void log_start(train_run *run, df_progress *progress);
+/* After each step; row: of the interval that it ended, or NULL. A bar moves with every step, a log
+ * gets a line per interval. */
+void log_step(train_run *run, df_progress *progress, const df_step_report *report,
+              const double *row);
 
 /* What is trained on these sites; sets which are read and written. */
 df_dict_shape train_shape(const df_train_options *options, df_dict_site *sites, size_t n_sites);

@@ -46,8 +46,9 @@ size_t df_train_plan_bytes(const df_train_options *options, const df_dict *d, df
                      df_dict_dec_floats(d, end) - df_dict_dec_floats(d, mine.first) +
                      4 * mine.count + d->out.count + d->skip_rows.count * d->in.count;
     return (size_t)rows * sizeof(uint64_t) + weights * sizeof(float) +
-           history * history_columns(df_dict_outputs(d)) * sizeof(double) + FILE_BYTES +
-           loader_plan_bytes(options->batch, d->width, size) +
+           (history * history_columns(df_dict_outputs(d)) + history_sums(df_dict_outputs(d))) *
+               sizeof(double) +
+           FILE_BYTES + loader_plan_bytes(options->batch, d->width, size) +
            df_coder_plan_bytes(d, screen, options->batch, size, true) +
            df_coder_room_bytes(d, options->batch, size, &room);
 }

@@ -389,7 +389,7 @@ static void copy_checkpoint(const df_reader *from, df_file *to) {
                                         "/moments/m_dec",  "/moments/v_dec",    "/moments/m_bias",
                                         "/moments/v_bias", "/moments/m_center", "/moments/v_center",
                                         "/silent",         "/history",          "/scale",
-                                        "/anneal"};
+"/anneal", "/interval"};
     enum { PATHS = sizeof paths / sizeof *paths };
     uint64_t shape[PATHS][DF_MAX_DIMS] = {{0}};
     char *job = NULL;
@@ -556,6 +556,84 @@ static void gathers_scaled_rows(void **state) {
     df_dict_free(&dict);
 }
 
+/* A column of the history of NAME.dict.h5; new memory. */
+static double *history_of(const char *name, const char *column, size_t *n) {
+    char *file = df_format("%s/%s.dict.h5", folder, name);
+    char *path = df_format("/history/%s", column);
+    uint64_t shape[DF_MAX_DIMS] = {0};
+    df_reader *reader = NULL;
+    double *out = NULL;
+    df_type type;
+    bool good = df_reader_open(file, "darkfield-dictionary", &reader) == DF_OK &&
+                df_reader_find(reader, path, 1, &type, shape) == DF_OK &&
+                df_reader_all(reader, path, DF_F64, -1, (void **)&out) == DF_OK;
+    *n = (size_t)shape[0];
+    df_reader_close(&reader);
+    df_free(file);
+    df_free(path);
+    df_test_all(world, good);
+    return out;
+}
+
+/* Rows of a coarse history are the means of those of a fine one; an FVU lies between. */
+static void history_holds_means(void **state) {
+    (void)state;
+    static const char *const means[] = {"loss", "reconstruction", "sparsity", "auxiliary", "l0"};
+    df_train_options o = common;
+    o.log_every = 1;
+    df_test_all(world, train(world, "fine", &o) == DF_OK);
+    o.log_every = 7;
+    df_test_all(world, train(world, "coarse", &o) == DF_OK);
+    for (size_t m = 0; m < 6; m++) {
+        const char *column = m < 5 ? means[m] : "fvu.b";
+        size_t n = 0, rows = 0;
+        double *fine = history_of("fine", column, &n),
+               *coarse = history_of("coarse", column, &rows);
+        bool good = n == STEPS && rows == STEPS / 7 + 1;
+        for (size_t r = 0; r < rows && good; r++) {
+            size_t end = (r + 1) * 7 < STEPS ? (r + 1) * 7 : STEPS;
+            double sum = 0, least = INFINITY, most = -INFINITY;
+            for (size_t i = r * 7; i < end; i++) {
+                sum += fine[i];
+                least = fmin(least, fine[i]);
+                most = fmax(most, fine[i]);
+            }
+            double mean = sum / (double)(end - r * 7);
+            good = m < 5 ? fabs(coarse[r] - mean) <= 1e-12 * fabs(mean)
+                         : coarse[r] >= least && coarse[r] <= most;
+        }
+        df_test_all(world, good);
+        df_free(fine);
+        df_free(coarse);
+    }
+}
+
+/* A run that blows up names the step and the last good checkpoint, which is still there. */
+static void a_loss_that_is_not_finite_stops(void **state) {
+    (void)state;
+    df_train_options o = common;
+    uint64_t steps[8];
+    o.activation = DF_RELU;
+    o.lr = 1e18;
+    o.warmup = 0;
+    o.checkpoint_seconds = 1e-9;
+    df_status status = train(world, "blown", &o);
+    char text[1024];
+    snprintf(text, sizeof text, "%s", df_error_text());
+    df_error_clear();
+    size_t n = checkpoints("blown", steps, 8);
+    char *last = df_format("blown.%" PRIu64 ".ckpt.h5", n > 0 ? steps[0] : 0);
+    char *step = df_format("taking training step %" PRIu64, n > 0 ? steps[0] + 1 : 0);
+    bool told = strstr(text, "not finite") != NULL || strstr(text, "range of fp32") != NULL;
+    df_test_all(world, status == DF_FAILED && n > 0 && told);
+    df_test_all(world, strstr(text, last) != NULL && strstr(text, step) != NULL);
+    char *output = in_folder("blown.dict.h5");
+    df_test_all(world, !df_file_exists(output));
+    df_free(output);
+    df_free(last);
+    df_free(step);
+}
+
 static df_traffic traffic_of(const df_train_options *o) {
     df_traffic before = df_comm_traffic(world);
     df_status status = train(world, "traffic", o);
@@ -602,7 +680,9 @@ int main(int argc, char **argv) {
                                        cmocka_unit_test(plan_is_what_is_used),
                                        cmocka_unit_test(failing_memory),
                                        cmocka_unit_test(gathers_scaled_rows),
-                                       cmocka_unit_test(steps_cost_what_the_model_says)};
+                                       cmocka_unit_test(steps_cost_what_the_model_says),
+                                       cmocka_unit_test(history_holds_means),
+                                       cmocka_unit_test(a_loss_that_is_not_finite_stops)};
     if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
     if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
     uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, set_up, tear_down);
