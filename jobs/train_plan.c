@@ -43,7 +43,7 @@ static df_status print_ranks(const df_planned *p, const machine *m, int size, do
     char memory[16], bytes[16];
     DF_TRY(outline(p, size, &d));
     size_t batch = p->options->batch;
-    df_cost cost = df_train_step_cost(d, batch, 0, size, 0).most;
+    df_cost cost = df_train_step_cost(d, &p->options->objective, batch, 0, size, 0).most;
     double compute = m->step * df_gemm_flop(d, batch, d->mine) / m->rate;
     double network = df_cost_seconds(cost, m->latency, m->bandwidth), step = compute + network;
     df_human_bytes((double)df_train_plan_bytes(p->options, d, p->screen, p->file_rows, size),

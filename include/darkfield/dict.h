@@ -403,15 +403,18 @@ void df_anneal_note(const df_anneal_plan *plan, df_anneal *anneal, uint64_t step
 /* What one step of a dictionary costs rank `rank` of `size` in communication: the formula, one line
  * for each collective of df_coder_step in its order. Counts as df_comm_traffic does. Exact but for
  * BatchTopK, whose cut takes none, 3 or 9 passes of a radix count, as the batch has it: `least` and
- * `most`. aux_k: latents that AuxK uses, 0 while none is dead. Independent of the latents but for
- * the number of blocks: O(rows * width). Not collective. */
+ * `most`. objective: the terms it has; next_power counts. aux_k: latents that AuxK uses, 0 while
+ * none is dead. Independent of the latents but for the number of blocks: O(rows * width). Not
+ * collective. */
 typedef struct df_step_cost {
     df_cost least, most;
 } df_step_cost;
-df_step_cost df_coder_step_cost(const df_dict *dict, size_t rows, size_t aux_k, int size, int rank);
+df_step_cost df_coder_step_cost(const df_dict *dict, const df_objective *objective, size_t rows,
+                                size_t aux_k, int size, int rank);
 /* The same and what the trainer adds to each step: sharing out the batch, asking for stops and
  * checkpoints. */
-df_step_cost df_train_step_cost(const df_dict *dict, size_t rows, size_t aux_k, int size, int rank);
+df_step_cost df_train_step_cost(const df_dict *dict, const df_objective *objective, size_t rows,
+                                size_t aux_k, int size, int rank);
 
 /* flop/s of the encoder GEMM alone on this rank's threads, fp32, B = rows, for this rank's latents
  * of the dictionary: the unit in which the time of a step is stated. Takes about as long as three
@@ -433,7 +436,7 @@ typedef struct df_history {
     size_t rows, capacity, sites; /* sites that are written */
     double *values; /* [rows, 11 + sites]: step, rows seen, loss, reconstruction, sparsity,
                        auxiliary, l0, dead, lr, preactivation, gate, fvu per output site */
-    double *sums; /* of the interval so far: what a checkpoint must hold too */
+    double *sums;   /* of the interval so far: what a checkpoint must hold too */
 } df_history;
 df_status df_dict_save(df_comm *comm, const char *path, const df_dict *dict,
                        const df_history *history, const char *resolved_job, uint64_t seed,

@@ -11,9 +11,9 @@ static const struct {
     const char *name;
     size_t offset;
     bool mean;
-} fixed[] = {{.name = "step"}, {.name = "rows"}, MEAN(loss), MEAN(reconstruction),
-             MEAN(sparsity),   MEAN(auxiliary),  MEAN(l0),   {.name = "dead"},
-             {.name = "lr"}, MEAN(preactivation), MEAN(gate)};
+} fixed[] = {{.name = "step"}, {.name = "rows"},    MEAN(loss), MEAN(reconstruction),
+             MEAN(sparsity),   MEAN(auxiliary),     MEAN(l0),   {.name = "dead"},
+             {.name = "lr"},   MEAN(preactivation), MEAN(gate)};
 enum { FIXED = sizeof fixed / sizeof *fixed };
 
 size_t history_columns(size_t sites) {

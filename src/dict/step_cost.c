@@ -1,12 +1,14 @@
 /* The communication of a training step, as a formula. What stands here follows the calls of
- * coder.c, select.c, decode.c, step.c and step_latents.c; tests count those. */
-#include "coder.h"
+ * coder.c, select.c, decode.c, skip.c, step.c, unsquared.c, gated.c, penalty.c and step_latents.c;
+ * tests count those. */
+#include "objective.h"
 
 enum { RADIX_COUNTERS = 2048 }; /* of one pass of the radix select */
 
 /* Where the formula is evaluated. */
 typedef struct place {
     const df_dict *dict;
+    const df_objective *objective;
     size_t rows;
     int size, rank;
 } place;
@@ -68,6 +70,9 @@ static df_cost encode(const place *p) {
     df_cost agree = df_cost_agree(p->size), one = df_cost_reduce(p->size, 1);
     if (p->dict->activation == DF_TOPK) return df_cost_add(agree, select_rows(p, p->dict->k));
     if (p->dict->activation == DF_RELU) return df_cost_times(agree, 2);
+    if (p->dict->activation == DF_JUMPRELU)
+        return df_cost_times(agree, p->objective->bandwidth > 0.0 ? 3 : 2);
+    if (p->dict->activation == DF_GATED) return df_cost_times(agree, 3);
     return df_cost_add(df_cost_times(agree, 3), df_cost_times(one, 3)); // floor, total, smallest
 }
 
@@ -86,22 +91,51 @@ static df_cost auxiliary(const place *p, size_t k) {
     return df_cost_add(dead, tree(p, (p->rows + STAT_ROWS - 1) / STAT_ROWS, 1));
 }
 
-df_step_cost df_coder_step_cost(const df_dict *d, size_t rows, size_t aux_k, int size, int rank) {
-    const place p = {d, rows, size, rank};
-    size_t leaves = (rows + STAT_ROWS - 1) / STAT_ROWS;
-    df_cost sum = encode(&p);
-    sum = df_cost_add(sum, df_cost_add(decode(&p), skip(&p)));
-    sum = df_cost_add(sum, tree(&p, leaves, 2 * d->out.count + 2 * df_dict_outputs(d)));
-    sum = df_cost_add(sum, tree(&p, d->blocks, 1));  // sparsity
-    sum = df_cost_add(sum, df_cost_reduce(size, 1)); // active latents
-    sum = df_cost_add(sum, auxiliary(&p, aux_k));
+/* The error of a whole reconstruction. */
+static df_cost error_rows(const place *p) {
+    return df_cost_add(skip(p), decode(p));
+}
+
+static df_cost column_sums(const place *p, size_t width) {
+    return tree(p, (p->rows + STAT_ROWS - 1) / STAT_ROWS, width + 1);
+}
+
+/* Errors, their statistics and losses. */
+static df_cost errors(const place *p, size_t aux_k) {
+    const df_dict *d = p->dict;
+    size_t leaves = (p->rows + STAT_ROWS - 1) / STAT_ROWS;
+    df_cost sum = error_rows(p);
+    sum = df_cost_add(sum, tree(p, leaves, 2 * d->out.count + 2 * df_dict_outputs(d)));
+    sum = df_cost_add(sum, auxiliary(p, aux_k));
+    if (p->objective->reconstruction == DF_UNSQUARED)
+        sum = df_cost_add(sum, df_cost_add(tree(p, leaves, 1), column_sums(p, d->out.count)));
+    if (d->activation != DF_GATED) return sum;
+    return df_cost_add(sum, df_cost_add(error_rows(p), column_sums(p, d->out.count)));
+}
+
+/* Active latents, and the terms that are sums over latents. */
+static df_cost objective_terms(const place *p) {
+    const df_objective *o = p->objective;
+    df_cost sum = df_cost_reduce(p->size, 1), roots = tree(p, p->dict->blocks, p->rows);
+    if (o->penalty == DF_PENALTY_LP && o->rooted)
+        sum = df_cost_add(sum, df_cost_times(roots, o->next_power > 0.0 ? 2 : 1));
+    if (o->preact > 0.0) sum = df_cost_add(sum, column_sums(p, p->dict->in.count));
+    return df_cost_add(sum, tree(p, p->dict->blocks, TERMS));
+}
+
+df_step_cost df_coder_step_cost(const df_dict *d, const df_objective *o, size_t rows, size_t aux_k,
+                                int size, int rank) {
+    const place p = {d, o, rows, size, rank};
+    df_cost sum = df_cost_add(encode(&p), errors(&p, aux_k));
+    sum = df_cost_add(sum, objective_terms(&p));
     if (d->subtract_bias) sum = df_cost_add(sum, tree(&p, d->blocks, d->out.count));
     return (df_step_cost){sum, df_cost_add(sum, radix_passes(&p))};
 }
 
-df_step_cost df_train_step_cost(const df_dict *d, size_t rows, size_t aux_k, int size, int rank) {
-    const place p = {d, rows, size, rank};
-    df_step_cost step = df_coder_step_cost(d, rows, aux_k, size, rank);
+df_step_cost df_train_step_cost(const df_dict *d, const df_objective *o, size_t rows, size_t aux_k,
+                                int size, int rank) {
+    const place p = {d, o, rows, size, rank};
+    df_step_cost step = df_coder_step_cost(d, o, rows, aux_k, size, rank);
     df_cost loop = df_cost_add(df_cost_reduce(size, 1), df_cost_agree(size)); // stops, reading
     loop = df_cost_add(loop, gather_rows(&p, d->width * sizeof(float)));
     loop = df_cost_add(loop, df_cost_broadcast(size, rank, 1)); // checkpoints

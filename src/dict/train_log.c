@@ -46,10 +46,16 @@ static double fvu_of(const df_dict *d, const double *row, size_t i) {
     return found;
 }
 
+/* The term beside loss, error and sparsity: the one that the objective is about. */
+static const char *fourth_term(const train_run *run) {
+    if (run->dict->activation == DF_GATED) return "gate";
+    return run->options->objective.preact > 0.0 ? "preactivation" : "auxiliary";
+}
+
 static void print_names(const train_run *run) {
     char line[LINE_BYTES];
-    size_t n = (size_t)snprintf(line, sizeof line, "%9s %8s %8s %8s %8s", "step", "loss", "e^2",
-                                "sparsity", "aux");
+    size_t n = (size_t)snprintf(line, sizeof line, "%9s %8s %8s %8s %8.6s", "step", "loss", "error",
+                                "sparsity", fourth_term(run));
     for (size_t i = 0; i < fvu_columns(run->dict); i++)
         n += put_fvu_name(run->dict, i, line + n, sizeof line - n);
     snprintf(line + n, sizeof line - n, " %7s %6s %7s %7s %5s %10s", "L0", "dead", "lr", "rows/s",
@@ -71,10 +77,10 @@ static void print_row(train_run *run, const double *row) {
     uint64_t steps_left = run->options->steps - run->state->step;
     df_human_time(seconds * (double)steps_left, left);
     if (steps_left == 0) snprintf(left, sizeof left, "-");
-    size_t n = (size_t)snprintf(line, sizeof line, "%9.0f %8.3g %8.3g %8.3g %8.3g",
-                                history_value(row, "step"), history_value(row, "loss"),
-                                history_value(row, "reconstruction"),
-                                history_value(row, "sparsity"), history_value(row, "auxiliary"));
+    size_t n = (size_t)snprintf(
+        line, sizeof line, "%9.0f %8.3g %8.3g %8.3g %8.3g", history_value(row, "step"),
+        history_value(row, "loss"), history_value(row, "reconstruction"),
+        history_value(row, "sparsity"), history_value(row, fourth_term(run)));
     for (size_t i = 0; i < fvu_columns(run->dict); i++)
         n += (size_t)snprintf(line + n, sizeof line - n, " %*.5f", fvu_width(run->dict) - 1,
                               fvu_of(run->dict, row, i));

@@ -15,33 +15,72 @@ typedef struct setting {
     df_activation activation;
     bool subtract_bias;
     size_t rows, aux_k;
+    df_objective objective;
 } setting;
 
 static const setting settings[] = {
-    {DF_CROSSCODER, DF_TOPK, true, ROWS, 0},       {DF_CROSSCODER, DF_TOPK, false, ROWS, 5},
-    {DF_CROSSCODER, DF_RELU, true, ROWS, 0},       {DF_CROSSCODER, DF_RELU, true, 2, 9},
-    {DF_CROSSCODER, DF_BATCHTOPK, true, ROWS, 0},  {DF_CROSSCODER, DF_BATCHTOPK, false, ROWS, 7},
-    {DF_TRANSCODER, DF_TOPK, false, ROWS - 1, 4},  {DF_CLT, DF_RELU, false, ROWS, 0},
-    {DF_SKIP_TRANSCODER, DF_TOPK, false, ROWS, 4}, {DF_CLT, DF_BATCHTOPK, false, ROWS, 3},
+    {DF_CROSSCODER, DF_TOPK, true, ROWS, 0, {0}},
+    {DF_CROSSCODER, DF_TOPK, false, ROWS, 5, {0}},
+    {DF_CROSSCODER, DF_RELU, true, ROWS, 0, {0}},
+    {DF_CROSSCODER, DF_RELU, true, 2, 9, {0}},
+    {DF_CROSSCODER, DF_BATCHTOPK, true, ROWS, 0, {0}},
+    {DF_CROSSCODER, DF_BATCHTOPK, false, ROWS, 7, {0}},
+    {DF_TRANSCODER, DF_TOPK, false, ROWS - 1, 4, {0}},
+    {DF_CLT, DF_RELU, false, ROWS, 0, {0}},
+    {DF_SKIP_TRANSCODER, DF_TOPK, false, ROWS, 4, {0}},
+    {DF_SAE,
+     DF_RELU,
+     true,
+     ROWS,
+     0,
+     {.penalty = DF_PENALTY_LP, .weight = 0.1, .power = 0.9, .rooted = true}},
+    {DF_SAE,
+     DF_RELU,
+     true,
+     ROWS,
+     0,
+     {.penalty = DF_PENALTY_LP, .weight = 0.1, .power = 0.9, .next_power = 0.8, .rooted = true}},
+    {DF_CROSSCODER,
+     DF_RELU,
+     true,
+     ROWS,
+     0,
+     {.reconstruction = DF_UNSQUARED, .penalty = DF_PENALTY_L1, .weight = 0.1}},
+    {DF_CROSSCODER,
+     DF_JUMPRELU,
+     true,
+     ROWS,
+     0,
+     {.penalty = DF_PENALTY_L0, .weight = 0.1, .bandwidth = 0.1, .preact = 0.01}},
+    {DF_CROSSCODER,
+     DF_JUMPRELU,
+     false,
+     ROWS,
+     3,
+     {.penalty = DF_PENALTY_TANH, .weight = 0.1, .tanh_scale = 4.0, .bandwidth = 2.0}},
+    {DF_CROSSCODER, DF_GATED, false, ROWS, 0, {.penalty = DF_PENALTY_L1, .weight = 0.1}},
+    {DF_CLT, DF_BATCHTOPK, false, ROWS, 3, {0}},
 };
 
 static df_dict *make_dict(const setting *s) {
     bool apart = s->kind > DF_CROSSCODER;
+    size_t n = s->kind == DF_SAE ? 1 : 4;
     df_dict_site sites[4];
-    for (size_t i = 0; i < 4; i++)
+    for (size_t i = 0; i < n; i++)
         sites[i] = (df_dict_site){.name = (char *)"s",
                                   .model = (char *)(i % 2 == 0 ? "one" : "two"),
-                                  .width = WIDTH / 4,
+                                  .width = WIDTH / n,
                                   .scale = 1.0,
                                   .input = !apart || i < 2,
                                   .output = !apart || i >= 2};
-    df_dict_shape shape = {.kind = s->kind, .latents = LATENTS, .site = sites, .sites = 4};
+    df_dict_shape shape = {.kind = s->kind, .latents = LATENTS, .site = sites, .sites = n};
     df_dict *d = NULL;
     float center[WIDTH] = {0};
     df_test_all(world, df_dict_make(world, &shape, &d) == DF_OK);
     d->activation = s->activation;
     d->k = 6;
     d->subtract_bias = s->subtract_bias;
+    for (size_t j = 0; j < d->mine.count && d->theta != NULL; j++) d->theta[j] = 0.1f;
     df_dict_initialise(d, 3, 1.0, 1.0, center);
     return d;
 }
@@ -89,6 +128,7 @@ static void test_steps(void **state) {
         df_test_all(world, x != NULL && df_coder_open(world, kernels, d, s->rows, &c) == DF_OK);
         df_test_all(world, df_coder_train_open(c) == DF_OK);
         df_step_settings set = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8};
+        set.objective = s->objective;
         set.aux = s->aux_k > 0 ? 1.0 : 0.0;
         set.aux_k = s->aux_k;
         set.dead_rows = s->aux_k > 0 ? 0 : 1000000; // all dead, or none
@@ -98,7 +138,7 @@ static void test_steps(void **state) {
             df_status status = df_coder_step(c, x, s->rows, &set, &report);
             df_traffic counted = since(before); // df_test_all would count too
             df_test_all(world, status == DF_OK);
-            df_step_cost cost = df_coder_step_cost(d, s->rows, s->aux_k, size, rank);
+            df_step_cost cost = df_coder_step_cost(d, &s->objective, s->rows, s->aux_k, size, rank);
             df_test_all(world, d->activation == DF_BATCHTOPK
                                    ? one_of_three(counted, cost)
                                    : equal(counted, cost.most.traffic) &&
@@ -113,7 +153,7 @@ static void test_steps(void **state) {
 /* Equal scores everywhere: the cut needs all nine passes. */
 static void test_ties(void **state) {
     (void)state;
-    setting s = {DF_CROSSCODER, DF_BATCHTOPK, false, ROWS, 0};
+    setting s = {.kind = DF_CROSSCODER, .activation = DF_BATCHTOPK, .rows = ROWS};
     df_dict *d = make_dict(&s);
     df_coder *c = NULL;
     float *x = make_rows(ROWS);
@@ -122,7 +162,8 @@ static void test_ties(void **state) {
         for (size_t i = 0; i < WIDTH; i++) d->w_enc[j * WIDTH + i] = 0.0f;
     for (size_t j = 0; j < d->mine.count; j++) d->b_enc[j] = 1.0f;
     df_test_all(world, df_coder_open(world, kernels, d, ROWS, &c) == DF_OK);
-    df_step_cost cost = df_coder_step_cost(d, ROWS, 0, df_comm_size(world), df_comm_rank(world));
+    df_step_cost cost =
+        df_coder_step_cost(d, &s.objective, ROWS, 0, df_comm_size(world), df_comm_rank(world));
     uint64_t spread = cost.most.traffic.bytes - cost.least.traffic.bytes;
     df_traffic before = df_comm_traffic(world);
     df_status status = df_coder_encode(c, x, ROWS, true, &codes);
@@ -141,8 +182,8 @@ static void test_model(void **state) {
     (void)state;
     setting s = settings[0];
     df_dict *d = make_dict(&s);
-    df_step_cost one = df_coder_step_cost(d, 4096, 0, 1, 0),
-                 two = df_coder_step_cost(d, 4096, 0, 2, 0);
+    df_step_cost one = df_coder_step_cost(d, &s.objective, 4096, 0, 1, 0),
+                 two = df_coder_step_cost(d, &s.objective, 4096, 0, 2, 0);
     assert_true(one.most.traffic.bytes == 0 && one.most.link_bytes == 0 && one.most.latencies == 0);
     uint64_t row = WIDTH * sizeof(float);
     assert_true(two.most.link_bytes > 4096 * row && two.most.link_bytes < 4 * 4096 * row);
@@ -150,8 +191,8 @@ static void test_model(void **state) {
                  1e-6 * (double)two.most.latencies + 1e-9 * (double)two.most.link_bytes, 1e-12, 0);
     uint64_t last = 0;
     for (int size = 2; size <= 64; size *= 2) {
-        df_step_cost cost = df_train_step_cost(d, 4096, 0, size, size - 1);
-        df_step_cost step = df_coder_step_cost(d, 4096, 0, size, size - 1);
+        df_step_cost cost = df_train_step_cost(d, &s.objective, 4096, 0, size, size - 1);
+        df_step_cost step = df_coder_step_cost(d, &s.objective, 4096, 0, size, size - 1);
         assert_true(cost.most.latencies > last);
         assert_true(cost.most.traffic.messages == step.most.traffic.messages + 3);
         last = cost.most.latencies;

@@ -389,7 +389,7 @@ static void copy_checkpoint(const df_reader *from, df_file *to) {
                                         "/moments/m_dec",  "/moments/v_dec",    "/moments/m_bias",
                                         "/moments/v_bias", "/moments/m_center", "/moments/v_center",
                                         "/silent",         "/history",          "/scale",
-"/anneal", "/interval"};
+                                        "/anneal",         "/interval"};
     enum { PATHS = sizeof paths / sizeof *paths };
     uint64_t shape[PATHS][DF_MAX_DIMS] = {{0}};
     char *job = NULL;
@@ -659,7 +659,7 @@ static void steps_cost_what_the_model_says(void **state) {
     df_dict *d = NULL;
     int size = df_comm_size(world), rank = df_comm_rank(world);
     df_test_all(world, df_train_outline(&o, sites, 2, size, rank, &d) == DF_OK);
-    df_cost step = df_train_step_cost(d, BATCH, 0, size, rank).most;
+    df_cost step = df_train_step_cost(d, &o.objective, BATCH, 0, size, rank).most;
     df_test_all(world, many.bytes - few.bytes == 12 * step.traffic.bytes);
     df_test_all(world, many.messages - few.messages == 12 * step.traffic.messages);
     df_dict_free(&d);
