@@ -7,7 +7,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from markupsafe import Markup
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+NOT_TERMS = ("step", "rows", "loss", "reconstruction", "l0", "dead", "lr")  # of the training history
 INK, BLUE, ORANGE, GREEN, GREY = "#1d2733", "#2b6cb0", "#c05621", "#2f855a", "#a0aec0"
 plt.rcParams.update({"font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK,
                      "axes.labelcolor": INK, "text.color": INK, "svg.fonttype": "none", "svg.hashsalt": "darkfield", "axes.grid": True, "grid.alpha": 0.2})
@@ -23,27 +25,39 @@ def _svg(figure):
     return Markup(text[text.index("<svg"):])
 
 
-def training(history):
-    """Loss terms, FVU per model, L0 with dead latents: one panel each, over steps."""
-    figure, (loss, fvu, counts) = plt.subplots(1, 3, figsize=(11, 2.9))
-    step = history["step"]
-    for name, colour in (("loss", INK), ("reconstruction", BLUE), ("sparsity", ORANGE), ("auxiliary", GREEN),
-                         ("preactivation", GREY), ("gate", GREY)):
-        if name in history and np.any(history[name] > 0):
-            loss.plot(step, history[name], label=name, color=colour, lw=1.4)
-    loss.set(xlabel="step", yscale="log", title="loss terms")
-    for (name, values), colour in zip(((n, v) for n, v in sorted(history.items()) if n.startswith("fvu")), (BLUE, ORANGE, GREEN, INK)):
-        fvu.plot(step, values, label=name[4:] or name, color=colour, lw=1.4)
-    fvu.set(xlabel="step", yscale="log", title="fraction of variance unexplained (batch)")
-    counts.plot(step, history["l0"], color=BLUE, lw=1.4, label="L0")
-    counts.set(xlabel="step", title="L0 and dead latents", ylabel="active per row")
-    dead = counts.twinx()
-    dead.plot(step, history["dead"], color=GREY, lw=1.4, label="dead")
-    dead.set_ylabel("dead latents")
-    dead.grid(False)
-    for axis in (loss, fvu):
+def _log(axis):
+    """A logarithmic y axis with plain numbers at 1, 2 and 5 of each decade."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _lines(axis, step, lines, title, log=False):
+    for (name, values), colour in zip(lines, (BLUE, ORANGE, GREEN, INK) + (GREY,) * len(lines)):
+        axis.plot(step, values, label=name, color=colour, lw=1.4)
+    axis.set(xlabel="step", title=title)
+    if log and all(np.all(values > 0) for _, values in lines):
+        _log(axis)
+    else:
+        axis.set_ylim(bottom=0)
+    if len(lines) > 1:
         axis.legend(frameon=False)
-    counts.legend(handles=counts.lines + dead.lines, frameon=False)
+
+
+def training(history):
+    """A panel for each loss term that is not zero, FVU per model, L0, dead latents: means over logging intervals."""
+    others = [name for name in history if name not in NOT_TERMS and not name.startswith("fvu") and np.any(history[name] != 0)]
+    panels = [([(name, history[name]) for name in ("loss", "reconstruction")], "loss, and squared error within it", True)]
+    panels += [([(name, history[name])], f"{name} term, before its weight", False) for name in others]
+    panels += [([(n[4:] or n, v) for n, v in sorted(history.items()) if n.startswith("fvu")], "fraction of variance unexplained (training rows)", True),
+               ([("L0", history["l0"])], "active latents per row (L0)", False), ([("dead", history["dead"])], "dead latents", False)]
+    rows = (len(panels) + 2) // 3
+    figure, axes = plt.subplots(rows, 3, figsize=(11, 2.5 * rows), squeeze=False)
+    for axis, (lines, title, log) in zip(axes.flat, panels):
+        _lines(axis, history["step"], lines, title, log)
+    for axis in axes.flat[len(panels):]:
+        axis.set_visible(False)
     return _svg(figure)
 
 
