@@ -404,8 +404,8 @@ void df_anneal_note(const df_anneal_plan *plan, df_anneal *anneal, uint64_t step
  * for each collective of df_coder_step in its order. Counts as df_comm_traffic does. Exact but for
  * BatchTopK, whose cut takes none, 3 or 9 passes of a radix count, as the batch has it: `least` and
  * `most`. objective: the terms it has; next_power counts. aux_k: latents that AuxK uses, 0 while
- * none is dead. Independent of the latents but for the number of blocks: O(rows * width). Not
- * collective. */
+ * none is dead. Independent of the latents but for the number of blocks: O(rows * width). What
+ * Matryoshka, Multi-TopK, clipping and resampling add is not in it. Not collective. */
 typedef struct df_step_cost {
     df_cost least, most;
 } df_step_cost;
@@ -434,8 +434,9 @@ df_status df_dict_load(df_comm *comm, const char *path, df_dict **out) DF_MUST_C
  * of its errors over the sum of its spreads; step, rows, dead and lr are those of its last step. */
 typedef struct df_history {
     size_t rows, capacity, sites; /* sites that are written */
-    double *values; /* [rows, 11 + sites]: step, rows seen, loss, reconstruction, sparsity,
-                       auxiliary, l0, dead, lr, preactivation, gate, fvu per output site */
+    double *values; /* [rows, 13 + sites]: step, rows seen, loss, reconstruction, sparsity,
+                       auxiliary, l0, dead, lr, preactivation, gate, nested, multi, fvu per
+                       output site */
     double *sums;   /* of the interval so far: what a checkpoint must hold too */
 } df_history;
 df_status df_dict_save(df_comm *comm, const char *path, const df_dict *dict,

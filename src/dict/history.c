@@ -13,7 +13,8 @@ static const struct {
     bool mean;
 } fixed[] = {{.name = "step"}, {.name = "rows"},    MEAN(loss), MEAN(reconstruction),
              MEAN(sparsity),   MEAN(auxiliary),     MEAN(l0),   {.name = "dead"},
-             {.name = "lr"},   MEAN(preactivation), MEAN(gate)};
+             {.name = "lr"},   MEAN(preactivation), MEAN(gate), MEAN(nested),
+             MEAN(multi)};
 enum { FIXED = sizeof fixed / sizeof *fixed };
 
 size_t history_columns(size_t sites) {

@@ -2,6 +2,7 @@
 #include "train_internal.h"
 
 #include <inttypes.h>
+#include <string.h>
 
 /* ---- opening -------------------------------------------------------------------------------- */
 
