@@ -65,7 +65,7 @@ static df_cost tree(const place *p, size_t leaves, size_t width) {
     return df_cost_tree_sum(p->size, p->rank, leaves, width);
 }
 
-/* df_coder_encode; BatchTopK without the passes that look for its cut. */
+/* df_coder_encode; BatchTopK without what it may take to find its cut. */
 static df_cost encode(const place *p) {
     df_cost agree = df_cost_agree(p->size), one = df_cost_reduce(p->size, 1);
     if (p->dict->activation == DF_TOPK) return df_cost_add(agree, select_rows(p, p->dict->k));
@@ -73,14 +73,18 @@ static df_cost encode(const place *p) {
     if (p->dict->activation == DF_JUMPRELU)
         return df_cost_times(agree, p->objective->bandwidth > 0.0 ? 3 : 2);
     if (p->dict->activation == DF_GATED) return df_cost_times(agree, 3);
-    return df_cost_add(df_cost_times(agree, 3), df_cost_times(one, 3)); // floor, total, smallest
+    return df_cost_add(df_cost_times(agree, 3), df_cost_times(one, 4)); // floors, total, smallest
 }
 
-/* Three digits of the cut's score, its ties, six digits of the last tie's place. */
-static df_cost radix_passes(const place *p) {
+/* What BatchTopK may need besides: a second screen where the last batch's cut was too high a start
+ * (its status, floors and total); three digits of the cut's score, its ties, six digits of the last
+ * tie's place. */
+static df_cost search(const place *p) {
+    df_cost one = df_cost_reduce(p->size, 1);
     if (p->dict->activation != DF_BATCHTOPK) return (df_cost){0};
-    return df_cost_add(df_cost_times(df_cost_reduce(p->size, RADIX_COUNTERS), 9),
-                       df_cost_reduce(p->size, 1));
+    df_cost again = df_cost_add(df_cost_agree(p->size), df_cost_times(one, 3));
+    df_cost digits = df_cost_times(df_cost_reduce(p->size, RADIX_COUNTERS), 9);
+    return df_cost_add(again, df_cost_add(digits, one));
 }
 
 static df_cost auxiliary(const place *p, size_t k) {
@@ -129,7 +133,7 @@ df_step_cost df_coder_step_cost(const df_dict *d, const df_objective *o, size_t 
     df_cost sum = df_cost_add(encode(&p), errors(&p, aux_k));
     sum = df_cost_add(sum, objective_terms(&p));
     if (d->subtract_bias) sum = df_cost_add(sum, tree(&p, d->blocks, d->out.count));
-    return (df_step_cost){sum, df_cost_add(sum, radix_passes(&p))};
+    return (df_step_cost){sum, df_cost_add(sum, search(&p))};
 }
 
 df_step_cost df_train_step_cost(const df_dict *d, const df_objective *o, size_t rows, size_t aux_k,
