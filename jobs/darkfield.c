@@ -9,9 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const df_stage *const stages[] = {&df_stage_harvest, &df_stage_train, &df_stage_evaluate,
-                                         &df_stage_stats,   &df_stage_diff,  &df_stage_spectrum,
-                                         &df_stage_report};
+static const df_stage *const stages[] = {&df_stage_harvest,  &df_stage_shuffle, &df_stage_train,
+                                         &df_stage_evaluate, &df_stage_stats,   &df_stage_diff,
+                                         &df_stage_spectrum, &df_stage_report};
 enum { N_STAGES = sizeof stages / sizeof *stages, MAX_SETS = 64, MAX_OPTIONS = 256 };
 
 typedef struct command_line {
@@ -340,7 +340,9 @@ static df_status run_job(df_run *run, const command_line *line, const char *comm
 /* What every stage reads and nothing can stand in for. */
 static df_status require_shared(const df_job *job) {
     static const char *const sections[] = {"out", "models", "text", "site"};
-    for (size_t i = 0; i < sizeof sections / sizeof *sections; i++)
+    const char *source = df_job_text(job, "train.source");
+    bool synthetic = strcmp(source, "activations") != 0; // then no model is needed
+    for (size_t i = 0; i < (synthetic ? 1 : sizeof sections / sizeof *sections); i++)
         DF_TRY(df_job_require(job, sections[i]));
     return DF_OK;
 }

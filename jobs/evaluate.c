@@ -3,6 +3,8 @@
 
 #include "darkfield/eval.h"
 
+#include <math.h>
+
 static const df_option options[] = {
     {.key = "evaluate.batch",
      .type = DF_OPT_INT,
@@ -13,9 +15,16 @@ static const df_option options[] = {
      .is_volatile = true,
      .help = "rows encoded at a time over all ranks"},
     {.key = "evaluate.skip_first",
-     .type = DF_OPT_BOOL,
+     .type = DF_OPT_TEXT,
      .fallback = "true",
-     .help = "leave out BOS rows and the first position of each window"},
+     .help = "rows to leave out, as in train.skip_first"},
+    {.key = "evaluate.rows",
+     .type = DF_OPT_INT,
+     .fallback = "20000",
+     .unit = "rows",
+     .min = 64,
+     .max = 1e12,
+     .help = "fresh rows of a synthetic model"},
 };
 
 static void print_figures(const df_dict *dict, const df_evaluation *e) {
@@ -27,41 +36,69 @@ static void print_figures(const df_dict *dict, const df_evaluation *e) {
             (unsigned long long)e->latents, (unsigned long long)e->dense);
 }
 
-static df_status evaluate(df_run *run, df_inputs *in, const char *dict_path,
+static void print_recovery(const df_recovery *r) {
+    df_info("  MMCS %.3f learned to true, %.3f true to learned; %llu of %zu directions found "
+            "(cosine above 0.9)",
+            r->learned_to_true, r->true_to_learned, (unsigned long long)r->found, r->directions);
+    if (isnan(r->by_class[1])) return;
+    df_info("  true to learned %.3f shared, %.3f first model alone, %.3f second alone; of %llu "
+            "latents alive %llu and %llu are of one model alone",
+            r->by_class[0], r->by_class[1], r->by_class[2], (unsigned long long)r->alive,
+            (unsigned long long)r->only_a, (unsigned long long)r->only_b);
+}
+
+static df_status evaluate(df_run *run, const df_data *data, const char *dict_path,
                           const df_eval_options *o) {
     df_dict *dict = NULL;
     df_evaluation found = {0};
+    df_recovery recovery = {0};
+    bool known = df_job_is_synthetic(run);
     df_status status;
     DF_GO(df_dict_load(run->world, dict_path, &dict));
-    DF_GO(df_agree(run->world, df_inputs_match(in, dict)));
-    DF_GO(df_evaluate(run->world, run->kernels, dict, in->acts, in->site, o, &found));
+    DF_GO(df_evaluate(run->world, run->kernels, dict, data->rows, o, &found));
     print_figures(dict, &found);
-    DF_GO(df_evaluation_write(run->world, dict, &found, o));
+    if (known) {
+        df_synthetic toy = df_job_synthetic(run);
+        DF_GO(df_recover(run->world, dict, &toy, found.fires, &recovery));
+        print_recovery(&recovery);
+    }
+    DF_GO(df_evaluation_write(run->world, dict, &found, known ? &recovery : NULL, o));
     df_info("evaluate: wrote %s", o->output);
 done:
     df_free(found.fires);
+    df_recovery_free(&recovery);
     df_dict_free(&dict);
     return status;
 }
 
+/* The resolved job and the hashes of what it reads. New memory. */
+static char *describe_job(const df_run *run, uint64_t dictionary, const char *hashes) {
+    char *resolved = df_resolved(run, "train evaluate");
+    char *text = resolved == NULL ? NULL
+                                  : df_format("%s# dictionary %016llx\n%s", resolved,
+                                              (unsigned long long)dictionary, hashes);
+    df_free(resolved);
+    return text;
+}
+
 static df_status run_with(df_run *run, const char *dict_path, const char *output) {
-    df_inputs inputs = {0};
+    df_data data = {0};
     uint64_t hash = 0;
     char *job = NULL;
     df_status status;
     DF_GO(df_input_digest(run, dict_path, &hash));
-    DF_GO(df_inputs_open(run, &inputs));
-    job = df_resolved_with(run, "evaluate", hash, &inputs);
+    DF_GO(df_data_open(run, true, &data));
+    job = describe_job(run, hash, data.hashes);
     DF_GO(df_agree(run->world, job != NULL ? DF_OK : DF_FAILED));
     df_eval_options o = {.batch = (size_t)df_job_int(run->job, "evaluate.batch"),
-                         .skip_first = df_job_bool(run->job, "evaluate.skip_first"),
+                         .rows = (uint64_t)df_job_int(run->job, "evaluate.rows"),
                          .output = output,
                          .resolved_job = job,
                          .facts = run->provenance};
     if (!df_stage_is_current(run, output, "darkfield-evaluation", job))
-        status = evaluate(run, &inputs, dict_path, &o);
+        status = evaluate(run, &data, dict_path, &o);
 done:
-    df_inputs_close(&inputs);
+    df_data_close(&data);
     df_free(job);
     return status;
 }

@@ -7,6 +7,7 @@
 #include "darkfield/comm.h"
 #include "darkfield/dict.h"
 #include "darkfield/kernels.h"
+#include "darkfield/rows.h"
 #include "darkfield/store.h"
 
 /* A run of the program: owned by main, borrowed by stages. */
@@ -37,8 +38,8 @@ typedef struct df_stage {
 df_status df_train_presume(df_job *job) DF_MUST_CHECK;
 void df_train_list_presets(FILE *to);
 
-extern const df_stage df_stage_harvest, df_stage_train, df_stage_evaluate, df_stage_stats,
-    df_stage_diff, df_stage_spectrum, df_stage_report;
+extern const df_stage df_stage_harvest, df_stage_shuffle, df_stage_train, df_stage_evaluate,
+    df_stage_stats, df_stage_diff, df_stage_spectrum, df_stage_report;
 
 /* Options that several stages read: seed, out, models.{a,b}.{name,path}, text.*, site. */
 extern const df_option df_shared_options[];
@@ -71,6 +72,28 @@ typedef struct df_inputs {
 } df_inputs;
 df_status df_inputs_open(const df_run *run, df_inputs *out) DF_MUST_CHECK;
 void df_inputs_close(df_inputs *inputs);
+
+/* The data set of the training rows, or of those that evaluation reads: the files of train.files
+ * (else the job's own) behind the job's filters, or synthetic rows. Collective; close with
+ * df_data_close. */
+typedef struct df_data {
+    df_acts **acts;              /* [files * sites] */
+    size_t *index;               /* [files * sites] */
+    size_t files, sites, opened; /* opened: of acts */
+    df_rows *rows;
+    uint64_t dropped; /* rows that are not finite (train.bad_rows: drop) */
+    char *hashes;     /* "# activations HASH" for each file: what an output depends on */
+} df_data;
+df_status df_data_open(const df_run *run, bool evaluation, df_data *out) DF_MUST_CHECK;
+void df_data_close(df_data *data);
+bool df_job_is_synthetic(const df_run *run); /* train.source */
+df_synthetic df_job_synthetic(const df_run *run);
+/* An activation file of the job does not exist: a dry run comes before harvest. Collective. */
+bool df_inputs_are_missing(const df_run *run);
+
+/* The shuffled file, and what it is compared by: new memory each. */
+char *df_path_shuffled(const df_run *run);
+char *df_describe_shuffled(const df_run *run, const char *hashes);
 
 /* Puts the files in the order of the dictionary's sites, an SAE's model first. Not collective. */
 df_status df_inputs_match(df_inputs *inputs, const df_dict *dict) DF_MUST_CHECK;

@@ -12,7 +12,7 @@ const df_option df_shared_options[] = {
      .help = "seed of everything drawn: held-out documents, initialisation, row order"},
     {.key = "stages",
      .type = DF_OPT_LIST,
-     .fallback = "harvest, train, evaluate, stats, diff, spectrum, report",
+     .fallback = "harvest, shuffle, train, evaluate, stats, diff, spectrum, report",
      .is_volatile = true,
      .help = "what darkfield run runs, in this order whatever the order here"},
     {.key = "out", .type = DF_OPT_TEXT, .is_volatile = true, .help = "folder of all outputs"},
@@ -140,6 +140,23 @@ const char *df_model_path(const df_run *run, size_t i) {
     return df_job_text(run->job, i == 0 ? "models.a.path" : "models.b.path");
 }
 
+bool df_job_is_synthetic(const df_run *run) {
+    return strcmp(df_job_text(run->job, "train.source"), "activations") != 0;
+}
+
+df_synthetic df_job_synthetic(const df_run *run) {
+    const df_job *job = run->job;
+    bool two = strcmp(df_job_text(job, "train.source"), "synthetic-b") == 0;
+    return (df_synthetic){.models = two ? 2 : 1,
+                          .width = (size_t)df_job_int(job, "train.synthetic.width"),
+                          .directions = (size_t)df_job_int(job, "train.synthetic.directions"),
+                          .exclusive = (size_t)df_job_int(job, "train.synthetic.exclusive"),
+                          .probability = df_job_real(job, "train.synthetic.probability"),
+                          .low = df_job_real(job, "train.synthetic.low"),
+                          .high = df_job_real(job, "train.synthetic.high"),
+                          .seed = (uint64_t)df_job_int(job, "seed")};
+}
+
 char *df_path_acts(const df_run *run, const char *model) {
     return df_format("%s/%s.acts.h5", df_job_text(run->job, "out"), model);
 }
@@ -150,7 +167,8 @@ char *df_path_result(const df_run *run, const char *name) {
 
 char *df_path_dict(const df_run *run) {
     const char *one = df_job_text(run->job, "train.model");
-    bool sae = df_models(run) == 1 || (one != NULL && *one != '\0');
+    bool sae = df_job_is_synthetic(run) ? df_job_synthetic(run).models == 1
+                                        : df_models(run) == 1 || (one != NULL && *one != '\0');
     return df_format("%s/%s.dict.h5", df_job_text(run->job, "out"), sae ? "sae" : "crosscoder");
 }
 

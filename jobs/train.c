@@ -13,6 +13,86 @@ static const df_option options[] = {
      .type = DF_OPT_TEXT,
      .optional = true,
      .help = "train a plain SAE on this model alone; all models together when not given"},
+    {.key = "train.source",
+     .type = DF_OPT_CHOICE,
+     .fallback = "activations",
+     .choices = "activations synthetic-a synthetic-b",
+     .help = "rows of activation files, or of a synthetic model with known directions (a: one "
+             "model; b: two, which share most of them)"},
+    {.key = "train.files.a",
+     .type = DF_OPT_LIST,
+     .fallback = "",
+     .is_volatile = true,
+     .help = "activation files of the first model, which make one data set; OUT/NAME.acts.h5 when "
+             "not given"},
+    {.key = "train.files.b",
+     .type = DF_OPT_LIST,
+     .fallback = "",
+     .is_volatile = true,
+     .help = "of the second model, one for each of the first"},
+    {.key = "train.shuffle",
+     .type = DF_OPT_CHOICE,
+     .fallback = "exact",
+     .choices = "exact buffer global",
+     .help =
+         "exact: any row next, every epoch in another order, rows read one by one; buffer: runs "
+         "of 256 rows fill a buffer, which is shuffled; global: darkfield shuffle has written "
+         "all rows in random order, which are read from begin to end"},
+    {.key = "train.buffer_rows",
+     .type = DF_OPT_INT,
+     .fallback = "65536",
+     .unit = "rows",
+     .min = 1,
+     .max = 1e12,
+     .help = "size of the shuffle buffer over all ranks; two are in memory"},
+    {.key = "train.bad_rows",
+     .type = DF_OPT_CHOICE,
+     .fallback = "refuse",
+     .choices = "refuse drop",
+     .help =
+         "rows with NaN or infinity: refuse them, naming the first; or leave them out and count "
+         "them, which takes one more pass over the data"},
+    {.key = "train.skip_tokens",
+     .type = DF_OPT_LIST,
+     .fallback = "",
+     .help = "ids of tokens whose rows are left out"},
+    {.key = "train.synthetic.width",
+     .type = DF_OPT_INT,
+     .fallback = "64",
+     .unit = "columns",
+     .min = 1,
+     .max = 65536,
+     .help = "width of each synthetic model"},
+    {.key = "train.synthetic.directions",
+     .type = DF_OPT_INT,
+     .fallback = "128",
+     .min = 1,
+     .max = 1048576,
+     .help = "true directions, those of one model alone among them"},
+    {.key = "train.synthetic.exclusive",
+     .type = DF_OPT_INT,
+     .fallback = "16",
+     .min = 0,
+     .max = 524288,
+     .help = "synthetic-b: directions of each model alone"},
+    {.key = "train.synthetic.probability",
+     .type = DF_OPT_REAL,
+     .fallback = "0.05",
+     .min = 1e-9,
+     .max = 1,
+     .help = "how often a direction is present in a row"},
+    {.key = "train.synthetic.low",
+     .type = DF_OPT_REAL,
+     .fallback = "0.5",
+     .min = 1e-9,
+     .max = 1e9,
+     .help = "least strength of a direction that is present"},
+    {.key = "train.synthetic.high",
+     .type = DF_OPT_REAL,
+     .fallback = "1",
+     .min = 1e-9,
+     .max = 1e9,
+     .help = "its greatest strength"},
     {.key = "train.latents",
      .type = DF_OPT_INT,
      .fallback = "1024",
@@ -149,9 +229,10 @@ static const df_option options[] = {
      .max = 4294967295.0,
      .help = "seed of initialisation and row order; the job's seed when not given"},
     {.key = "train.skip_first",
-     .type = DF_OPT_BOOL,
+     .type = DF_OPT_TEXT,
      .fallback = "true",
-     .help = "leave out BOS rows and the first position of each window"},
+     .help = "rows to leave out: true: BOS and the first of each window; bos: BOS alone; a number: "
+             "BOS and so many first of each window; false: none"},
     {.key = "train.log_every",
      .type = DF_OPT_INT,
      .fallback = "50",
@@ -186,6 +267,13 @@ static df_code_norm chosen_norm(const df_run *run) {
                                       : DF_NORM_ROOT;
 }
 
+static df_shuffle chosen_shuffle(const df_run *run) {
+    const char *name = df_job_text(run->job, "train.shuffle");
+    return strcmp(name, "exact") == 0    ? DF_SHUFFLE_EXACT
+           : strcmp(name, "buffer") == 0 ? DF_SHUFFLE_BUFFER
+                                         : DF_SHUFFLE_GLOBAL;
+}
+
 static df_train_options read_options(const df_run *run) {
     const df_job *job = run->job;
     df_train_options o = {
@@ -208,7 +296,8 @@ static df_train_options read_options(const df_run *run) {
         .dead_rows = count_of(run, "train.dead_rows"),
         .threshold_rate = df_job_real(job, "train.threshold_rate"),
         .threshold_start = count_of(run, "train.threshold_start"),
-        .skip_first = df_job_bool(job, "train.skip_first"),
+        .shuffle = chosen_shuffle(run),
+        .buffer_rows = (uint64_t)df_job_int(job, "train.buffer_rows"),
         .log_every = count_of(run, "train.log_every"),
         .checkpoint_seconds = 60.0 * df_job_real(job, "train.checkpoint_minutes"),
         .accept_kernel_path = df_job_bool(job, "train.accept_kernel_path"),
@@ -239,34 +328,54 @@ static df_status check_choices(const df_run *run) {
 
 /* ---- inputs --------------------------------------------------------------------------------- */
 
-/* The activation files to train on: all, or the one of train.model. */
+/* The rows to train on: the data set itself, or its shuffled copy, which must be of the same rows.
+ */
 typedef struct chosen {
-    df_acts *acts[2];
-    size_t site[2], n;
+    df_data data;
+    df_rows *shuffled;
+    const df_rows *rows;
 } chosen;
 
-static chosen choose(const df_run *run, const df_inputs *inputs) {
-    const char *model = df_job_text(run->job, "train.model");
-    chosen c = {0};
-    for (size_t i = 0; i < inputs->n; i++) {
-        bool all = model == NULL || *model == '\0';
-        if (!all && (c.n > 0 || strcmp(model, df_model_name(run, i)) != 0)) continue;
-        c.acts[c.n] = inputs->acts[i];
-        c.site[c.n++] = inputs->site[i];
-    }
-    return c;
+static df_status open_shuffled(const df_run *run, chosen *c) {
+    char *path = df_path_shuffled(run), *what = df_describe_shuffled(run, c->data.hashes);
+    char *why = NULL;
+    df_status status = path != NULL && what != NULL ? DF_OK : DF_FAILED;
+    if (status == DF_OK && !df_file_is_current(path, "darkfield-rows", what, &why))
+        status = df_fail(DF_BAD_INPUT,
+                         "%s does not hold the rows of this job in random order (%s): run "
+                         "darkfield shuffle first",
+                         path, why != NULL ? why : "no such file");
+    if (status == DF_OK) status = df_rows_open_shuffled(path, &c->shuffled);
+    df_free(path);
+    df_free(what);
+    df_free(why);
+    return status;
+}
+
+static void close_chosen(chosen *c) {
+    df_rows_close(&c->shuffled);
+    df_data_close(&c->data);
+}
+
+/* A dry run comes before the rows are shuffled. Collective. */
+static df_status choose(const df_run *run, chosen *c) {
+    *c = (chosen){0};
+    DF_TRY(df_data_open(run, false, &c->data));
+    c->rows = c->data.rows;
+    if (chosen_shuffle(run) != DF_SHUFFLE_GLOBAL || run->dry_run || df_job_is_synthetic(run))
+        return DF_OK;
+    df_status status = df_agree(run->world, open_shuffled(run, c));
+    c->rows = c->shuffled;
+    if (status != DF_OK) close_chosen(c);
+    return status;
 }
 
 /* The resolved job with the content hashes of the inputs. New memory. */
 static char *describe_job(const df_run *run, const chosen *c) {
     char *text = df_resolved(run, "train");
-    for (size_t i = 0; i < c->n && text != NULL; i++) {
-        char *longer =
-            df_format("%s# activations %016llx\n", text, (unsigned long long)c->acts[i]->hash);
-        df_free(text);
-        text = longer;
-    }
-    return text;
+    char *all = text != NULL ? df_format("%s%s", text, c->data.hashes) : NULL;
+    df_free(text);
+    return all;
 }
 
 /* ---- the plan ------------------------------------------------------------------------------- */
@@ -275,17 +384,9 @@ static df_status print_plan(const df_run *run, const chosen *c, const df_train_o
     df_dict_site sites[DF_MAX_SITES];
     df_planned plan = {.options = o,
                        .sites = sites,
-                       .n_sites = c->n,
-                       .file_rows = c->acts[0]->rows,
+                       .n_sites = df_train_sites(c->rows, sites),
+                       .rows = c->rows,
                        .screen = df_kernels_spare_screen(run->kernels)};
-    for (size_t i = 0; i < c->n; i++) {
-        const struct df_site *found = &c->acts[i]->site[c->site[i]];
-        sites[i] = (df_dict_site){
-            .name = found->name, .model = c->acts[i]->model, .width = found->width, .scale = 1.0};
-    }
-    uint64_t *rows = NULL;
-    DF_TRY(df_acts_rows(c->acts[0], 0, o->skip_first, &rows, &plan.rows));
-    df_free(rows);
     return df_print_train_plan(run, &plan);
 }
 
@@ -300,7 +401,7 @@ static df_status train_on(df_run *run, const chosen *c, df_train_options *o) {
         o->resolved_job = job;
         o->output = output;
         o->checkpoint = prefix;
-        status = df_train(run->world, run->kernels, c->acts, c->site, c->n, o);
+        status = df_train(run->world, run->kernels, c->rows, o);
         if (status == DF_OK) df_info("train: wrote %s", output);
     }
     df_free(job);
@@ -309,33 +410,20 @@ static df_status train_on(df_run *run, const chosen *c, df_train_options *o) {
     return status;
 }
 
-/* A dry run of all stages comes here before the activations exist. */
-static bool inputs_are_missing(const df_run *run) {
-    uint8_t missing = 0;
-    for (size_t i = 0; i < df_models(run) && df_comm_rank(run->world) == 0; i++) {
-        char *path = df_path_acts(run, df_model_name(run, i));
-        missing |= path != NULL && !df_file_exists(path);
-        df_free(path);
-    }
-    df_broadcast(run->world, 0, &missing, sizeof missing);
-    return missing != 0;
-}
-
 static df_status run_train(df_run *run) {
     df_train_options o = read_options(run);
-    df_inputs inputs;
+    chosen c;
     DF_TRY(df_agree(run->world, check_choices(run)));
-    if (run->dry_run && inputs_are_missing(run)) {
+    if (run->dry_run && df_inputs_are_missing(run)) {
         df_info("train: %zu latents, %llu steps of %zu rows; rows, memory and disk can be told "
                 "after harvest",
                 o.latents, (unsigned long long)o.steps, o.batch);
         return DF_OK;
     }
-    DF_TRY(df_inputs_open(run, &inputs));
-    chosen c = choose(run, &inputs);
+    DF_TRY(choose(run, &c));
     df_status status =
         run->dry_run ? df_agree(run->world, print_plan(run, &c, &o)) : train_on(run, &c, &o);
-    df_inputs_close(&inputs);
+    close_chosen(&c);
     return status;
 }
 

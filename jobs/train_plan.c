@@ -46,7 +46,7 @@ static df_status print_ranks(const df_planned *p, const machine *m, int size, do
     df_cost cost = df_train_step_cost(d, &p->options->objective, batch, 0, size, 0).most;
     double compute = m->step * df_gemm_flop(d, batch, d->mine) / m->rate;
     double network = df_cost_seconds(cost, m->latency, m->bandwidth), step = compute + network;
-    df_human_bytes((double)df_train_plan_bytes(p->options, d, p->screen, p->file_rows, size),
+    df_human_bytes((double)df_train_plan_bytes(p->options, d, p->screen, p->rows, size),
                    memory);
     df_human_bytes((double)cost.traffic.bytes, bytes);
     df_dict_free(&d);
@@ -83,21 +83,30 @@ static double weight_bytes(const df_dict *d) {
                           d->latents + d->out.count + skip);
 }
 
+static void print_rows(const df_rows *rows, const df_train_options *o) {
+    uint64_t n = df_rows_count(rows);
+    if (n == UINT64_MAX)
+        df_info("  training rows: synthetic, never the same; steps: %llu of %zu rows",
+                (unsigned long long)o->steps, o->batch);
+    else
+        df_info("  training rows: %llu; steps: %llu of %zu rows, %.2f epochs",
+                (unsigned long long)n, (unsigned long long)o->steps, o->batch,
+                (double)o->steps * (double)o->batch / (double)n);
+}
+
 df_status df_print_train_plan(const df_run *run, const df_planned *p) {
     df_dict *d = NULL;
     const df_train_options *o = p->options;
     int size = df_comm_size(run->world);
     char memory[16], dictionary[16], checkpoints[16];
     DF_TRY(outline(p, size, &d));
-    df_human_bytes((double)df_train_plan_bytes(o, d, p->screen, p->file_rows, size), memory);
+    df_human_bytes((double)df_train_plan_bytes(o, d, p->screen, p->rows, size), memory);
     df_human_bytes(weight_bytes(d), dictionary);
     df_human_bytes(3 * 3 * weight_bytes(d), checkpoints);
     df_info("train: %s of %zu latents over %zu columns (%zu site%s)", df_dict_kind_name(d->kind),
             o->latents, d->width, p->n_sites, p->n_sites == 1 ? "" : "s");
     df_dict_free(&d);
-    df_info("  training rows: %zu; steps: %llu of %zu rows, %.2f epochs", p->rows,
-            (unsigned long long)o->steps, o->batch,
-            p->rows > 0 ? (double)o->steps * (double)o->batch / (double)p->rows : 0.0);
+    print_rows(p->rows, o);
     df_info("  memory per rank: %s on %d rank%s, and the row index of the activation files", memory,
             size, size == 1 ? "" : "s");
     df_info("  disk: dictionary %s, checkpoints at most %s while it runs", dictionary, checkpoints);

@@ -7,8 +7,8 @@
 typedef struct df_planned {
     const df_train_options *options;
     const df_dict_site *sites; /* name, model and width of each */
-    size_t n_sites, rows;      /* rows to train on */
-    uint64_t file_rows;        /* rows of the activation files */
+    size_t n_sites;
+    const df_rows *rows; /* to train on */
     df_screen screen;          /* that the training will use */
 } df_planned;
 

@@ -16,6 +16,7 @@
 #include "darkfield/base.h"
 #include "darkfield/comm.h"
 #include "darkfield/kernels.h"
+#include "darkfield/rows.h"
 #include "darkfield/store.h"
 
 /* ---- the dictionary ------------------------------------------------------------------------- */
@@ -495,8 +496,9 @@ typedef struct df_train_options {
     size_t aux_k; /* 0: width of one site / 2 */
     uint64_t dead_rows;
     double threshold_rate;
-    uint64_t threshold_start; /* first step that moves the threshold */
-    bool skip_first;
+    uint64_t threshold_start;  /* first step that moves the threshold */
+    df_shuffle shuffle;        /* the order of rows; a synthetic set needs none */
+    uint64_t buffer_rows;      /* of the buffer shuffle */
     uint64_t log_every;        /* steps */
     double checkpoint_seconds; /* volatile */
     const char *checkpoint;    /* path prefix: PREFIX.STEP.ckpt.h5, two are kept */
@@ -507,22 +509,25 @@ typedef struct df_train_options {
     df_provenance facts;
 } df_train_options;
 
-/* Trains on the aligned activation files (one site index each: site s of the dictionary is acts[s]
- * / site[s]); resumes from the newest valid checkpoint of the same resolved job, on any number of
- * ranks; returns DF_STOPPED after a checkpoint on request. Rows are the training rows of the files,
- * permuted globally anew for each epoch (df_random_permute). Collective. */
-df_status df_train(df_comm *comm, df_kernels *kernels, df_acts *const *acts, const size_t *site,
-                   size_t n_sites, const df_train_options *options) DF_MUST_CHECK;
+/* Trains on a data set (site s of the dictionary is its site s); resumes from the newest valid
+ * checkpoint of the same resolved job, on any number of ranks; returns DF_STOPPED after a
+ * checkpoint on request. Rows are read ahead of the steps. Collective. */
+df_status df_train(df_comm *comm, df_kernels *kernels, const df_rows *rows,
+                   const df_train_options *options) DF_MUST_CHECK;
+/* The sites of a data set as df_train makes a dictionary of them: sites [DF_MAX_SITES], texts
+ * borrowed; returns how many there are. Not collective. */
+size_t df_train_sites(const df_rows *rows, df_dict_site *sites);
 /* The dictionary that df_train makes of these sites, without its weights: rank `rank` of `size`.
  * Not collective. */
 df_status df_train_outline(const df_train_options *options, const df_dict_site *sites,
                            size_t n_sites, int size, int rank, df_dict **out) DF_MUST_CHECK;
 /* Bytes of our own allocations per rank that df_train will reach for a dictionary of
- * df_train_outline on `size` ranks; rows: of the activation files. Not collective. */
+ * df_train_outline on `size` ranks. Not collective. */
 size_t df_train_plan_bytes(const df_train_options *options, const df_dict *outline,
-                           df_screen screen, uint64_t rows,
-                           int size);
+                           df_screen screen, const df_rows *rows, int size);
 
+/* Rows [n, width] from the models' units into the dictionary's. Not collective. */
+void df_rows_scale(const df_dict *dict, float *x, size_t n);
 /* Reads rows (ascending or not) of all sites side by side in dictionary units: out [n, width]. Not
  * collective. */
 df_status df_rows_gather(const df_dict *dict, df_acts *const *acts, const size_t *site,

@@ -9,18 +9,22 @@
  *
  * Result file, format "darkfield-evaluation" (S output sites, m latents):
  *   /sites/fvu, /sites/fvu_error f64 [S]   /latents/fires u64 [m]   (rows on which the latent is
- * active) root attributes l0, rows, latents, dead, dense, alive, sites; site0, model0, ... */
+ * active) and of synthetic rows /recovery/latent_cosine f64 [m], /recovery/direction_cosine f64
+ * [directions], /recovery/direction_class u8 [directions] with attributes mmcs_learned_to_true,
+ * mmcs_true_to_learned, found, alive, only_a, only_b; root attributes l0, rows, latents, dead,
+ * dense, alive, sites; site0, model0, ... */
 #ifndef DARKFIELD_EVAL_H
 #define DARKFIELD_EVAL_H
 
 #include "darkfield/base.h"
 #include "darkfield/comm.h"
 #include "darkfield/dict.h"
+#include "darkfield/rows.h"
 #include "darkfield/store.h"
 
 typedef struct df_eval_options {
-    size_t batch;    /* rows encoded at a time over all ranks */
-    bool skip_first; /* leave out BOS rows and the first position of each window */
+    size_t batch;  /* rows encoded at a time over all ranks */
+    uint64_t rows; /* of an endless set: so many; else all */
     const char *output, *resolved_job;
     df_provenance facts;
 } df_eval_options;
@@ -35,13 +39,35 @@ typedef struct df_evaluation {
     uint64_t *fires; /* this rank's latents; df_free it */
 } df_evaluation;
 
-/* Site s of the dictionary is acts[s] / site[s]; the files are aligned. DF_BAD_INPUT when they do
- * not fit the dictionary or hold no held-out rows. Collective. */
-df_status df_evaluate(df_comm *comm, df_kernels *kernels, df_dict *dict, df_acts *const *acts,
-                      const size_t *site, const df_eval_options *options,
-                      df_evaluation *out) DF_MUST_CHECK;
-/* Writes the result file. Collective. */
+/* Site s of the dictionary is site s of the data set. DF_BAD_INPUT when it does not fit. Buckets
+ * are of documents, for synthetic rows of equal runs. Collective. */
+df_status df_evaluate(df_comm *comm, df_kernels *kernels, df_dict *dict, const df_rows *rows,
+                      const df_eval_options *options, df_evaluation *out) DF_MUST_CHECK;
+
+/* ---- known directions ----------------------------------------------------------------------- */
+
+/* Of synthetic rows the true directions are known. Cosines are between whole decoder rows (all
+ * models side by side) and true directions in dictionary units. MMCS: mean over one side of the
+ * largest cosine with the other (Sharkey et al. 2022). The same on every rank but `latent`. */
+typedef struct df_recovery {
+    size_t directions;
+    double *latent;    /* [mine.count] largest cosine with a direction; NaN: the decoder is 0 */
+    double *direction; /* [directions] largest cosine with a latent */
+    uint8_t *class_;   /* [directions] 0 shared (or one model), 1 and 2: the first, second alone */
+    double learned_to_true, true_to_learned; /* MMCS */
+    double by_class[3];                      /* true to learned; NaN: none of that class */
+    uint64_t found;                          /* directions with a cosine above 0.9 */
+    uint64_t alive, only_a, only_b; /* latents that fire, and whose |d_B| / (|d_A| + |d_B|) is below
+                                       0.1, above 0.9 */
+} df_recovery;
+/* fires [mine.count] of an evaluation. Collective; df_recovery_free. */
+df_status df_recover(df_comm *comm, const df_dict *dict, const df_synthetic *toy,
+                     const uint64_t *fires, df_recovery *out) DF_MUST_CHECK;
+void df_recovery_free(df_recovery *recovery); /* Not collective */
+
+/* Writes the result file; recovery NULL: none. Collective. */
 df_status df_evaluation_write(df_comm *comm, const df_dict *dict, const df_evaluation *found,
+                              const df_recovery *recovery,
                               const df_eval_options *options) DF_MUST_CHECK;
 
 #endif

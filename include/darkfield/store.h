@@ -78,6 +78,9 @@ df_status df_file_ready(df_file *file) DF_MUST_CHECK; /* collective */
  * surfaces in df_file_agree. */
 df_status df_file_write(df_file *file, int id, uint64_t first, uint64_t count,
                         const void *data) DF_MUST_CHECK;
+/* Reads rows that this rank has written. Not collective. */
+df_status df_file_read(const df_file *file, int id, uint64_t first, uint64_t count,
+                       void *data) DF_MUST_CHECK;
 df_status df_file_agree(df_file *file, df_status mine)
     DF_MUST_CHECK; /* collective: df_agree over the file's comm */
 df_status df_file_sync(df_file *file)
@@ -222,6 +225,23 @@ df_status df_acts_read(const df_acts *acts, size_t site, uint64_t first, size_t 
                        size_t ld) DF_MUST_CHECK;
 df_status df_acts_gather(const df_acts *acts, size_t site, const uint64_t *rows, size_t n,
                          float *out, size_t ld) DF_MUST_CHECK;
+/* Rows as they are stored, packed; refuses what df_acts_read refuses. */
+df_status df_acts_raw(const df_acts *acts, size_t site, uint64_t first, size_t count,
+                      void *out) DF_MUST_CHECK;
+/* Sets bad[i] to 1 where row first + i holds NaN or infinity. Not collective; thread-safe. */
+df_status df_acts_mark_bad(const df_acts *acts, size_t site, uint64_t first, size_t count,
+                           uint8_t *bad) DF_MUST_CHECK;
+/* Which rows of an activations file are used. */
+typedef struct df_acts_filter {
+    int part;       /* 0 training documents, 1 held-out ones, 2 both */
+    bool bos;       /* leave out BOS rows */
+    uint64_t first; /* leave out so many first rows of each window */
+    const uint32_t *token;
+    size_t tokens; /* leave out rows of these tokens */
+} df_acts_filter;
+/* The rows that pass, ascending. New memory. */
+df_status df_acts_filtered(const df_acts *acts, const df_acts_filter *filter, uint64_t **rows,
+                           size_t *n) DF_MUST_CHECK;
 /* The rows to use, ascending: not left out (skip_first: BOS rows and the first position of each
  * window) and of the wanted part. which: 0 training, 1 held-out, 2 both. New memory. */
 df_status df_acts_rows(const df_acts *acts, int which, bool skip_first, uint64_t **rows,

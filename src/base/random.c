@@ -50,18 +50,32 @@ static unsigned half_width(uint64_t n) {
     return half < 3 ? 3 : half;
 }
 
-uint64_t df_random_permute(uint64_t seed, df_stream stream, uint64_t n, uint64_t i) {
-    assert(n >= 1 && i < n);
+/* One way or the other through all rounds. */
+static uint64_t feistel(uint64_t seed, df_stream stream, unsigned half, uint64_t x, bool back) {
+    uint64_t mask = (UINT64_C(1) << half) - 1, left = x >> half, right = x & mask;
+    for (uint32_t r = 0; r < FEISTEL_ROUNDS; r++) {
+        uint32_t round = back ? FEISTEL_ROUNDS - 1 - r : r;
+        uint64_t key = back ? left : right, other = back ? right : left;
+        uint64_t mixed = other ^ (block(seed, stream, key, 1 + round).v[0] & mask);
+        left = back ? mixed : right;
+        right = back ? key : mixed;
+    }
+    return left << half | right;
+}
+
+/* Leaving 0..n-1 we walk on along the cycle until we are back: still a bijection. */
+static uint64_t walk(uint64_t seed, df_stream stream, uint64_t n, uint64_t x, bool back) {
+    assert(n >= 1 && x < n);
     unsigned half = half_width(n);
-    uint64_t mask = (UINT64_C(1) << half) - 1, x = i;
-    do { // leaving 0..n-1 we walk on along the cycle until we are back: still a bijection
-        uint64_t left = x >> half, right = x & mask;
-        for (uint32_t round = 0; round < FEISTEL_ROUNDS; round++) {
-            uint64_t mixed = left ^ (block(seed, stream, right, 1 + round).v[0] & mask);
-            left = right;
-            right = mixed;
-        }
-        x = left << half | right;
-    } while (x >= n);
+    do x = feistel(seed, stream, half, x, back);
+    while (x >= n);
     return x;
+}
+
+uint64_t df_random_permute(uint64_t seed, df_stream stream, uint64_t n, uint64_t i) {
+    return walk(seed, stream, n, i, false);
+}
+
+uint64_t df_random_unpermute(uint64_t seed, df_stream stream, uint64_t n, uint64_t i) {
+    return walk(seed, stream, n, i, true);
 }

@@ -1,99 +1,282 @@
-/* Batches: each rank reads its share of the rows, one allgather gives the batch to all. A thread
- * reads the next share while a step computes; it calls neither MPI nor HDF5. */
+/* Batches. A thread of its own reads pieces of rows into two buffers, one ahead of the other, while
+ * steps compute; it calls neither MPI nor HDF5. A piece is this rank's share of a batch, or of a
+ * shuffle buffer. One allgather then gives the whole batch to every rank. */
 #include "train_internal.h"
 
 #include <pthread.h>
+#include <string.h>
+
+enum { SLOTS = 2, READ_ROWS = 4096 };
+
+typedef struct slot {
+    float *rows; // [room, width] in dictionary units
+    bool full;
+    df_status status; // of reading it; its text when it failed
+    char text[1024];
+} slot;
 
 struct loader {
     df_comm *comm;
-    const train_data *data;
+    const df_rows *rows;
     const df_dict *dict;
-    size_t batch;
-    uint64_t seed;
-    df_range share;   // of the batch's rows
-    uint64_t *wanted; // [share.count] rows of the files
-    float *mine;      // [share.count, width]
-    float *x;         // [batch, width]
-    size_t *counts;   // [size] bytes from each rank
+    size_t batch, room; // rows of a slot
+    df_order order;
+    slot slot[SLOTS];
+    uint64_t next;  // piece that the thread reads next
+    uint64_t last;  // the last one that is needed
+    uint64_t taken; // pieces before this one have been used
+    bool stop, running;
     pthread_t thread;
-    bool running;
-    df_status status; // of the last read; its text when it failed
-    char text[1024];
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    float *x;               // [batch, width]
+    size_t *counts;         // [size] bytes from each rank
+    float *packed, *joined; // buffer shuffle: [batch, width] of this rank, of all, rank after rank
+    int *owner;             // [batch] rank that has each row
+    double waited;          // seconds
 };
 
-size_t loader_plan_bytes(size_t batch, size_t width, int size) {
-    size_t mine = df_share(batch, size, 0).count;
-    return sizeof(loader) + mine * (sizeof(uint64_t) + width * sizeof(float)) +
-           batch * width * sizeof(float) + (size_t)size * sizeof(size_t);
+/* ---- pieces - */
+
+static bool buffered(const loader *l) {
+    return l->order.how == DF_SHUFFLE_BUFFER;
 }
 
-df_status loader_open(df_comm *comm, const train_data *data, const df_dict *dict, size_t batch,
-                      uint64_t seed, loader **out) {
-    int size = df_comm_size(comm);
-    loader *l = NULL;
-    DF_TRY(DF_NEW(l, 1));
-    *out = l;
-    *l = (loader){.comm = comm, .data = data, .dict = dict, .batch = batch, .seed = seed};
-    l->share = df_share(batch, size, df_comm_rank(comm));
-    DF_TRY(DF_NEW(l->wanted, l->share.count));
-    DF_TRY(DF_NEW(l->mine, l->share.count * dict->width));
-    DF_TRY(DF_NEW(l->x, batch * dict->width));
-    DF_TRY(DF_NEW(l->counts, (size_t)size));
-    for (int r = 0; r < size; r++)
-        l->counts[r] = df_share(batch, size, r).count * dict->width * sizeof *l->x;
+/* This rank's part of a piece: places of a buffer, or numbers of rows in the order of training. */
+static df_range part_of(const loader *l, uint64_t piece) {
+    int size = df_comm_size(l->comm), rank = df_comm_rank(l->comm);
+    if (buffered(l)) return df_share((size_t)df_order_room(&l->order, piece), size, rank);
+    df_range part = df_share(l->batch, size, rank);
+    part.first += (size_t)piece * l->batch;
+    return part;
+}
+
+static df_status read_part(const loader *l, uint64_t piece, float *out) {
+    uint64_t wanted[READ_ROWS];
+    df_range part = part_of(l, piece);
+    for (size_t done = 0, n; done < part.count; done += n) {
+        n = part.count - done < READ_ROWS ? part.count - done : READ_ROWS;
+        for (size_t i = 0; i < n; i++) {
+            uint64_t at = part.first + done + i;
+            wanted[i] =
+                buffered(l) ? df_order_place(&l->order, piece, at) : df_order_at(&l->order, at);
+        }
+        DF_TRY(df_rows_read(l->rows, wanted, n, out + done * l->dict->width));
+    }
+    df_rows_scale(l->dict, out, part.count);
     return DF_OK;
 }
 
-static void wait_for(loader *l) {
-    if (l->running) pthread_join(l->thread, NULL);
-    l->running = false;
+/* Failures are recorded per thread, so the text travels in the slot. */
+static void fill(loader *l, uint64_t piece) {
+    slot *s = &l->slot[piece % SLOTS];
+    s->status = read_part(l, piece, s->rows);
+    if (s->status != DF_OK) snprintf(s->text, sizeof s->text, "%s", df_error_text());
+    df_error_clear();
 }
 
-void loader_close(loader **loader_) {
-    loader *l = *loader_;
-    if (l == NULL) return;
-    wait_for(l);
-    df_free(l->wanted);
-    df_free(l->mine);
-    df_free(l->x);
-    df_free(l->counts);
-    df_free(l);
-    *loader_ = NULL;
-}
-
-/* Failures are recorded per thread, so the text travels in the loader. */
-static void *read_share(void *argument) {
+static void *read_ahead(void *argument) {
     loader *l = argument;
-    l->status =
-        df_rows_gather(l->dict, l->data->acts, l->data->site, l->wanted, l->share.count, l->mine);
-    if (l->status != DF_OK) snprintf(l->text, sizeof l->text, "%s", df_error_text());
+    pthread_mutex_lock(&l->lock);
+    while (!l->stop && l->next <= l->last) {
+        slot *s = &l->slot[l->next % SLOTS];
+        if (s->full) {
+            pthread_cond_wait(&l->changed, &l->lock);
+            continue;
+        }
+        uint64_t piece = l->next;
+        pthread_mutex_unlock(&l->lock);
+        fill(l, piece);
+        pthread_mutex_lock(&l->lock);
+        s->full = true;
+        l->next = piece + 1;
+        pthread_cond_broadcast(&l->changed);
+    }
+    pthread_mutex_unlock(&l->lock);
     return NULL;
 }
 
-/* Row i of all rows ever trained on: epoch after epoch, each in an order of its own. */
-static uint64_t row_at(const loader *l, uint64_t i) {
-    uint64_t n = l->data->n;
-    return l->data->rows[df_random_permute(l->seed + i / n, DF_STREAM_SHUFFLE, n, i % n)];
+/* ---- opening - */
+
+/* Rows of one slot on a rank, at most. */
+static size_t slot_rows(const df_order *order, size_t batch, int size) {
+    uint64_t all = batch;
+    if (order->how == DF_SHUFFLE_BUFFER) all = order->buffer < order->n ? order->buffer : order->n;
+    return df_share((size_t)all, size, 0).count;
 }
 
-void loader_start(loader *l, uint64_t step) {
-    wait_for(l);
-    uint64_t first = step * l->batch + l->share.first;
-    for (size_t i = 0; i < l->share.count; i++) l->wanted[i] = row_at(l, first + i);
-    l->running = pthread_create(&l->thread, NULL, read_share, l) == 0;
-    if (!l->running) read_share(l); // no thread to be had: read now
+size_t loader_plan_bytes(const df_order *order, size_t batch, size_t width, int size) {
+    size_t rows = SLOTS * slot_rows(order, batch, size) + batch;
+    size_t owners = 0;
+    if (order->how == DF_SHUFFLE_BUFFER) {
+        rows += 2 * batch;
+        owners = batch * sizeof(int);
+    }
+    return sizeof(loader) + rows * width * sizeof(float) + owners + (size_t)size * sizeof(size_t);
 }
 
-df_status loader_take(loader *l, const float **x) {
-    df_timer_start("read");
-    wait_for(l);
-    df_status status = l->status != DF_OK ? df_fail(l->status, "%s", l->text) : DF_OK;
+static df_status get_memory(loader *l) {
+    size_t width = l->dict->width;
+    for (int i = 0; i < SLOTS; i++) DF_TRY(DF_NEW(l->slot[i].rows, l->room * width));
+    DF_TRY(DF_NEW(l->x, l->batch * width));
+    DF_TRY(DF_NEW(l->counts, (size_t)df_comm_size(l->comm)));
+    if (!buffered(l)) return DF_OK;
+    DF_TRY(DF_NEW(l->packed, l->batch * width));
+    DF_TRY(DF_NEW(l->joined, l->batch * width));
+    return DF_NEW(l->owner, l->batch);
+}
+
+df_status loader_open(df_comm *comm, const df_rows *rows, const df_dict *dict,
+                      const df_order *order, size_t batch, loader **out) {
+    loader *l = NULL;
+    DF_TRY(DF_NEW(l, 1));
+    *out = l;
+    *l = (loader){.comm = comm, .rows = rows, .dict = dict, .batch = batch, .order = *order};
+    l->room = slot_rows(order, batch, df_comm_size(comm));
+    pthread_mutex_init(&l->lock, NULL);
+    pthread_cond_init(&l->changed, NULL);
+    return get_memory(l);
+}
+
+void loader_close(loader **pointer) {
+    loader *l = *pointer;
+    if (l == NULL) return;
+    if (l->running) {
+        pthread_mutex_lock(&l->lock);
+        l->stop = true;
+        pthread_cond_broadcast(&l->changed);
+        pthread_mutex_unlock(&l->lock);
+        pthread_join(l->thread, NULL);
+    }
+    pthread_cond_destroy(&l->changed);
+    pthread_mutex_destroy(&l->lock);
+    for (int i = 0; i < SLOTS; i++) df_free(l->slot[i].rows);
+    void *owned[] = {l->x, l->counts, l->packed, l->joined, l->owner, l};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) df_free(owned[i]);
+    *pointer = NULL;
+}
+
+void loader_start(loader *l, uint64_t step, uint64_t steps) {
+    uint64_t place;
+    l->next = step;
+    l->last = steps - 1;
+    if (buffered(l)) {
+        df_order_find(&l->order, step * l->batch, &l->next, &place);
+        df_order_find(&l->order, steps * l->batch - 1, &l->last, &place);
+    }
+    l->taken = l->next;
+    l->running = pthread_create(&l->thread, NULL, read_ahead, l) == 0;
+}
+
+double loader_waited(const loader *l) {
+    return l->waited;
+}
+
+/* ---- taking - */
+
+/* Waits for a piece; all ranks leave with the same status. */
+static df_status wait_for(loader *l, uint64_t piece) {
+    slot *s = &l->slot[piece % SLOTS];
+    double start = df_now();
+    pthread_mutex_lock(&l->lock);
+    if (!l->running && !s->full) { // no thread to be had: read now
+        fill(l, piece);
+        s->full = true;
+    }
+    while (!s->full) pthread_cond_wait(&l->changed, &l->lock);
+    pthread_mutex_unlock(&l->lock);
+    df_status status = s->status != DF_OK ? df_fail(s->status, "%s", s->text) : DF_OK;
     status = df_agree(l->comm, status);
+    l->waited += df_now() - start;
+    return status;
+}
+
+static void give_back(loader *l, uint64_t piece) {
+    pthread_mutex_lock(&l->lock);
+    l->slot[piece % SLOTS].full = false;
+    l->taken = piece + 1;
+    pthread_cond_broadcast(&l->changed);
+    pthread_mutex_unlock(&l->lock);
+}
+
+static df_status take_batch(loader *l, uint64_t step) {
+    df_timer_start("read");
+    df_status status = wait_for(l, step);
     df_timer_stop("read");
-    if (status != DF_OK) return status;
+    DF_TRY(status);
+    int size = df_comm_size(l->comm);
+    for (int r = 0; r < size; r++)
+        l->counts[r] = df_share(l->batch, size, r).count * l->dict->width * sizeof *l->x;
     df_timer_start("share rows");
-    df_allgather(l->comm, l->mine, l->counts, l->x);
+    df_allgather(l->comm, l->slot[step % SLOTS].rows, l->counts, l->x);
     df_timer_stop("share rows");
-    *x = l->x;
+    give_back(l, step);
     return DF_OK;
+}
+
+/* The rank that holds a place of a buffer, and where among its rows. */
+static int holder(size_t room, int size, uint64_t place, size_t *local) {
+    size_t each = room / (size_t)size, more = room % (size_t)size, edge = more * (each + 1);
+    int rank = place < edge ? (int)(place / (each + 1))
+                            : (int)(more + (place - edge) / (each > 0 ? each : 1));
+    *local = (size_t)place - df_share(room, size, rank).first;
+    return rank;
+}
+
+/* Packs this rank's rows of the batch, buffer after buffer; notes who has each row. */
+static df_status pack(loader *l, uint64_t first) {
+    size_t bytes = l->dict->width * sizeof(float), mine = 0;
+    int size = df_comm_size(l->comm), rank = df_comm_rank(l->comm);
+    memset(l->counts, 0, (size_t)size * sizeof *l->counts);
+    uint64_t ready = l->taken, piece, place;
+    bool waited = false;
+    for (size_t i = 0; i < l->batch; i++) {
+        size_t local;
+        df_order_find(&l->order, first + i, &piece, &place);
+        if (piece != ready) {
+            give_back(l, ready);
+            ready = piece;
+            waited = false;
+        }
+        if (!waited) DF_TRY(wait_for(l, piece));
+        waited = true;
+        l->owner[i] = holder((size_t)df_order_room(&l->order, piece), size, place, &local);
+        l->counts[l->owner[i]] += bytes;
+        if (l->owner[i] == rank)
+            memcpy(l->packed + mine++ * l->dict->width,
+                   l->slot[piece % SLOTS].rows + local * l->dict->width, bytes);
+    }
+    return DF_OK;
+}
+
+/* From rank after rank back into the order of the batch. */
+static df_status unpack(loader *l) {
+    size_t width = l->dict->width, *at = NULL, sum = 0;
+    int size = df_comm_size(l->comm);
+    DF_TRY(df_agree(l->comm, DF_NEW(at, (size_t)size)));
+    for (int r = 0; r < size; r++) {
+        at[r] = sum;
+        sum += l->counts[r] / (width * sizeof(float));
+    }
+    for (size_t i = 0; i < l->batch; i++)
+        memcpy(l->x + i * width, l->joined + at[l->owner[i]]++ * width, width * sizeof(float));
+    df_free(at);
+    return DF_OK;
+}
+
+static df_status take_buffered(loader *l, uint64_t step) {
+    df_timer_start("read");
+    df_status status = pack(l, step * l->batch);
+    df_timer_stop("read");
+    DF_TRY(status);
+    df_timer_start("share rows");
+    df_allgather(l->comm, l->packed, l->counts, l->joined);
+    status = unpack(l);
+    df_timer_stop("share rows");
+    return status;
+}
+
+df_status loader_take(loader *l, uint64_t step, const float **x) {
+    *x = l->x;
+    return buffered(l) ? take_buffered(l, step) : take_batch(l, step);
 }

@@ -6,18 +6,23 @@
 
 /* ---- opening -------------------------------------------------------------------------------- */
 
+size_t df_train_sites(const df_rows *rows, df_dict_site *sites) {
+    const df_rows_site *site;
+    size_t n = df_rows_sites(rows, &site);
+    for (size_t s = 0; s < n && s < DF_MAX_SITES; s++)
+        sites[s] = (df_dict_site){.name = (char *)site[s].name,
+                                  .model = (char *)site[s].model,
+                                  .width = site[s].width,
+                                  .scale = 1.0};
+    return n;
+}
+
 /* The dictionary with its sites side by side; scales are 1 until they are known. */
 static df_status new_dict(train_run *run) {
     const df_train_options *o = run->options;
     df_dict_site sites[DF_MAX_SITES];
-    for (size_t s = 0; s < run->data.n_sites; s++) {
-        const df_acts *acts = run->data.acts[s];
-        sites[s] = (df_dict_site){.name = acts->site[run->data.site[s]].name,
-                                  .model = acts->model,
-                                  .width = acts->site[run->data.site[s]].width,
-                                  .scale = 1.0};
-    }
-    df_dict_shape shape = train_shape(o, sites, run->data.n_sites);
+    size_t n = df_train_sites(run->rows, sites);
+    df_dict_shape shape = train_shape(o, sites, n);
     DF_TRY(df_dict_make(run->comm, &shape, &run->dict));
     run->dict->activation = o->activation;
     run->dict->code_norm = o->code_norm;
@@ -47,9 +52,9 @@ static df_status begin(train_run *run) {
     run->anneal = (df_anneal){.factor = 1.0};
     DF_TRY(df_agree(run->comm, DF_NEW(center, run->dict->width)));
     df_timer_start("normalise");
-    df_status status = data_normalise(run->comm, &run->data, run->dict, center);
+    df_status status = data_normalise(run->comm, run->rows, run->dict, center);
     df_timer_stop("normalise");
-    if (status == DF_OK) status = initialise(run->comm, &run->data, o, run->dict, center);
+    if (status == DF_OK) status = initialise(run->comm, run->rows, o, run->dict, center);
     if (status == DF_OK) status = open_coder(run);
     df_free(center);
     return status;
@@ -96,17 +101,21 @@ static df_status check_objective(const df_train_options *o) {
     return DF_OK;
 }
 
-static df_status open_mine(train_run *run, df_acts *const *acts, const size_t *site,
-                           size_t n_sites) {
+static df_status open_mine(train_run *run) {
     const df_train_options *o = run->options;
+    const df_rows_site *sites;
+    size_t n = df_rows_sites(run->rows, &sites);
     DF_TRY(check_options(o));
     DF_TRY(check_objective(o));
-    DF_TRY(data_open(acts, site, n_sites, o->skip_first, &run->data));
+    if (n < 1 || n > DF_MAX_SITES)
+        return df_fail(DF_USAGE, "a dictionary is trained on 1 to %d sites, found %zu",
+                       DF_MAX_SITES, n);
     DF_TRY(new_dict(run));
     DF_TRY(history_open(history_rows(o), df_dict_outputs(run->dict), &run->history));
     run->kernel_history = df_strdup(df_kernels_path(run->kernels));
     if (run->kernel_history == NULL) return DF_FAILED;
-    return loader_open(run->comm, &run->data, run->dict, o->batch, o->seed, &run->loader);
+    df_order order = train_order(o, run->rows);
+    return loader_open(run->comm, run->rows, run->dict, &order, o->batch, &run->loader);
 }
 
 static void close_run(train_run *run) {
@@ -114,7 +123,6 @@ static void close_run(train_run *run) {
     df_coder_close(&run->coder);
     df_dict_free(&run->dict);
     history_close(&run->history);
-    data_close(&run->data);
     df_free(run->kernel_history);
     df_free(run->checkpoint);
 }
@@ -141,8 +149,7 @@ static df_status take_step(train_run *run, df_progress *progress) {
     df_step_settings settings = step_settings(o, run->dict, &run->anneal, step);
     df_step_report report = {0};
     const float *x = NULL; // [batch, width]
-    DF_TRY(loader_take(run->loader, &x));
-    if (step + 1 < o->steps) loader_start(run->loader, step + 1);
+    DF_TRY(loader_take(run->loader, step, &x));
     run->dict->k = schedule_k(o, step);
     df_timer_start("step");
     df_status status = df_coder_step(run->coder, x, o->batch, &settings, &report);
@@ -177,8 +184,9 @@ static df_status stop_here(train_run *run) {
 static df_status take_steps(train_run *run) {
     const df_train_options *o = run->options;
     df_progress progress;
+    double start = df_now();
     log_start(run, &progress);
-    if (run->state->step < o->steps) loader_start(run->loader, run->state->step);
+    if (run->state->step < o->steps) loader_start(run->loader, run->state->step, o->steps);
     while (run->state->step < o->steps) {
         if (df_stop_requested(run->comm)) return stop_here(run);
         uint64_t step = run->state->step;
@@ -188,6 +196,8 @@ static df_status take_steps(train_run *run) {
         if (run->state->step < o->steps && checkpoint_is_due(run)) DF_TRY(checkpoint_write(run));
     }
     df_progress_end(&progress, o->steps * o->batch);
+    df_info("train: %.1f %% of this time went by waiting for rows",
+            100 * loader_waited(run->loader) / (df_now() - start));
     return DF_OK;
 }
 
@@ -209,11 +219,12 @@ static df_status finish(train_run *run) {
     return status;
 }
 
-df_status df_train(df_comm *comm, df_kernels *kernels, df_acts *const *acts, const size_t *site,
-                   size_t n_sites, const df_train_options *options) {
-    train_run run = {.comm = comm, .kernels = kernels, .options = options, .saved_at = df_now()};
+df_status df_train(df_comm *comm, df_kernels *kernels, const df_rows *rows,
+                   const df_train_options *options) {
+    train_run run = {
+        .comm = comm, .kernels = kernels, .options = options, .rows = rows, .saved_at = df_now()};
     bool resumed = false;
-    df_status status = df_agree(comm, open_mine(&run, acts, site, n_sites));
+    df_status status = df_agree(comm, open_mine(&run));
     if (status == DF_OK) status = log_measure(&run);
     if (status == DF_OK) status = checkpoint_resume(&run, &resumed);
     if (status == DF_OK && !resumed) status = begin(&run);

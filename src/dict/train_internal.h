@@ -16,43 +16,35 @@ df_status code_norm_parse(const char *name, df_code_norm *out) DF_MUST_CHECK;
 
 /* ---- rows (data.c) -------------------------------------------------------------------------- */
 
-/* The training rows, the same on every rank. The files are borrowed. */
-typedef struct train_data {
-    df_acts *const *acts;
-    const size_t *site;
-    size_t n_sites, width; // all sites side by side
-    uint64_t *rows;        // [n] ascending
-    size_t n;
-} train_data;
-
-/* Checks that the files fit together and lists the rows. Not collective. */
-df_status data_open(df_acts *const *acts, const size_t *site, size_t n_sites, bool skip_first,
-                    train_data *out) DF_MUST_CHECK;
-void data_close(train_data *data);
-
+/* Rows that stand for the whole set: all, or the first 65536 of an endless one. */
+size_t rows_counted(const df_rows *rows);
 /* One pass over the training rows: sets the scale of each site of `dict` to 1 / sqrt(mean |x|^2)
  * and `center` [width] to the mean of the scaled rows. The scales must be 1 before. Collective. */
-df_status data_normalise(df_comm *comm, const train_data *data, df_dict *dict,
+df_status data_normalise(df_comm *comm, const df_rows *rows, df_dict *dict,
                          float *center) DF_MUST_CHECK;
 
 /* ---- the start (initialise.c) --------------------------------------------------------------- */
 
 /* Weights at the start; center [width]: the mean of the scaled rows. Collective. */
-df_status initialise(df_comm *comm, const train_data *data, const df_train_options *options,
+df_status initialise(df_comm *comm, const df_rows *rows, const df_train_options *options,
                      df_dict *dict, const float *center) DF_MUST_CHECK;
 /* What a run needs besides a coder's usual state. */
 df_train_room train_room(const df_train_options *options);
 
 /* ---- batches (loader.c) --------------------------------------------------------------------- */
 
-/* Reads this rank's share of the next batch in a thread of its own while a step computes. */
+/* Reads ahead in a thread of its own while steps compute. */
 typedef struct loader loader;
-df_status loader_open(df_comm *comm, const train_data *data, const df_dict *dict, size_t batch,
-                      uint64_t seed, loader **out) DF_MUST_CHECK; // Not collective
+df_status loader_open(df_comm *comm, const df_rows *rows, const df_dict *dict,
+                      const df_order *order, size_t batch,
+                      loader **out) DF_MUST_CHECK; // Not collective
 void loader_close(loader **loader);
-void loader_start(loader *l, uint64_t step); // begins to read the rows of a step (from 0)
-df_status loader_take(loader *l, const float **x) DF_MUST_CHECK; // x [batch, width]; collective
-size_t loader_plan_bytes(size_t batch, size_t width, int size);
+/* Begins to read for steps step .. steps - 1; once, when the dictionary's scales are known. */
+void loader_start(loader *l, uint64_t step, uint64_t steps);
+/* x [batch, width] of the next step; collective. */
+df_status loader_take(loader *l, uint64_t step, const float **x) DF_MUST_CHECK;
+double loader_waited(const loader *l); // seconds that loader_take has waited for rows
+size_t loader_plan_bytes(const df_order *order, size_t batch, size_t width, int size);
 
 /* ---- history (history.c) -------------------------------------------------------------------- */
 
@@ -92,7 +84,7 @@ typedef struct train_run {
     df_comm *comm;
     df_kernels *kernels;
     const df_train_options *options;
-    train_data data;
+    const df_rows *rows;
     df_dict *dict;
     df_coder *coder;
     df_trainer_state *state; // the coder's
@@ -119,6 +111,8 @@ void log_step(train_run *run, df_progress *progress, const df_step_report *repor
 
 /* What is trained on these sites; sets which are read and written. */
 df_dict_shape train_shape(const df_train_options *options, df_dict_site *sites, size_t n_sites);
+/* The order in which rows are seen. */
+df_order train_order(const df_train_options *options, const df_rows *rows);
 /* Rows of the history that a run will write. */
 size_t history_rows(const df_train_options *options);
 /* The settings of a step (from 0): where the schedules stand. */

@@ -11,6 +11,13 @@ size_t history_rows(const df_train_options *options) {
     return (size_t)(options->steps / every) + 1;
 }
 
+df_order train_order(const df_train_options *o, const df_rows *rows) {
+    df_order order = {
+        .how = o->shuffle, .seed = o->seed, .n = df_rows_count(rows), .buffer = o->buffer_rows};
+    if (order.n == UINT64_MAX) order.how = DF_SHUFFLE_PLAIN;
+    return order;
+}
+
 df_dict_shape train_shape(const df_train_options *o, df_dict_site *sites, size_t n) {
     bool apart = o->kind > DF_CROSSCODER;
     for (size_t s = 0; s < n && s < DF_MAX_SITES; s++) {
@@ -38,17 +45,18 @@ df_status df_train_outline(const df_train_options *o, const df_dict_site *sites,
 }
 
 size_t df_train_plan_bytes(const df_train_options *options, const df_dict *d, df_screen screen,
-                           uint64_t rows, int size) {
+                           const df_rows *rows, int size) {
+    df_order order = train_order(options, rows);
     df_range mine = d->mine;
     df_train_room room = train_room(options);
     size_t end = mine.first + mine.count, history = history_rows(options);
     size_t weights = df_dict_enc_floats(d, end) - df_dict_enc_floats(d, mine.first) +
                      df_dict_dec_floats(d, end) - df_dict_dec_floats(d, mine.first) +
                      4 * mine.count + d->out.count + d->skip_rows.count * d->in.count;
-    return (size_t)rows * sizeof(uint64_t) + weights * sizeof(float) +
+    return weights * sizeof(float) +
            (history * history_columns(df_dict_outputs(d)) + history_sums(df_dict_outputs(d))) *
                sizeof(double) +
-           FILE_BYTES + loader_plan_bytes(options->batch, d->width, size) +
+           FILE_BYTES + loader_plan_bytes(&order, options->batch, d->width, size) +
            df_coder_plan_bytes(d, screen, options->batch, size, true) +
            df_coder_room_bytes(d, options->batch, size, &room);
 }

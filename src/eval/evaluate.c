@@ -9,75 +9,88 @@ typedef struct pass {
     df_comm *comm;
     df_coder *coder;
     df_dict *dict;
-    df_acts *const *acts;
-    const size_t *site;
-    uint64_t *rows;                 // all held-out rows in use, ascending
-    uint64_t start[DF_BUCKETS + 1]; // where each bucket begins in `rows`
+    const df_rows *rows;
+    uint64_t start[DF_BUCKETS + 1]; // number of the first row of each bucket
     df_range buckets;               // of this rank
     size_t each;                    // rows of one rank in one call
     float *x, *x_hat;               // [each, width], [each, out]
     double *sums;                   // [DF_BUCKETS, sums_width]
     size_t *counts;                 // [size]
+    uint64_t *number;               // [each] of rows to read
 } pass;
 
 /* ---- which rows ----------------------------------------------------------------------------- */
 
-static df_status check_inputs(const df_dict *dict, df_acts *const *acts, const size_t *site) {
-    for (size_t s = 0; s < dict->sites; s++) {
-        const struct df_site *found = &acts[s]->site[site[s]];
-        if (found->width != dict->site[s].width || strcmp(found->name, dict->site[s].name) != 0)
+static df_status check_sites(const df_dict *dict, const df_rows *rows) {
+    const df_rows_site *found;
+    size_t n = df_rows_sites(rows, &found);
+    if (n != dict->sites)
+        return df_fail(DF_BAD_INPUT,
+                       "the dictionary has %zu sites, the first of model %s; the data have %zu, "
+                       "the first of model %s: train again",
+                       dict->sites, dict->site[0].model, n, found[0].model);
+    for (size_t s = 0; s < n; s++)
+        if (found[s].width != dict->site[s].width ||
+            strcmp(found[s].name, dict->site[s].name) != 0 ||
+            strcmp(found[s].model, dict->site[s].model) != 0)
             return df_fail(DF_BAD_INPUT,
-                           "%s: %s of width %" PRIu64 " does not fit the dictionary's site %zu, "
-                           "%s of width %" PRIu64,
-                           acts[s]->path, found->name, found->width, s, dict->site[s].name,
-                           dict->site[s].width);
-        if (s > 0) DF_TRY(df_acts_aligned(acts[0], acts[s]));
-    }
+                           "%s of model %s, width %" PRIu64 ", does not fit the dictionary's site "
+                           "%zu, %s of model %s, width %" PRIu64,
+                           found[s].name, found[s].model, found[s].width, s, dict->site[s].name,
+                           dict->site[s].model, dict->site[s].width);
     return DF_OK;
 }
 
-/* Where each bucket of the corpus begins among the n ascending rows: start [DF_BUCKETS + 1]. */
-static void cut_into_buckets(const df_acts *acts, const uint64_t *rows, size_t n, uint64_t *start) {
+/* The buckets of documents begin at these rows of the n in use. */
+static df_status cut_into_buckets(pass *p, uint64_t n) {
     df_buckets buckets;
-    size_t at = 0;
-    df_buckets_make(acts->document, acts->documents, &buckets);
+    uint64_t *document = NULL, documents = 0;
+    DF_TRY(df_rows_documents(p->rows, n, &document, &documents));
+    df_buckets_make(document, documents, &buckets);
+    df_free(document);
     for (size_t b = 0; b < DF_BUCKETS; b++) {
-        while (at < n && rows[at] < buckets.row[b]) at++;
-        start[b] = at;
+        uint64_t low = 0, high = n; // the first row in use from buckets.row[b] on
+        while (low < high) {
+            uint64_t middle = low + (high - low) / 2;
+            if (df_rows_source(p->rows, middle) < buckets.row[b])
+                low = middle + 1;
+            else
+                high = middle;
+        }
+        p->start[b] = low;
     }
-    start[DF_BUCKETS] = n;
+    p->start[DF_BUCKETS] = n;
+    return DF_OK;
 }
 
-static df_status list_rows(pass *p, bool skip_first, uint64_t *n_rows) {
-    size_t n = 0;
-    DF_TRY(df_acts_rows(p->acts[0], 1, skip_first, &p->rows, &n));
-    *n_rows = n;
-    cut_into_buckets(p->acts[0], p->rows, n, p->start);
-    if (n > 0) return DF_OK;
-    return df_fail(DF_BAD_INPUT, "%s has no held-out rows: harvest with text.heldout above 0",
-                   p->acts[0]->path);
+static df_status list_rows(pass *p, const df_eval_options *options, uint64_t *n) {
+    *n = df_rows_count(p->rows);
+    if (*n == UINT64_MAX) *n = options->rows;
+    if (*n > 0) return cut_into_buckets(p, *n);
+    return df_fail(DF_USAGE, "nothing to evaluate: 0 rows were asked for");
 }
 
 /* ---- the pass ------------------------------------------------------------------------------- */
 
 static df_status pass_open(pass *p, const df_eval_options *options, df_evaluation *out) {
     int size = df_comm_size(p->comm);
-    DF_TRY(check_inputs(p->dict, p->acts, p->site));
+    DF_TRY(check_sites(p->dict, p->rows));
     p->buckets = df_share(DF_BUCKETS, size, df_comm_rank(p->comm));
     p->each = (options->batch + (size_t)size - 1) / (size_t)size;
     if (p->each == 0) p->each = 1;
     *out = (df_evaluation){.sites = df_dict_outputs(p->dict), .latents = p->dict->latents};
-    DF_TRY(list_rows(p, options->skip_first, &out->rows));
+    DF_TRY(list_rows(p, options, &out->rows));
     DF_TRY(DF_NEW(out->fires, p->dict->mine.count));
     DF_TRY(DF_NEW(p->x, p->each * p->dict->width));
     DF_TRY(DF_NEW(p->x_hat, p->each * p->dict->out.count));
     DF_TRY(DF_NEW(p->sums, DF_BUCKETS * sums_width(p->dict)));
+    DF_TRY(DF_NEW(p->number, p->each));
     return DF_NEW(p->counts, (size_t)size);
 }
 
 static void pass_close(pass *p) {
     df_coder_close(&p->coder);
-    df_free(p->rows);
+    df_free(p->number);
     df_free(p->x);
     df_free(p->x_hat);
     df_free(p->sums);
@@ -125,8 +138,9 @@ static df_status run_batch(pass *p, size_t done, df_evaluation *out) {
     const df_codes *codes = NULL;
     memset(p->x + n * width, 0, (p->each - n) * width * sizeof *p->x);
     df_timer_start("read");
-    const uint64_t *rows = p->rows + (n > 0 ? p->start[p->buckets.first] + done : 0);
-    df_status status = df_rows_gather(p->dict, p->acts, p->site, rows, n, p->x);
+    for (size_t r = 0; r < n; r++) p->number[r] = p->start[p->buckets.first] + done + r;
+    df_status status = df_rows_read(p->rows, p->number, n, p->x);
+    df_rows_scale(p->dict, p->x, n);
     df_timer_stop("read");
     DF_TRY(df_agree(p->comm, status));
     df_timer_start("encode and decode");
@@ -187,9 +201,9 @@ static df_status summarise(pass *p, df_evaluation *out) {
     return df_agree(p->comm, status);
 }
 
-df_status df_evaluate(df_comm *comm, df_kernels *kernels, df_dict *dict, df_acts *const *acts,
-                      const size_t *site, const df_eval_options *options, df_evaluation *out) {
-    pass p = {.comm = comm, .dict = dict, .acts = acts, .site = site};
+df_status df_evaluate(df_comm *comm, df_kernels *kernels, df_dict *dict, const df_rows *rows,
+                      const df_eval_options *options, df_evaluation *out) {
+    pass p = {.comm = comm, .dict = dict, .rows = rows};
     df_status status = df_agree(comm, pass_open(&p, options, out));
     size_t all_rows = p.each * (size_t)df_comm_size(comm);
     if (status == DF_OK) status = df_coder_open(comm, kernels, dict, all_rows, &p.coder);

@@ -1,7 +1,7 @@
 /* The result file of an evaluation. */
 #include "darkfield/eval.h"
 
-enum { FVU, FVU_ERROR, FIRES, DATASETS };
+enum { FVU, FVU_ERROR, FIRES, DATASETS, LATENT = 0, DIRECTION, CLASS, RECOVERED };
 
 static df_status describe(df_file *file, const df_dict *dict, const df_evaluation *e) {
     DF_TRY(df_file_real(file, "/", "l0", e->l0));
@@ -47,6 +47,51 @@ static df_status declare(df_file *file, const df_evaluation *e, int id[static DA
     return DF_OK;
 }
 
+static df_status declare_recovery(df_file *file, const df_recovery *r, uint64_t latents,
+                                  int id[static RECOVERED]) {
+    static const char where[] = "/recovery";
+    const df_dataset all[RECOVERED] = {
+        [LATENT] = {"/recovery/latent_cosine",
+                    DF_F64,
+                    1,
+                    {latents},
+                    "1",
+                    "largest cosine of each latent with a true direction",
+                    "latent"},
+        [DIRECTION] = {"/recovery/direction_cosine",
+                       DF_F64,
+                       1,
+                       {r->directions},
+                       "1",
+                       "largest cosine of each true direction with a latent",
+                       "direction"},
+        [CLASS] = {"/recovery/direction_class",
+                   DF_U8,
+                   1,
+                   {r->directions},
+                   "1",
+                   "0: in all models, 1: in the first alone, 2: in the second alone",
+                   "direction"}};
+    for (int i = 0; i < RECOVERED; i++) DF_TRY(df_file_dataset(file, &all[i], &id[i]));
+    DF_TRY(df_file_real(file, where, "mmcs_learned_to_true", r->learned_to_true));
+    DF_TRY(df_file_real(file, where, "mmcs_true_to_learned", r->true_to_learned));
+    DF_TRY(df_file_real(file, where, "recovery_shared", r->by_class[0]));
+    DF_TRY(df_file_real(file, where, "recovery_a", r->by_class[1]));
+    DF_TRY(df_file_real(file, where, "recovery_b", r->by_class[2]));
+    DF_TRY(df_file_int(file, where, "found", (int64_t)r->found));
+    DF_TRY(df_file_int(file, where, "alive", (int64_t)r->alive));
+    DF_TRY(df_file_int(file, where, "only_a", (int64_t)r->only_a));
+    return df_file_int(file, where, "only_b", (int64_t)r->only_b);
+}
+
+static df_status fill_recovery(df_comm *comm, df_file *file, const df_dict *dict,
+                               const df_recovery *r, const int *id) {
+    DF_TRY(df_file_write(file, id[LATENT], dict->mine.first, dict->mine.count, r->latent));
+    if (df_comm_rank(comm) != 0) return DF_OK;
+    DF_TRY(df_file_write(file, id[DIRECTION], 0, r->directions, r->direction));
+    return df_file_write(file, id[CLASS], 0, r->directions, r->class_);
+}
+
 static df_status fill(df_comm *comm, df_file *file, const df_dict *dict, const df_evaluation *e,
                       const int *id) {
     DF_TRY(df_file_write(file, id[FIRES], dict->mine.first, dict->mine.count, e->fires));
@@ -64,14 +109,18 @@ static df_status prepare(df_file *file, const df_dict *dict, const df_evaluation
 }
 
 df_status df_evaluation_write(df_comm *comm, const df_dict *dict, const df_evaluation *found,
-                              const df_eval_options *options) {
+                              const df_recovery *recovery, const df_eval_options *options) {
     df_file *file = NULL;
-    int id[DATASETS];
+    int id[DATASETS], more[RECOVERED];
     df_status status;
     DF_GO(df_file_create(comm, options->output, "darkfield-evaluation", &file));
     DF_GO(df_file_agree(file, prepare(file, dict, found, options, id)));
+    if (recovery != NULL)
+        DF_GO(df_file_agree(file, declare_recovery(file, recovery, found->latents, more)));
     DF_GO(df_file_ready(file));
     DF_GO(df_file_agree(file, fill(comm, file, dict, found, id)));
+    if (recovery != NULL)
+        DF_GO(df_file_agree(file, fill_recovery(comm, file, dict, recovery, more)));
     DF_GO(df_file_finish(&file));
 done:
     if (file != NULL) df_file_abandon(&file, false);

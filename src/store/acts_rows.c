@@ -23,17 +23,28 @@ df_status df_acts_site(const df_acts *acts, const char *name, size_t *out) {
                    near != NULL ? ", the nearest is " : "", near != NULL ? near : "");
 }
 
+static df_status refuse(const df_acts *acts, const struct df_site *site, uint64_t row) {
+    uint64_t low = 0, high = acts->documents; // the document: row of low <= row < row of high
+    while (high - low > 1) {
+        uint64_t middle = low + (high - low) / 2;
+        if (acts->document[middle] <= row)
+            low = middle;
+        else
+            high = middle;
+    }
+    return df_fail(DF_BAD_INPUT,
+                   "%s: site %s, row %llu (document %llu of the corpus): found NaN or infinity, "
+                   "expected finite numbers; the model overflows there or the file is damaged",
+                   acts->path, site->name, (unsigned long long)row,
+                   (unsigned long long)(acts->documents > 0 ? acts->source[low] : 0));
+}
+
 static df_status convert(const df_acts *acts, const struct df_site *site, uint64_t first,
                          size_t count, const char *raw, float *out, size_t ld) {
     size_t row_bytes = site->width * df_type_bytes(site->type);
     for (size_t r = 0; r < count; r++) {
         df_to_f32(site->type, raw + r * row_bytes, out + r * ld, site->width);
-        if (!df_all_finite(out + r * ld, site->width))
-            return df_fail(
-                DF_BAD_INPUT,
-                "%s: site %s, row %llu: found NaN or infinity, expected finite numbers; the "
-                "model overflows there or the file is damaged",
-                acts->path, site->name, (unsigned long long)(first + r));
+        if (!df_all_finite(out + r * ld, site->width)) return refuse(acts, site, first + r);
     }
     return DF_OK;
 }
@@ -92,25 +103,71 @@ df_status df_acts_gather(const df_acts *acts, size_t site, const uint64_t *rows,
     return status;
 }
 
-/* ---- which rows ----------------------------------------------------------------------------- */
+/* ---- raw rows - */
 
-static bool wanted_part(const df_acts *acts, uint64_t document, int which) {
-    return which == 2 || acts->heldout[document] == which;
+/* Reads rows into `raw` and converts them one at a time: bad[i] = 1, or a refusal when NULL. */
+static df_status look_at(const df_acts *acts, size_t site, uint64_t first, size_t count,
+                         uint8_t *bad, char *raw) {
+    const struct df_site *s = &acts->site[site];
+    size_t row_bytes = s->width * df_type_bytes(s->type);
+    float *row = NULL;
+    char *path = df_format("/sites/%s", s->name);
+    df_status status = path != NULL ? DF_NEW(row, s->width) : DF_FAILED;
+    if (status == DF_OK) status = df_reader_rows(acts->file, path, first, count, true, raw);
+    for (size_t r = 0; r < count && status == DF_OK; r++) {
+        df_to_f32(s->type, raw + r * row_bytes, row, s->width);
+        if (df_all_finite(row, s->width)) continue;
+        if (bad != NULL)
+            bad[r] = 1;
+        else
+            status = refuse(acts, s, first + r);
+    }
+    df_free(path);
+    df_free(row);
+    return status;
 }
 
-df_status df_acts_rows(const df_acts *acts, int which, bool skip_first, uint64_t **rows,
-                       size_t *n) {
+df_status df_acts_raw(const df_acts *acts, size_t site, uint64_t first, size_t count, void *out) {
+    return look_at(acts, site, first, count, NULL, out);
+}
+
+df_status df_acts_mark_bad(const df_acts *acts, size_t site, uint64_t first, size_t count,
+                           uint8_t *bad) {
+    char *raw = NULL;
+    DF_TRY(DF_NEW(raw, count * acts->site[site].width * df_type_bytes(acts->site[site].type)));
+    df_status status = look_at(acts, site, first, count, bad, raw);
+    df_free(raw);
+    return status;
+}
+
+/* ---- which rows - */
+
+static bool token_passes(const df_acts *acts, const df_acts_filter *filter, uint32_t token) {
+    if (filter->bos && acts->bos >= 0 && (int64_t)token == acts->bos) return false;
+    for (size_t t = 0; t < filter->tokens; t++)
+        if (filter->token[t] == token) return false;
+    return true;
+}
+
+df_status df_acts_filtered(const df_acts *acts, const df_acts_filter *filter, uint64_t **rows,
+                           size_t *n) {
     uint64_t window = 0;
     *n = 0;
     DF_TRY(DF_NEW(*rows, acts->rows));
     for (uint64_t d = 0; d < acts->documents; d++) {
+        if (filter->part != 2 && acts->heldout[d] != filter->part) continue;
         for (uint64_t r = acts->document[d]; r < acts->document[d + 1]; r++) {
-            while (window < acts->windows && acts->window[window] < r) window++;
-            bool starts = window < acts->windows && acts->window[window] == r;
-            bool bos = acts->bos >= 0 && (int64_t)acts->tokens[r] == acts->bos;
-            if (wanted_part(acts, d, which) && !(skip_first && (starts || bos)))
+            while (window + 1 < acts->windows && acts->window[window + 1] <= r) window++;
+            if (r - acts->window[window] >= filter->first &&
+                token_passes(acts, filter, acts->tokens[r]))
                 (*rows)[(*n)++] = r;
         }
     }
     return DF_OK;
+}
+
+df_status df_acts_rows(const df_acts *acts, int which, bool skip_first, uint64_t **rows,
+                       size_t *n) {
+    const df_acts_filter filter = {.part = which, .bos = skip_first, .first = skip_first};
+    return df_acts_filtered(acts, &filter, rows, n);
 }

@@ -134,15 +134,32 @@ df_status df_file_ready(df_file *file) {
 
 /* ---- rows ----------------------------------------------------------------------------------- */
 
+static df_status find_rows(const df_file *file, int id, uint64_t first, uint64_t count,
+                           const store_object **out) {
+    if (!file->ready || id < 0 || (size_t)id >= file->n_datasets)
+        return df_fail(DF_FAILED, "%s: rows of dataset %d before it is ready", file->part, id);
+    const store_object *object = &file->table.objects[file->at[id]];
+    *out = object;
+    if (first <= object->shape[0] && count <= object->shape[0] - first) return DF_OK;
+    return df_fail(DF_FAILED, "%s: rows %llu to %llu of %s, which has %llu", file->part,
+                   (unsigned long long)first, (unsigned long long)(first + count), object->path,
+                   (unsigned long long)object->shape[0]);
+}
+
+df_status df_file_read(const df_file *file, int id, uint64_t first, uint64_t count, void *data) {
+    const store_object *object = NULL;
+    DF_TRY(find_rows(file, id, first, count, &object));
+    if (count == 0 || object->row_bytes == 0) return DF_OK;
+    DF_TRY_AS(store_pread(file->descriptor, file->part, data, count * object->row_bytes,
+                          object->offset + first * object->row_bytes),
+              "reading back %s", object->path);
+    return DF_OK;
+}
+
 static df_status write_rows(df_file *file, int id, uint64_t first, uint64_t count,
                             const void *data) {
-    if (!file->ready || id < 0 || (size_t)id >= file->n_datasets)
-        return df_fail(DF_FAILED, "%s: write to dataset %d before it is ready", file->part, id);
-    const store_object *object = &file->table.objects[file->at[id]];
-    if (first > object->shape[0] || count > object->shape[0] - first)
-        return df_fail(DF_FAILED, "%s: rows %llu to %llu of %s, which has %llu", file->part,
-                       (unsigned long long)first, (unsigned long long)(first + count), object->path,
-                       (unsigned long long)object->shape[0]);
+    const store_object *object = NULL;
+    DF_TRY(find_rows(file, id, first, count, &object));
     if (count == 0 || object->row_bytes == 0) return DF_OK;
     DF_TRY_AS(store_pwrite(file->descriptor, file->part, data, count * object->row_bytes,
                            object->offset + first * object->row_bytes),

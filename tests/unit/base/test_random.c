@@ -103,6 +103,7 @@ static void check_bijection(uint64_t seed, uint64_t n) {
         uint64_t to = df_random_permute(seed, DF_STREAM_SHUFFLE, n, i);
         assert_true(to < n);
         assert_int_equal(hit[to], 0);
+        assert_int_equal(df_random_unpermute(seed, DF_STREAM_SHUFFLE, n, to), i);
         hit[to] = 1;
     }
     df_free(hit);

@@ -106,7 +106,7 @@ static const df_train_options common = {.latents = LATENTS,
                                         .dead_rows = 600,
                                         .threshold_rate = 0.01,
                                         .threshold_start = 20,
-                                        .skip_first = true,
+                                        .buffer_rows = 300,
                                         .log_every = 7,
                                         .resolved_job = "job: one\n",
                                         .facts = {.command = "test",
@@ -116,6 +116,17 @@ static const df_train_options common = {.latents = LATENTS,
                                                   .commit = "",
                                                   .build = ""}};
 
+/* Trains on the training rows of two files. */
+static df_status train_on(df_comm *comm, df_acts *const *files, const df_train_options *o) {
+    const df_acts_filter filter = {.bos = true, .first = 1};
+    df_rows *rows = NULL;
+    df_status status =
+        df_agree(comm, df_rows_open(&(df_rows_files){files, site, 1, 2}, &filter, &rows));
+    if (status == DF_OK) status = df_train(comm, kernels, rows, o);
+    df_rows_close(&rows);
+    return status;
+}
+
 /* Trains into NAME.dict.h5; checkpoints are NAME.*.ckpt.h5. */
 static df_status train(df_comm *comm, const char *name, const df_train_options *changed) {
     df_train_options o = changed != NULL ? *changed : common;
@@ -123,7 +134,7 @@ static df_status train(df_comm *comm, const char *name, const df_train_options *
          *prefix = df_format("%s/%s", folder, name);
     o.output = output;
     o.checkpoint = prefix;
-    df_status status = df_train(comm, kernels, acts, site, 2, &o);
+    df_status status = train_on(comm, acts, &o);
     df_free(output);
     df_free(prefix);
     return status;
@@ -465,17 +476,13 @@ static void bad_inputs_are_named(void **state) {
     o.output = output;
     o.checkpoint = prefix;
     df_acts *nan[2] = {acts[0], damaged}, *apart[2] = {acts[0], shifted};
-    df_test_all(
-        world, fails_with(df_train(world, kernels, nan, site, 2, &o), DF_BAD_INPUT, "nan.acts.h5"));
-    df_test_all(world, fails_with(df_train(world, kernels, apart, site, 2, &o), DF_BAD_INPUT,
-                                  "shifted.acts.h5"));
+    df_test_all(world, fails_with(train_on(world, nan, &o), DF_BAD_INPUT, "nan.acts.h5"));
+    df_test_all(world, fails_with(train_on(world, apart, &o), DF_BAD_INPUT, "shifted.acts.h5"));
     o.k = LATENTS + 1;
-    df_test_all(world,
-                fails_with(df_train(world, kernels, acts, site, 2, &o), DF_USAGE, "k is 97"));
+    df_test_all(world, fails_with(train_on(world, acts, &o), DF_USAGE, "k is 97"));
     o.k = 3;
     o.lr = 1e30; // diverges: the loss is no number any more
-    df_test_all(
-        world, fails_with(df_train(world, kernels, acts, site, 2, &o), DF_FAILED, "training step"));
+    df_test_all(world, fails_with(train_on(world, acts, &o), DF_FAILED, "training step"));
     df_test_all(world, !df_file_exists(output));
     df_free(output);
     df_free(prefix);
@@ -488,7 +495,7 @@ static void unwritable_output(void **state) {
     o.steps = 3;
     o.output = "/nonexistent/x.dict.h5";
     o.checkpoint = "/nonexistent/x";
-    df_status status = df_train(world, kernels, acts, site, 2, &o);
+    df_status status = train_on(world, acts, &o);
     df_test_all(world,
                 status != DF_OK && strstr(df_error_text(), "/nonexistent/x.dict.h5") != NULL);
     df_error_clear();
@@ -503,8 +510,12 @@ static void plan_is_what_is_used(void **state) {
     const df_dict_site even[2] = {{.width = 16, .scale = 1}, {.width = 16, .scale = 1}};
     df_dict *outline = NULL;
     df_test_all(world, df_train_outline(&o, even, 2, df_comm_size(world), 0, &outline) == DF_OK);
-    size_t planned = df_train_plan_bytes(&o, outline, df_kernels_spare_screen(kernels), ROWS,
+    df_rows *rows = NULL;
+    const df_acts_filter filter = {.bos = true, .first = 1};
+    df_test_all(world, df_rows_open(&(df_rows_files){acts, site, 1, 2}, &filter, &rows) == DF_OK);
+    size_t planned = df_train_plan_bytes(&o, outline, df_kernels_spare_screen(kernels), rows,
                                          df_comm_size(world));
+    df_rows_close(&rows);
     df_dict_free(&outline);
     size_t before = df_memory_now();
     df_memory_reset_peak();
@@ -524,7 +535,7 @@ static void failing_memory(void **state) {
     o.checkpoint = prefix;
     for (int64_t calls = 0; calls < 150; calls += 5) {
         if (df_comm_rank(world) == df_comm_size(world) - 1) df_memory_fail_after(calls);
-        uint64_t same[2] = {(uint64_t)df_train(world, kernels, acts, site, 2, &o), 0};
+        uint64_t same[2] = {(uint64_t)train_on(world, acts, &o), 0};
         df_memory_fail_after(-1);
         df_error_clear();
         same[1] = ~same[0];

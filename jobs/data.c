@@ -1,0 +1,174 @@
+/* The data set of a job: which activation files, which rows of them, or a synthetic model. */
+#include "jobs.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- filters - */
+
+static df_status bad_skip(const df_job *job, const char *key) {
+    return df_fail(DF_USAGE,
+                   "%s: %s is \"%s\", expected true (BOS rows and the first of each window), "
+                   "false, bos (BOS rows alone) or a number (BOS rows and so many first ones)",
+                   df_job_where(job, key), key, df_job_text(job, key));
+}
+
+/* true | false | bos | N. */
+static df_status read_skip(const df_job *job, const char *key, df_acts_filter *filter) {
+    const char *text = df_job_text(job, key);
+    char *end = NULL;
+    filter->bos = strcmp(text, "false") != 0;
+    filter->first = strcmp(text, "true") == 0;
+    if (strcmp(text, "true") == 0 || strcmp(text, "false") == 0 || strcmp(text, "bos") == 0)
+        return DF_OK;
+    errno = 0;
+    filter->first = strtoull(text, &end, 10);
+    bool good = text[0] >= '0' && text[0] <= '9' && *end == '\0' && errno == 0;
+    return good ? DF_OK : bad_skip(job, key);
+}
+
+static df_status read_tokens(const df_job *job, const char *key, uint32_t **out, size_t *n) {
+    const char *const *items;
+    *n = df_job_list(job, key, &items);
+    DF_TRY(DF_NEW(*out, *n));
+    for (size_t i = 0; i < *n; i++) {
+        char *end = NULL;
+        errno = 0;
+        unsigned long long id = strtoull(items[i], &end, 10);
+        if (items[i][0] < '0' || items[i][0] > '9' || *end != '\0' || errno != 0 || id > UINT32_MAX)
+            return df_fail(DF_USAGE, "%s: %s: \"%s\" is no token id", df_job_where(job, key), key,
+                           items[i]);
+        (*out)[i] = (uint32_t)id;
+    }
+    return DF_OK;
+}
+
+/* ---- activation files - */
+
+static const char *const lists[2] = {"train.files.a", "train.files.b"};
+
+/* The models whose rows stand side by side: all, or the one of train.model. */
+static size_t chosen_models(const df_run *run, size_t out[2]) {
+    const char *one = df_job_text(run->job, "train.model");
+    size_t n = 0;
+    for (size_t i = 0; i < df_models(run); i++) {
+        bool all = one == NULL || *one == '\0';
+        if (all || (n == 0 && strcmp(one, df_model_name(run, i)) == 0)) out[n++] = i;
+    }
+    return n;
+}
+
+static size_t files_of(const df_run *run, size_t model) {
+    const char *const *items;
+    size_t n = df_job_list(run->job, lists[model], &items);
+    return n > 0 ? n : 1;
+}
+
+/* File f of a model; new memory. */
+static char *path_of(const df_run *run, size_t model, size_t f) {
+    const char *const *items;
+    size_t n = df_job_list(run->job, lists[model], &items);
+    return n > 0 ? df_strdup(items[f]) : df_path_acts(run, df_model_name(run, model));
+}
+
+static df_status open_file(const df_run *run, size_t model, size_t f, df_data *d) {
+    char *path = path_of(run, model, f);
+    size_t at = d->opened;
+    if (path == NULL) return DF_FAILED;
+    df_status status = df_acts_open(path, &d->acts[at]);
+    df_free(path);
+    DF_TRY_AS(status, "opening the activations of model %s (made by darkfield harvest)",
+              df_model_name(run, model));
+    d->opened++;
+    if (strcmp(d->acts[at]->model, df_model_name(run, model)) != 0)
+        return df_fail(DF_BAD_INPUT, "%s holds activations of model %s, expected %s",
+                       d->acts[at]->path, d->acts[at]->model, df_model_name(run, model));
+    return df_acts_site(d->acts[at], df_job_text(run->job, "site"), &d->index[at]);
+}
+
+static df_status open_files(const df_run *run, df_data *d) {
+    size_t models[2] = {0};
+    d->sites = chosen_models(run, models);
+    d->files = files_of(run, models[0]);
+    for (size_t s = 1; s < d->sites; s++)
+        if (files_of(run, models[s]) != d->files)
+            return df_fail(DF_USAGE, "%s names %zu files, %s %zu: one of each belong together",
+                           lists[models[0]], d->files, lists[models[s]], files_of(run, models[s]));
+    DF_TRY(DF_NEW(d->acts, d->files * d->sites));
+    DF_TRY(DF_NEW(d->index, d->files * d->sites));
+    for (size_t f = 0; f < d->files; f++)
+        for (size_t s = 0; s < d->sites; s++) DF_TRY(open_file(run, models[s], f, d));
+    return DF_OK;
+}
+
+/* One line for every file: what an output depends on. */
+static df_status list_hashes(df_data *d) {
+    d->hashes = df_strdup("");
+    for (size_t i = 0; i < d->opened && d->hashes != NULL; i++) {
+        char *longer =
+            df_format("%s# activations %016llx\n", d->hashes, (unsigned long long)d->acts[i]->hash);
+        df_free(d->hashes);
+        d->hashes = longer;
+    }
+    return d->hashes != NULL ? DF_OK : DF_FAILED;
+}
+
+static df_status open_mine(const df_run *run, bool evaluation, df_data *d) {
+    if (df_job_is_synthetic(run)) {
+        df_synthetic toy = df_job_synthetic(run);
+        toy.fresh = evaluation;
+        DF_TRY(list_hashes(d));
+        return df_rows_open_synthetic(&toy, &d->rows);
+    }
+    df_acts_filter filter = {.part = evaluation};
+    uint32_t *tokens = NULL;
+    DF_TRY(read_skip(run->job, evaluation ? "evaluate.skip_first" : "train.skip_first", &filter));
+    DF_TRY(open_files(run, d));
+    DF_TRY(list_hashes(d));
+    df_status status = read_tokens(run->job, "train.skip_tokens", &tokens, &filter.tokens);
+    filter.token = tokens;
+    df_rows_files from = {d->acts, d->index, d->files, d->sites};
+    if (status == DF_OK) status = df_rows_open(&from, &filter, &d->rows);
+    df_free(tokens);
+    return status;
+}
+
+df_status df_data_open(const df_run *run, bool evaluation, df_data *out) {
+    *out = (df_data){0};
+    df_status status = df_agree(run->world, open_mine(run, evaluation, out));
+    bool drop = strcmp(df_job_text(run->job, "train.bad_rows"), "drop") == 0;
+    if (status == DF_OK && drop && !df_job_is_synthetic(run)) {
+        df_timer_start("look for bad rows");
+        status = df_rows_drop_bad(run->world, out->rows, &out->dropped);
+        df_timer_stop("look for bad rows");
+        if (status == DF_OK && out->dropped > 0)
+            df_warn("%llu of %llu rows hold NaN or infinity and are left out, as asked",
+                    (unsigned long long)out->dropped,
+                    (unsigned long long)(out->dropped + df_rows_count(out->rows)));
+    }
+    if (status != DF_OK) df_data_close(out);
+    return status;
+}
+
+void df_data_close(df_data *data) {
+    df_rows_close(&data->rows);
+    for (size_t i = 0; i < data->opened; i++) df_acts_close(&data->acts[i]);
+    df_free(data->acts);
+    df_free(data->index);
+    df_free(data->hashes);
+    *data = (df_data){0};
+}
+
+bool df_inputs_are_missing(const df_run *run) {
+    uint8_t missing = 0;
+    size_t models[2] = {0}, n = df_job_is_synthetic(run) ? 0 : chosen_models(run, models);
+    for (size_t i = 0; i < n && df_comm_rank(run->world) == 0; i++)
+        for (size_t f = 0; f < files_of(run, models[i]); f++) {
+            char *path = path_of(run, models[i], f);
+            missing |= path != NULL && !df_file_exists(path);
+            df_free(path);
+        }
+    df_broadcast(run->world, 0, &missing, sizeof missing);
+    return missing != 0;
+}

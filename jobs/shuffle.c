@@ -1,0 +1,100 @@
+/* darkfield shuffle: the training rows of all models in one random order, for train.shuffle:
+ * global. */
+#include "jobs.h"
+
+#include <string.h>
+
+static const df_option options[] = {
+    {.key = "shuffle.memory",
+     .type = DF_OPT_INT,
+     .fallback = "1024",
+     .unit = "MiB per rank",
+     .min = 1,
+     .max = 1e9,
+     .is_volatile = true,
+     .help = "buffers of the shuffle; the file does not depend on it"},
+};
+
+char *df_path_shuffled(const df_run *run) {
+    return df_format("%s/shuffled.rows.h5", df_job_text(run->job, "out"));
+}
+
+/* All that decides which rows, and their order. New memory. */
+char *df_describe_shuffled(const df_run *run, const char *hashes) {
+    const df_job *job = run->job;
+    const char *const *tokens;
+    size_t n = df_job_list(job, "train.skip_tokens", &tokens);
+    const char *model = df_job_text(job, "train.model");
+    bool own = df_job_has(job, "train.seed");
+    char *text =
+        df_format("seed %lld, site %s, model %s, skip_first %s, bad_rows %s\n%s",
+                  (long long)df_job_int(job, own ? "train.seed" : "seed"), df_job_text(job, "site"),
+                  model != NULL ? model : "", df_job_text(job, "train.skip_first"),
+                  df_job_text(job, "train.bad_rows"), hashes);
+    for (size_t i = 0; i < n && text != NULL; i++) {
+        char *longer = df_format("%sskip token %s\n", text, tokens[i]);
+        df_free(text);
+        text = longer;
+    }
+    return text;
+}
+
+static void print_plan(const df_run *run, const df_data *d, const df_shuffle_options *o) {
+    const df_rows_site *site;
+    size_t n = df_rows_sites(d->rows, &site);
+    double row = 8;
+    char memory[16], disk[16];
+    for (size_t s = 0; s < n; s++)
+        row += (double)site[s].width * (double)df_type_bytes(site[s].type);
+    int size = df_comm_size(run->world);
+    df_human_bytes((double)df_rows_shuffle_bytes(d->rows, o, size), memory);
+    df_human_bytes(row * (double)df_rows_count(d->rows), disk);
+    df_info("shuffle: %llu rows of %zu site%s; memory per rank: %s on %d rank%s, and the row index",
+            (unsigned long long)df_rows_count(d->rows), n, n == 1 ? "" : "s", memory, size,
+            size == 1 ? "" : "s");
+    df_info("  disk: %s", disk);
+}
+
+static df_status shuffle(df_run *run, const df_data *d) {
+    const df_job *job = run->job;
+    char *path = df_path_shuffled(run), *what = df_describe_shuffled(run, d->hashes);
+    df_status status = df_agree(run->world, path != NULL && what != NULL ? DF_OK : DF_FAILED);
+    df_shuffle_options o = {
+        .seed = (uint64_t)df_job_int(job, df_job_has(job, "train.seed") ? "train.seed" : "seed"),
+        .memory = (uint64_t)df_job_int(job, "shuffle.memory") << 20,
+        .output = path,
+        .job = what,
+        .dropped = d->dropped,
+        .facts = run->provenance};
+    if (status == DF_OK && run->dry_run) {
+        print_plan(run, d, &o);
+    } else if (status == DF_OK && !df_stage_is_current(run, path, "darkfield-rows", what)) {
+        print_plan(run, d, &o);
+        status = df_rows_shuffle(run->world, d->rows, &o);
+        if (status == DF_OK) df_info("shuffle: wrote %s", path);
+    }
+    df_free(path);
+    df_free(what);
+    return status;
+}
+
+static df_status run_shuffle(df_run *run) {
+    df_data data;
+    const char *how = df_job_text(run->job, "train.shuffle");
+    if (strcmp(how, "global") != 0 || df_job_is_synthetic(run)) {
+        df_info("shuffle: not needed, train.shuffle is %s%s", how,
+                df_job_is_synthetic(run) ? " and its rows are synthetic" : "");
+        return DF_OK;
+    }
+    if (run->dry_run && df_inputs_are_missing(run)) {
+        df_info("shuffle: rows, memory and disk can be told after harvest");
+        return DF_OK;
+    }
+    DF_TRY(df_data_open(run, false, &data));
+    df_status status = shuffle(run, &data);
+    df_data_close(&data);
+    return status;
+}
+
+const df_stage df_stage_shuffle = {"shuffle", "all training rows in one random order, on disk",
+                                   options, sizeof options / sizeof *options, run_shuffle};
