@@ -1,12 +1,12 @@
 #!/bin/sh
 # Benches by name: tests/bench/run.sh [--json FILE] [NAME...]; without names all. BUILD is the build folder (default: build).
 # Each bench prints a table and one JSON object per line; --json gathers the objects into one array.
-# PAIRS: alternated pairs of GEMM and step (20); PYTHON: an interpreter with torch for the torch-* rows.
+# FOLDER: where data-read keeps its file. PAIRS: alternated pairs of GEMM and step (20); PYTHON: an interpreter with torch for the torch-* rows.
 set -eu
 
 build=${BUILD:-build}
 here=$(dirname "$0")
-known="step-topk step-batchtopk torch-dense torch-sparse"
+known="step-topk step-batchtopk torch-dense torch-sparse data-read"
 json=
 names=
 while [ $# -gt 0 ]; do
@@ -42,12 +42,20 @@ torch() {
         $mpirun -n 1 "$build/tests/bench/bench_step" 16384 768 4096 32 3 step-topk
 }
 
+# data RANKS THREADS: 200,000 rows of 768 in bf16, on disk in FOLDER, read in each order while m 16384, B 4096, k 32 trains
+data() {
+    folder=$(mktemp -d "${FOLDER:-${TMPDIR:-/tmp}}/darkfield-bench.XXXXXX")
+    OMP_NUM_THREADS=$2 $mpirun -n "$1" "$build/tests/bench/bench_data" "$folder" 200000 768 16384 4096 30
+    rm -rf "$folder"
+}
+
 bench() {
     case $1 in
     step-topk) step $1 1 1; step $1 1 2; step $1 2 1 ;;
     step-batchtopk) step $1 1 1 ;;
     torch-dense) torch dense 1; torch dense 2 ;;
     torch-sparse) torch sparse 1; torch sparse 2 ;;
+    data-read) data 1 1; data 2 1 ;;
     *) echo "run.sh: unknown bench '$1'; there are: $known" >&2; return 2 ;;
     esac
 }

@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# The data of training, through the program: every order of rows gives one dictionary on any ranks and after a kill on two
+# ranks and a resume on three; the shuffled file is the same on any ranks and memory; several files make one data set;
+# what cannot be used is named.
+source "$(dirname "$0")/../support/cases.sh"
+LIMIT=120
+out=$work/out
+train=(--set text.max_documents=200 --set train.steps=150 --set train.latents=256 --set train.batch=512 --set out="$out")
+buffer=(--set train.shuffle=buffer --set train.buffer_rows=2048)
+global=(--set train.shuffle=global)
+
+must() { # NAME RANKS ARGUMENTS...
+    local name=$1
+    shift
+    darkfield "$@" && return 0
+    bad "data.$name" "exit $?: $(tail -n 3 "$work/log" | tr '\n' ' ')"
+    return 1
+}
+refused() { # NAME CODE PATTERN RANKS ARGUMENTS...
+    local name=data.$1 code=$2 pattern=$3 found
+    shift 3
+    darkfield "$@"
+    found=$?
+    if [ "$found" -ne "$code" ]; then bad "$name" "exit $found, expected $code: $(tail -n 3 "$work/log" | tr '\n' ' ')"
+    elif ! grep -qE -- "$pattern" "$work/log"; then bad "$name" "no '$pattern' in: $(tail -n 3 "$work/log" | tr '\n' ' ')"
+    else ok "$name"; fi
+}
+same() { # NAME A B: digests
+    if [ -n "$2" ] && [ "$2" = "$3" ]; then ok "data.$1"; else bad "data.$1" "digest ${3:-none}, expected ${2:-none}"; fi
+}
+
+must harvest 2 harvest "$pocket" "${train[@]}" || finish
+
+# ---- the global shuffle ------------------------------------------------------------------------
+refused shuffle.not_yet 3 'darkfield shuffle' 2 train "$pocket" "${train[@]}" "${global[@]}"
+must shuffle 1 shuffle "$pocket" "${train[@]}" "${global[@]}" || finish
+first=$(digest "$out/shuffled.rows.h5")
+for ranks in 2 3 4; do
+    must shuffle.$ranks $ranks shuffle "$pocket" "${train[@]}" "${global[@]}" --set shuffle.memory=1 --force &&
+        same "shuffle.ranks_$ranks" "$first" "$(digest "$out/shuffled.rows.h5")"
+done
+must shuffle.current 2 shuffle "$pocket" "${train[@]}" "${global[@]}"
+grep -q 'skipped' "$work/log" && ok data.shuffle.skipped || bad data.shuffle.skipped "a current file was made again"
+refused shuffle.other_rows 3 'darkfield shuffle' 2 train "$pocket" "${train[@]}" "${global[@]}" --set train.skip_first=4
+
+# ---- every order: one rank, a kill on two ranks, three ranks go on --------------------------------
+# killed OPTIONS...: two ranks lose one as soon as a checkpoint is there.
+killed() {
+    mpirun --oversubscribe --bind-to none -n 2 "$DARKFIELD" train "$pocket" "$@" --set train.checkpoint_minutes=0.0001 \
+        >"$work/log" 2>&1 </dev/null &
+    local launched=$! tries=0
+    while ! ls "$out"/crosscoder.*.ckpt.h5 >/dev/null 2>&1 && [ "$tries" -lt 600 ]; do sleep 0.05; tries=$((tries + 1)); done
+    pkill -KILL -P "$launched" -n
+    wait "$launched" && return 1
+    ls "$out"/crosscoder.*.ckpt.h5 >/dev/null 2>&1
+}
+for how in exact buffer global; do
+    order=(--set train.shuffle=$how --set train.buffer_rows=2048)
+    rm -f "$out"/crosscoder.*
+    must $how.alone 1 train "$pocket" "${train[@]}" "${order[@]}" || continue
+    alone=$(digest "$out/crosscoder.dict.h5")
+    rm -f "$out"/crosscoder.*
+    killed "${train[@]}" "${order[@]}" || { bad "data.$how.kill" "nothing to resume: $(tail -n 3 "$work/log")"; continue; }
+    must $how.resume 3 train "$pocket" "${train[@]}" "${order[@]}" || continue
+    grep -q 'resuming at step' "$work/log" || bad "data.$how.resume" "it began anew"
+    same "$how.killed_on_2_resumed_on_3" "$alone" "$(digest "$out/crosscoder.dict.h5")"
+done
+
+# ---- several files, filters ----------------------------------------------------------------------
+rm -f "$out"/crosscoder.*
+files=(--set train.files.a="$out/base.acts.h5, $out/base.acts.h5" --set train.files.b="$out/tuned.acts.h5, $out/tuned.acts.h5")
+must files 2 train "$pocket" "${train[@]}" "${files[@]}" && ok data.files
+must files.evaluate 2 evaluate "$pocket" "${train[@]}" "${files[@]}" && ok data.files.evaluate
+refused files.uneven 2 'belong together' 2 train "$pocket" "${train[@]}" --set train.files.a="$out/base.acts.h5, x"
+refused skip.text 2 'skip_first' 2 train "$pocket" "${train[@]}" --set train.skip_first=some
+refused skip.token 2 'no token id' 2 train "$pocket" "${train[@]}" --set train.skip_tokens=the
+refused skip.everything 3 'no training rows' 2 train "$pocket" "${train[@]}" --set train.skip_first=100000
+must skip.tokens 2 train "$pocket" "${train[@]}" --set train.skip_tokens="1, 2" --set train.skip_first=bos && ok data.skip.tokens
+
+# ---- a full disk, a cut input ---------------------------------------------------------------------
+"$PYTHON" tests/e2e/damage.py truncate "$out/shuffled.rows.h5" 0.7
+refused shuffle.cut 3 'shuffled.rows.h5' 2 train "$pocket" "${train[@]}" "${global[@]}"
+mkdir -p "$work/full"
+if mount -t tmpfs -o size="$(($(cat "$out"/*.acts.h5 | wc -c) / 1024 + 64))k" darkfield-test "$work/full" 2>/dev/null; then
+    undo="umount '$work/full'"
+    cp "$out"/*.acts.h5 "$work/full"
+    refused shuffle.full_disk 1 "$work/full" 2 shuffle "$pocket" "${train[@]}" "${global[@]}" --set out="$work/full"
+    if ls "$work/full"/shuffled* >/dev/null 2>&1; then bad data.shuffle.left_over "$(ls "$work/full")"; else ok data.shuffle.left_over; fi
+    umount "$work/full"
+    undo=:
+else skip data.shuffle.full_disk "no right to mount a tmpfs here"; fi
+
+# ---- synthetic rows need no file --------------------------------------------------------------------
+for toy in a b; do
+    must synthetic.$toy 2 run jobs/synthetic/toy-$toy.yaml --set train.steps=200 --set out="$work/toy" &&
+        same synthetic.$toy "$(digest "$work/toy/evaluate.h5")" "$(darkfield 3 run jobs/synthetic/toy-$toy.yaml \
+            --set train.steps=200 --set out="$work/toy3"; digest "$work/toy3/evaluate.h5")"
+    rm -rf "$work/toy" "$work/toy3"
+done
+finish
