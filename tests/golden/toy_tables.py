@@ -81,7 +81,7 @@ def table(out, toy, rows, columns, figures, seeds):
         found = []
         for path in filter(pathlib.Path.exists, files):
             with h5py.File(path) as f:
-                found.append(figures(f))
+                found.append(tuple(map(float, figures(f))))
         if not found:
             continue
         cells = [show(statistics.mean(c), statistics.stdev(c) if len(c) > 1 else 0) for c in zip(*found)]
