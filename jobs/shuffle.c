@@ -96,5 +96,6 @@ static df_status run_shuffle(df_run *run) {
     return status;
 }
 
-const df_stage df_stage_shuffle = {"shuffle", "all training rows in one random order, on disk",
-                                   options, sizeof options / sizeof *options, run_shuffle};
+const df_stage df_stage_shuffle = {"shuffle",   "all training rows in one random order, on disk",
+                                   options,     sizeof options / sizeof *options,
+                                   run_shuffle, NULL};

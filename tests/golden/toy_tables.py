@@ -18,23 +18,27 @@ import h5py
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # name, options over the job file, the public trainer's FVU, L0, MMCS learned to true, true to learned, found (%)
-STANDARD = {"activation": "relu", "init_norm": 0.1, "l1_warmup": 2000, "aux": 0}
+STANDARD = {"activation": "relu", "init_norm": 0.1, "penalty": "l1", "penalty_warmup": 2000, "aux": 0}
 TOY_A = [
-    ("Standard, l1 0.02", {**STANDARD, "l1": 0.02}, (0.0244, 57.8, 0.570, 0.620, 2)),
-    ("Standard, l1 0.05", {**STANDARD, "l1": 0.05}, (0.0653, 39.0, 0.704, 0.751, 26)),
-    ("Standard, l1 0.1", {**STANDARD, "l1": 0.1}, (0.1467, 18.2, 0.829, 0.906, 66)),
+    ("Standard, l1 0.02", {**STANDARD, "penalty_weight": 0.02}, (0.0244, 57.8, 0.570, 0.620, 2)),
+    ("Standard, l1 0.05", {**STANDARD, "penalty_weight": 0.05}, (0.0653, 39.0, 0.704, 0.751, 26)),
+    ("Standard, l1 0.1", {**STANDARD, "penalty_weight": 0.1}, (0.1467, 18.2, 0.829, 0.906, 66)),
     ("TopK 6", {}, (0.1909, 6.00, 0.958, 0.957, 89)),
+    ("Gated, l1 0.05", {**STANDARD, "activation": "gated", "penalty_weight": 0.05}, (0.0069, 53.7, 0.357, 0.381, 0)),
     ("BatchTopK 6", {"activation": "batchtopk"}, (0.1888, 6.03, 0.889, 0.911, 74)),
 ]
 
-# name, options, FVU A, FVU B, L0, alive, recovery shared, A, B, latents of A alone, of B alone. The public trainer takes
-# the mean over models of the squared error, we the sum: our l1 is twice its own.
-RELU = {"activation": "relu", "l1_warmup": 2000, "aux": 0}
+# name, options, FVU A, FVU B, L0, alive, recovery shared, A, B, latents of A alone, of B alone
+RELU = {"activation": "relu", "penalty": "l1", "penalty_warmup": 2000, "aux": 0}
+UNSQUARED = {**RELU, "reconstruction": "unsquared"}
+SQUARED = {**RELU, "reconstruction": "squared-mean"}
 TOY_B = [
-    ("ReLU, squared, l1 0.01", {**RELU, "l1": 0.02}, (0.0028, 0.0029, 11.8, 192, 0.999, 1.000, 1.000, 27, 28)),
-    ("ReLU, squared, l1 0.02", {**RELU, "l1": 0.04}, (0.0048, 0.0048, 9.7, 190, 0.999, 1.000, 1.000, 23, 26)),
-    ("ReLU, squared, l1 0.05", {**RELU, "l1": 0.1}, (0.0189, 0.0190, 8.6, 191, 0.985, 1.000, 1.000, 28, 25)),
-    ("BatchTopK 6", {}, (0.0297, 0.0391, 6.05, 121, 1.000, 0.873, 0.830, 13, 12)),
+    ("ReLU, unsquared, l1 0.02", {**UNSQUARED, "penalty_weight": 0.02}, (0.0016, 0.0018, 17.5, 192, 0.999, 0.995, 0.999, 32, 27)),
+    ("ReLU, unsquared, l1 0.04", {**UNSQUARED, "penalty_weight": 0.04}, (0.0018, 0.0019, 13.5, 192, 0.999, 0.999, 0.999, 27, 26)),
+    ("ReLU, squared, l1 0.01", {**SQUARED, "penalty_weight": 0.01}, (0.0028, 0.0029, 11.8, 192, 0.999, 1.000, 1.000, 27, 28)),
+    ("ReLU, squared, l1 0.02", {**SQUARED, "penalty_weight": 0.02}, (0.0048, 0.0048, 9.7, 190, 0.999, 1.000, 1.000, 23, 26)),
+    ("ReLU, squared, l1 0.05", {**SQUARED, "penalty_weight": 0.05}, (0.0189, 0.0190, 8.6, 191, 0.985, 1.000, 1.000, 28, 25)),
+    ("BatchTopK 6, unsquared", {"reconstruction": "unsquared"}, (0.0297, 0.0391, 6.05, 121, 1.000, 0.873, 0.830, 13, 12)),
 ]
 
 COLUMNS_A = ("FVU", "L0", "MMCS learned to true", "true to learned", "found %")
