@@ -96,6 +96,10 @@ static df_status run_shuffle(df_run *run) {
     return status;
 }
 
-const df_stage df_stage_shuffle = {"shuffle",   "all training rows in one random order, on disk",
-                                   options,     sizeof options / sizeof *options,
-                                   run_shuffle, NULL};
+const df_stage df_stage_shuffle = {
+    .name = "shuffle",
+    .help = "all training rows in one random order, on disk",
+    .options = options,
+    .n_options = sizeof options / sizeof *options,
+    .run = run_shuffle,
+};

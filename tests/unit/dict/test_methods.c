@@ -49,7 +49,7 @@ static int tear_down(void **state) {
 #define COMMON                                                                                     \
     .latents = LATENTS, .k = 3, .batch = BATCH, .steps = STEPS, .seed = 5,                         \
     .code_norm = DF_NORM_SUM, .subtract_bias = true, .init_norm = 1, .lr = 3e-3, .beta1 = 0.9,     \
-    .beta2 = 0.999, .epsilon = 1e-8, .warmup = 5, .decay = 10, .log_every = 7, .skip_first = true, \
+    .beta2 = 0.999, .epsilon = 1e-8, .warmup = 5, .decay = 10, .log_every = 7,                     \
     .threshold_rate = 0.01, .threshold_start = 10, .resolved_job = "job: one\n",                   \
     .facts = {.command = "test",                                                                   \
               .hosts = "here",                                                                     \
@@ -75,7 +75,12 @@ static df_status train(df_comm *comm, const char *name, const df_train_options *
          *prefix = df_format("%s/%s", folder, name);
     o.output = output;
     o.checkpoint = prefix;
-    df_status status = df_train(comm, kernels, &acts, &site, 1, &o);
+    const df_acts_filter filter = {.bos = true, .first = 1};
+    df_rows *rows = NULL;
+    df_status status =
+        df_agree(comm, df_rows_open(&(df_rows_files){&acts, &site, 1, 1}, &filter, &rows));
+    if (status == DF_OK) status = df_train(comm, kernels, rows, &o);
+    df_rows_close(&rows);
     df_free(output);
     df_free(prefix);
     return status;
