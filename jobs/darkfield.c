@@ -310,8 +310,8 @@ static df_status run_job(df_run *run, const command_line *line, const char *comm
     DF_TRY(
         df_agree(run->world, df_kernels_open(df_job_text(run->job, "kernel_path"), &run->kernels)));
     DF_TRY(df_agree(run->world, agree_kernels(run->world, run->kernels)));
-    DF_TRY(df_agree(run->world,
-                    df_kernels_set_screen(run->kernels, df_job_text(run->job, "screen"))));
+    DF_TRY(
+        df_agree(run->world, df_kernels_set_screen(run->kernels, df_job_text(run->job, "screen"))));
     DF_TRY(df_agree(run->world, df_kernels_check(run->kernels)));
     size_t base = df_process_peak();
     char *volatile_options = df_job_resolved(run->job, NULL, true);

@@ -46,8 +46,7 @@ static df_status print_ranks(const df_planned *p, const machine *m, int size, do
     df_cost cost = df_train_step_cost(d, &p->options->objective, batch, 0, size, 0).most;
     double compute = m->step * df_gemm_flop(d, batch, d->mine) / m->rate;
     double network = df_cost_seconds(cost, m->latency, m->bandwidth), step = compute + network;
-    df_human_bytes((double)df_train_plan_bytes(p->options, d, p->screen, p->rows, size),
-                   memory);
+    df_human_bytes((double)df_train_plan_bytes(p->options, d, p->screen, p->rows, size), memory);
     df_human_bytes((double)cost.traffic.bytes, bytes);
     df_dict_free(&d);
     df_info("  %6d %11s %12s %9llu %11.2f %11.2f %10.0f %6.0f %% %9.2f", size, memory, bytes,

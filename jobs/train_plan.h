@@ -9,7 +9,7 @@ typedef struct df_planned {
     const df_dict_site *sites; /* name, model and width of each */
     size_t n_sites;
     const df_rows *rows; /* to train on */
-    df_screen screen;          /* that the training will use */
+    df_screen screen;    /* that the training will use */
 } df_planned;
 
 /* Memory, disk, and a table over ranks 1, 2, 4, ...: bytes and messages of a step (df_step_cost),
