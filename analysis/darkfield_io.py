@@ -100,12 +100,22 @@ class Activations(Results):
 
 
 class Dictionary(Results):
-    """An SAE or crosscoder: encoder [m, D], decoder [m, D], one latent per row, in normalised units."""
+    """Encoder [m, D_in], decoder [m, D_out], one latent per row, in normalised units, of the first group.
+
+    groups [G, 6] lists first latent, latents, first input column, input columns, first output column, output columns; only cross-layer
+    transcoders have more than one, and matrices(g) gives those of group g. skip is W_skip [D_out, D_in] of a skip transcoder.
+    """
 
     def __init__(self, path):
         super().__init__(path, "darkfield-dictionary")
         self.encoder, self.decoder = self["group/0/W_enc"], self["group/0/W_dec"]
         self.encoder_bias, self.decoder_bias = self["group/0/b_enc"], self["b_dec"]
+        self.kind, self.groups = self.attributes["kind"], self["groups"]
+        self.skip = self["W_skip"] if "W_skip" in self.file else None
+
+    def matrices(self, group):
+        """W_enc, W_dec, b_enc of a group."""
+        return tuple(self[f"group/{group}/{name}"] for name in ("W_enc", "W_dec", "b_enc"))
 
     @property
     def history(self):

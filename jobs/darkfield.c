@@ -339,12 +339,12 @@ static df_status run_job(df_run *run, const command_line *line, const char *comm
 
 /* What every stage reads and nothing can stand in for. */
 static df_status require_shared(const df_job *job) {
-    static const char *const sections[] = {"out", "models", "text", "site"};
+    static const char *const sections[] = {"out", "models", "text"};
     const char *source = df_job_text(job, "train.source");
     bool synthetic = strcmp(source, "activations") != 0; // then no model is needed
     for (size_t i = 0; i < (synthetic ? 1 : sizeof sections / sizeof *sections); i++)
         DF_TRY(df_job_require(job, sections[i]));
-    return DF_OK;
+    return synthetic ? DF_OK : df_job_require_sites(job);
 }
 
 static df_status run_with_job(df_comm *world, const command_line *line, const char *command) {

@@ -48,17 +48,6 @@ static df_status read_tokens(const df_job *job, const char *key, uint32_t **out,
 
 static const char *const lists[2] = {"train.files.a", "train.files.b"};
 
-/* The models whose rows stand side by side: all, or the one of train.model. */
-static size_t chosen_models(const df_run *run, size_t out[2]) {
-    const char *one = df_job_text(run->job, "train.model");
-    size_t n = 0;
-    for (size_t i = 0; i < df_models(run); i++) {
-        bool all = one == NULL || *one == '\0';
-        if (all || (n == 0 && strcmp(one, df_model_name(run, i)) == 0)) out[n++] = i;
-    }
-    return n;
-}
-
 static size_t files_of(const df_run *run, size_t model) {
     const char *const *items;
     size_t n = df_job_list(run->job, lists[model], &items);
@@ -72,42 +61,52 @@ static char *path_of(const df_run *run, size_t model, size_t f) {
     return n > 0 ? df_strdup(items[f]) : df_path_acts(run, df_model_name(run, model));
 }
 
-static df_status open_file(const df_run *run, size_t model, size_t f, df_data *d) {
+static df_status open_file(const df_run *run, size_t model, size_t f, df_data *d, df_acts **out) {
     char *path = path_of(run, model, f);
-    size_t at = d->opened;
     if (path == NULL) return DF_FAILED;
-    df_status status = df_acts_open(path, &d->acts[at]);
+    df_status status = df_acts_open(path, out);
     df_free(path);
     DF_TRY_AS(status, "opening the activations of model %s (made by darkfield harvest)",
               df_model_name(run, model));
-    d->opened++;
-    if (strcmp(d->acts[at]->model, df_model_name(run, model)) != 0)
-        return df_fail(DF_BAD_INPUT, "%s holds activations of model %s, expected %s",
-                       d->acts[at]->path, d->acts[at]->model, df_model_name(run, model));
-    return df_acts_site(d->acts[at], df_job_text(run->job, "site"), &d->index[at]);
+    d->opened[d->n_opened++] = *out;
+    if (strcmp((*out)->model, df_model_name(run, model)) == 0) return DF_OK;
+    return df_fail(DF_BAD_INPUT, "%s holds activations of model %s, expected %s", (*out)->path,
+                   (*out)->model, df_model_name(run, model));
 }
 
-static df_status open_files(const df_run *run, df_data *d) {
-    size_t models[2] = {0};
-    d->sites = chosen_models(run, models);
-    d->files = files_of(run, models[0]);
-    for (size_t s = 1; s < d->sites; s++)
-        if (files_of(run, models[s]) != d->files)
+/* File f of every model, and the sites in it. */
+static df_status open_part(const df_run *run, const df_columns *c, size_t f, df_data *d) {
+    df_acts *of_model[2] = {NULL, NULL};
+    for (size_t s = 0; s < c->n; s++) {
+        size_t at = f * c->n + s, model = c->model[s];
+        if (of_model[model] == NULL) DF_TRY(open_file(run, model, f, d, &of_model[model]));
+        d->acts[at] = of_model[model];
+        DF_TRY(df_acts_site(d->acts[at], c->site[s], &d->index[at]));
+    }
+    return DF_OK;
+}
+
+static df_status open_files(const df_run *run, const df_columns *c, df_data *d) {
+    d->sites = c->n;
+    d->files = files_of(run, c->model[0]);
+    for (size_t s = 1; s < c->n; s++)
+        if (files_of(run, c->model[s]) != d->files)
             return df_fail(DF_USAGE, "%s names %zu files, %s %zu: one of each belong together",
-                           lists[models[0]], d->files, lists[models[s]], files_of(run, models[s]));
+                           lists[c->model[0]], d->files, lists[c->model[s]],
+                           files_of(run, c->model[s]));
+    DF_TRY(DF_NEW(d->opened, 2 * d->files));
     DF_TRY(DF_NEW(d->acts, d->files * d->sites));
     DF_TRY(DF_NEW(d->index, d->files * d->sites));
-    for (size_t f = 0; f < d->files; f++)
-        for (size_t s = 0; s < d->sites; s++) DF_TRY(open_file(run, models[s], f, d));
+    for (size_t f = 0; f < d->files; f++) DF_TRY(open_part(run, c, f, d));
     return DF_OK;
 }
 
 /* One line for every file: what an output depends on. */
 static df_status list_hashes(df_data *d) {
     d->hashes = df_strdup("");
-    for (size_t i = 0; i < d->opened && d->hashes != NULL; i++) {
-        char *longer =
-            df_format("%s# activations %016llx\n", d->hashes, (unsigned long long)d->acts[i]->hash);
+    for (size_t i = 0; i < d->n_opened && d->hashes != NULL; i++) {
+        char *longer = df_format("%s# activations %016llx\n", d->hashes,
+                                 (unsigned long long)d->opened[i]->hash);
         df_free(d->hashes);
         d->hashes = longer;
     }
@@ -124,7 +123,11 @@ static df_status open_mine(const df_run *run, bool evaluation, df_data *d) {
     df_acts_filter filter = {.part = evaluation};
     uint32_t *tokens = NULL;
     DF_TRY(read_skip(run->job, evaluation ? "evaluate.skip_first" : "train.skip_first", &filter));
-    DF_TRY(open_files(run, d));
+    df_columns columns;
+    DF_TRY(df_job_columns(run, &columns));
+    df_status opened = open_files(run, &columns, d);
+    df_columns_free(&columns);
+    DF_TRY(opened);
     DF_TRY(list_hashes(d));
     df_status status = read_tokens(run->job, "train.skip_tokens", &tokens, &filter.tokens);
     filter.token = tokens;
@@ -153,7 +156,8 @@ df_status df_data_open(const df_run *run, bool evaluation, df_data *out) {
 
 void df_data_close(df_data *data) {
     df_rows_close(&data->rows);
-    for (size_t i = 0; i < data->opened; i++) df_acts_close(&data->acts[i]);
+    for (size_t i = 0; i < data->n_opened; i++) df_acts_close(&data->opened[i]);
+    df_free(data->opened);
     df_free(data->acts);
     df_free(data->index);
     df_free(data->hashes);
@@ -162,10 +166,12 @@ void df_data_close(df_data *data) {
 
 bool df_inputs_are_missing(const df_run *run) {
     uint8_t missing = 0;
-    size_t models[2] = {0}, n = df_job_is_synthetic(run) ? 0 : chosen_models(run, models);
+    size_t n = df_job_is_synthetic(run) ? 0 : df_models(run);
+    const char *one = df_job_text(run->job, "train.model");
     for (size_t i = 0; i < n && df_comm_rank(run->world) == 0; i++)
-        for (size_t f = 0; f < files_of(run, models[i]); f++) {
-            char *path = path_of(run, models[i], f);
+        for (size_t f = 0; f < files_of(run, i); f++) {
+            if (one != NULL && *one != '\0' && strcmp(one, df_model_name(run, i)) != 0) continue;
+            char *path = path_of(run, i, f);
             missing |= path != NULL && !df_file_exists(path);
             df_free(path);
         }

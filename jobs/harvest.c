@@ -30,7 +30,7 @@ static const df_option options[] = {
     {.key = "harvest.sites",
      .type = DF_OPT_LIST,
      .optional = true,
-     .help = "hook sites to store; `site` when not given"},
+     .help = "hook sites to store; those under study and of the dictionary when not given"},
     {.key = "harvest.dtype",
      .type = DF_OPT_CHOICE,
      .fallback = "f32",
@@ -57,24 +57,30 @@ static packing read_packing(const df_run *run) {
                      .heldout = df_job_real(run->job, "text.heldout")};
 }
 
-static df_status read_sites(harvest *h, const char **single) {
+static df_status read_sites(harvest *h) {
     const df_job *job = h->run->job;
-    *single = df_job_text(job, "site");
-    h->site = single;
-    h->sites = 1;
-    if (df_job_has(job, "harvest.sites")) h->sites = df_job_list(job, "harvest.sites", &h->site);
+    DF_TRY(df_job_harvest_sites(h->run, &h->columns));
+    h->site = (const char *const *)h->columns.site;
+    h->sites = h->columns.n;
     if (h->sites < 1 || h->sites > HARVEST_MOST_SITES)
-        return df_fail(DF_USAGE, "%s: harvest.sites lists %zu sites, 1 to %d are possible",
+        return df_fail(DF_USAGE, "%s: %zu sites to harvest, 1 to %d are possible",
                        df_job_where(job, "harvest.sites"), h->sites, HARVEST_MOST_SITES);
     for (size_t i = 0; i < h->sites; i++) {
         DF_TRY_AS(df_model_site_width(&h->shape, h->site[i], h->how.context, &h->width[i]),
                   "choosing sites of model %s", h->name);
-        for (size_t j = 0; j < i; j++)
-            if (strcmp(h->site[i], h->site[j]) == 0)
-                return df_fail(DF_USAGE, "%s: %s is listed twice",
-                               df_job_where(job, "harvest.sites"), h->site[i]);
     }
     return DF_OK;
+}
+
+// A line for every site that options of other stages ask for. New memory.
+static char *list_more_sites(const harvest *h) {
+    char *text = df_strdup("");
+    for (size_t i = h->columns.inputs; i < h->sites && text != NULL; i++) {
+        char *longer = df_format("%s# site %s\n", text, h->site[i]);
+        df_free(text);
+        text = longer;
+    }
+    return text;
 }
 
 // Content hashes by rank 0 for all: reading a large model once is enough.
@@ -88,10 +94,14 @@ static df_status hash_inputs(harvest *h, const df_corpus *corpus, const df_token
     h->tokenizer_hash = df_tokenizer_hash(tokenizer);
     char *resolved = df_resolved(h->run, "harvest");
     if (resolved == NULL) return df_agree(world, DF_FAILED);
-    h->job = df_format("%s# inputs: model %s %016llx, text %016llx, tokenizer %016llx\n", resolved,
-                       h->name, (unsigned long long)h->model_hash,
+    char *more = list_more_sites(h);
+    if (more == NULL) df_free(resolved);
+    if (more == NULL) return df_agree(world, DF_FAILED);
+    h->job = df_format("%s%s# inputs: model %s %016llx, text %016llx, tokenizer %016llx\n",
+                       resolved, more, h->name, (unsigned long long)h->model_hash,
                        (unsigned long long)h->corpus_hash, (unsigned long long)h->tokenizer_hash);
     df_free(resolved);
+    df_free(more);
     return df_agree(world, h->job != NULL ? DF_OK : DF_FAILED);
 }
 
@@ -309,11 +319,10 @@ static df_status prepare(harvest *h, bool *current) {
 }
 
 static df_status harvest_model(harvest *h) {
-    const char *single;
     bool current = false;
     df_status status = df_model_plan(h->model_path, &h->shape);
     if (status == DF_OK) status = check_context(h);
-    if (status == DF_OK) status = read_sites(h, &single);
+    if (status == DF_OK) status = read_sites(h);
     if (status == DF_OK)
         status = df_type_parse(df_job_text(h->run->job, "harvest.dtype"), &h->type);
     DF_TRY(df_agree(h->run->world, status));
@@ -340,6 +349,7 @@ static df_status harvest_one(df_run *run, size_t i) {
         if (status != DF_STOPPED && df_comm_rank(run->world) == 0) unlink(h.progress_path);
     }
     df_model_close(&h.model);
+    df_columns_free(&h.columns);
     df_packed_free(&h.text);
     df_units_free(&h.table);
     df_free(h.path);

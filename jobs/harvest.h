@@ -60,7 +60,8 @@ typedef struct harvest {
     df_model_shape shape;
     df_model *model;
     df_type type;
-    const char *const *site; // [sites]
+    df_columns columns;
+    const char *const *site; // [sites] of columns
     size_t sites;
     size_t width[HARVEST_MOST_SITES]; // columns of each site
     df_file *file;

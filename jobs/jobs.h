@@ -60,15 +60,35 @@ const char *df_model_path(const df_run *run, size_t i);
  * sections. New memory. */
 char *df_resolved(const df_run *run, const char *sections);
 
+/* What the job's dictionary is made of: its kind, and the sites side by side in a row, those that
+ * are read before those that are written alone (transcoders, CLT). DF_USAGE names the option that
+ * does not fit. Not collective; free what it holds. */
+typedef struct df_columns {
+    df_dict_kind kind;
+    size_t n, inputs;
+    size_t model[DF_MAX_SITES]; /* 0: a, 1: b */
+    char *site[DF_MAX_SITES];
+} df_columns;
+df_status df_job_columns(const df_run *run, df_columns *out) DF_MUST_CHECK;
+void df_columns_free(df_columns *columns);
+df_dict_kind df_job_kind(const df_run *run); /* train.kind, `auto` decided */
+/* The sites to harvest of each model: harvest.sites, else those under study and those of the
+ * dictionary. `inputs` of them are named by shared options. Not collective. */
+df_status df_job_harvest_sites(const df_run *run, df_columns *out) DF_MUST_CHECK;
+/* site, sites or train.input is given, not two of the first. */
+df_status df_job_require_sites(const df_job *job) DF_MUST_CHECK;
+
 /* The content hash of an input, taken on rank 0. Collective. */
 df_status df_input_digest(const df_run *run, const char *path, uint64_t *out) DF_MUST_CHECK;
 
 /* The activation files of all models (the same file twice when both models have one name), aligned
- * and opened, and the index of the job's site in each. Collective; close with df_inputs_close. */
+ * and opened; after df_inputs_match, file and index of every site of a dictionary. Collective;
+ * close with df_inputs_close. */
 typedef struct df_inputs {
-    size_t n;
-    df_acts *acts[2];
-    size_t site[2];
+    size_t n; /* files */
+    df_acts *file[2];
+    df_acts *acts[DF_MAX_SITES]; /* of `file` */
+    size_t site[DF_MAX_SITES];
 } df_inputs;
 df_status df_inputs_open(const df_run *run, df_inputs *out) DF_MUST_CHECK;
 void df_inputs_close(df_inputs *inputs);
@@ -77,9 +97,10 @@ void df_inputs_close(df_inputs *inputs);
  * (else the job's own) behind the job's filters, or synthetic rows. Collective; close with
  * df_data_close. */
 typedef struct df_data {
-    df_acts **acts;              /* [files * sites] */
-    size_t *index;               /* [files * sites] */
-    size_t files, sites, opened; /* opened: of acts */
+    df_acts **opened;              /* [n_opened] */
+    df_acts **acts;                /* [files * sites] of those */
+    size_t *index;                 /* [files * sites] */
+    size_t files, sites, n_opened; /* files: of one model */
     df_rows *rows;
     uint64_t dropped; /* rows that are not finite (train.bad_rows: drop) */
     char *hashes;     /* "# activations HASH" for each file: what an output depends on */
@@ -95,7 +116,7 @@ bool df_inputs_are_missing(const df_run *run);
 char *df_path_shuffled(const df_run *run);
 char *df_describe_shuffled(const df_run *run, const char *hashes);
 
-/* Puts the files in the order of the dictionary's sites, an SAE's model first. Not collective. */
+/* Finds the file and the index of each of the dictionary's sites. Not collective. */
 df_status df_inputs_match(df_inputs *inputs, const df_dict *dict) DF_MUST_CHECK;
 
 /* Whether `path`, a "model", "corpus" or "tokenizer" of this content hash, is the one the

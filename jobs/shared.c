@@ -124,7 +124,13 @@ const df_option df_shared_options[] = {
      .help = "--dry-run: time of a training step on one rank, as a training log shows it"},
     {.key = "site",
      .type = DF_OPT_TEXT,
+     .optional = true,
      .help = "hook site under study, e.g. blocks.3.hook_resid_post"},
+    {.key = "sites",
+     .type = DF_OPT_LIST,
+     .optional = true,
+     .help = "several of them instead, stored by one harvest; a crosscoder stands over all, a "
+             "transcoder reads them"},
 };
 const size_t df_n_shared_options = sizeof df_shared_options / sizeof *df_shared_options;
 
@@ -166,14 +172,12 @@ char *df_path_result(const df_run *run, const char *name) {
 }
 
 char *df_path_dict(const df_run *run) {
-    const char *one = df_job_text(run->job, "train.model");
-    bool sae = df_job_is_synthetic(run) ? df_job_synthetic(run).models == 1
-                                        : df_models(run) == 1 || (one != NULL && *one != '\0');
-    return df_format("%s/%s.dict.h5", df_job_text(run->job, "out"), sae ? "sae" : "crosscoder");
+    return df_format("%s/%s.dict.h5", df_job_text(run->job, "out"),
+                     df_dict_kind_name(df_job_kind(run)));
 }
 
 char *df_resolved(const df_run *run, const char *sections) {
-    char *all = df_format("seed models text site %s", sections);
+    char *all = df_format("seed models text site sites %s", sections);
     if (all == NULL) return NULL;
     char *text = df_job_resolved(run->job, all, false);
     df_free(all);
@@ -185,14 +189,13 @@ static df_status open_mine(const df_run *run, df_inputs *in) {
     for (size_t i = 0; i < df_models(run); i++) {
         char *path = df_path_acts(run, df_model_name(run, i));
         if (path == NULL) return DF_FAILED;
-        df_status status = df_acts_open(path, &in->acts[i]);
+        df_status status = df_acts_open(path, &in->file[i]);
         df_free(path);
         DF_TRY_AS(status, "opening the activations of model %s (made by darkfield harvest)",
                   df_model_name(run, i));
         in->n = i + 1;
-        DF_TRY(df_acts_site(in->acts[i], df_job_text(run->job, "site"), &in->site[i]));
     }
-    return in->n == 2 ? df_acts_aligned(in->acts[0], in->acts[1]) : DF_OK;
+    return in->n == 2 ? df_acts_aligned(in->file[0], in->file[1]) : DF_OK;
 }
 
 df_status df_inputs_open(const df_run *run, df_inputs *out) {
@@ -203,44 +206,43 @@ df_status df_inputs_open(const df_run *run, df_inputs *out) {
 }
 
 void df_inputs_close(df_inputs *inputs) {
-    for (size_t i = 0; i < inputs->n; i++) df_acts_close(&inputs->acts[i]);
+    for (size_t i = 0; i < inputs->n; i++) df_acts_close(&inputs->file[i]);
     inputs->n = 0;
 }
 
-/* Puts the activations of an SAE's model first, where its one site is looked for. */
-static bool bring_forward(df_inputs *inputs, const char *model) {
-    for (size_t i = 0; i < inputs->n; i++) {
-        if (strcmp(inputs->acts[i]->model, model) != 0) continue;
-        df_acts *acts = inputs->acts[0];
-        size_t site = inputs->site[0];
-        inputs->acts[0] = inputs->acts[i];
-        inputs->site[0] = inputs->site[i];
-        inputs->acts[i] = acts;
-        inputs->site[i] = site;
-        return true;
+/* How many sites before this one are the same site of a model of the same name. */
+static size_t same_before(const df_dict *dict, size_t site) {
+    size_t n = 0;
+    for (size_t s = 0; s < site; s++)
+        n += strcmp(dict->site[s].model, dict->site[site].model) == 0 &&
+             strcmp(dict->site[s].name, dict->site[site].name) == 0;
+    return n;
+}
+
+/* A model compared with itself has its second file behind the first. */
+static df_status match_site(df_inputs *in, const df_dict *dict, size_t s) {
+    const df_dict_site *site = &dict->site[s];
+    size_t skip = same_before(dict, s);
+    for (size_t i = 0; i < in->n; i++) {
+        if (strcmp(in->file[i]->model, site->model) != 0 || skip-- > 0) continue;
+        in->acts[s] = in->file[i];
+        DF_TRY(df_acts_site(in->file[i], site->name, &in->site[s]));
+        uint64_t width = in->file[i]->site[in->site[s]].width;
+        if (width == site->width) return DF_OK;
+        return df_fail(DF_BAD_INPUT,
+                       "%s: expected %s of width %llu, which the dictionary reads, found width "
+                       "%llu: train again",
+                       in->file[i]->path, site->name, (unsigned long long)site->width,
+                       (unsigned long long)width);
     }
-    return false;
+    return df_fail(DF_BAD_INPUT,
+                   "the dictionary has %zu site%s, number %zu is %s of model %s; the job's models "
+                   "do not fit it: train again",
+                   dict->sites, dict->sites == 1 ? "" : "s", s, site->name, site->model);
 }
 
 df_status df_inputs_match(df_inputs *inputs, const df_dict *dict) {
-    bool fits = dict->sites == inputs->n;
-    if (!fits && dict->sites == 1) fits = bring_forward(inputs, dict->site[0].model);
-    if (!fits)
-        return df_fail(DF_BAD_INPUT,
-                       "the dictionary has %zu site%s, the first of model %s; the job's models do "
-                       "not fit it: train again",
-                       dict->sites, dict->sites == 1 ? "" : "s", dict->site[0].model);
-    for (size_t i = 0; i < dict->sites; i++) {
-        const df_acts *acts = inputs->acts[i];
-        const struct df_site *site = &acts->site[inputs->site[i]];
-        if (site->width == dict->site[i].width && strcmp(site->name, dict->site[i].name) == 0)
-            continue;
-        return df_fail(DF_BAD_INPUT,
-                       "%s: expected %s of width %llu, which the dictionary reads, found %s of "
-                       "width %llu: train again",
-                       acts->path, dict->site[i].name, (unsigned long long)dict->site[i].width,
-                       site->name, (unsigned long long)site->width);
-    }
+    for (size_t s = 0; s < dict->sites; s++) DF_TRY(match_site(inputs, dict, s));
     return DF_OK;
 }
 
@@ -276,7 +278,7 @@ char *df_resolved_with(const df_run *run, const char *sections, uint64_t diction
     df_free(resolved);
     for (size_t i = 0; i < inputs->n && text != NULL; i++) {
         char *longer =
-            df_format("%s# activations %016llx\n", text, (unsigned long long)inputs->acts[i]->hash);
+            df_format("%s# activations %016llx\n", text, (unsigned long long)inputs->file[i]->hash);
         df_free(text);
         text = longer;
     }

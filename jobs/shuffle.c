@@ -19,18 +19,34 @@ char *df_path_shuffled(const df_run *run) {
     return df_format("%s/shuffled.rows.h5", df_job_text(run->job, "out"));
 }
 
+/* The sites of a row; new memory. */
+static char *list_sites(const df_run *run) {
+    df_columns c;
+    char *text = NULL;
+    if (df_job_columns(run, &c) != DF_OK) return NULL;
+    for (size_t s = 0; s < c.n && (s == 0 || text != NULL); s++) {
+        char *longer = s == 0 ? df_strdup(c.site[0]) : df_format("%s, %s", text, c.site[s]);
+        df_free(text);
+        text = longer;
+    }
+    df_columns_free(&c);
+    return text;
+}
+
 /* All that decides which rows, and their order. New memory. */
 char *df_describe_shuffled(const df_run *run, const char *hashes) {
     const df_job *job = run->job;
     const char *const *tokens;
     size_t n = df_job_list(job, "train.skip_tokens", &tokens);
     const char *model = df_job_text(job, "train.model");
+    char *sites = list_sites(run);
+    if (sites == NULL) return NULL;
     bool own = df_job_has(job, "train.seed");
-    char *text =
-        df_format("seed %lld, site %s, model %s, skip_first %s, bad_rows %s\n%s",
-                  (long long)df_job_int(job, own ? "train.seed" : "seed"), df_job_text(job, "site"),
-                  model != NULL ? model : "", df_job_text(job, "train.skip_first"),
-                  df_job_text(job, "train.bad_rows"), hashes);
+    char *text = df_format("seed %lld, site %s, model %s, skip_first %s, bad_rows %s\n%s",
+                           (long long)df_job_int(job, own ? "train.seed" : "seed"), sites,
+                           model != NULL ? model : "", df_job_text(job, "train.skip_first"),
+                           df_job_text(job, "train.bad_rows"), hashes);
+    df_free(sites);
     for (size_t i = 0; i < n && text != NULL; i++) {
         char *longer = df_format("%sskip token %s\n", text, tokens[i]);
         df_free(text);

@@ -34,7 +34,9 @@ typedef struct source {
     df_coder *coder;
     uint64_t *rows[2];
     size_t n[2];
-    df_spectrum_model model[2];
+    df_spectrum_model model[DF_MAX_SITES]; /* the sites that are written */
+    char *name[DF_MAX_SITES];
+    size_t models;
 } source;
 
 static df_status read_rows(void *context, const uint64_t *rows, size_t n, float *x) {
@@ -42,29 +44,51 @@ static df_status read_rows(void *context, const uint64_t *rows, size_t n, float 
     return df_rows_gather(s->dict, s->acts.acts, s->acts.site, rows, n, x);
 }
 
+/* x_hat gets whole rows like x: of columns that are not written it holds anything. */
 static df_status apply_dictionary(void *context, const float *x, size_t n, float *x_hat) {
-    return df_coder_apply(((source *)context)->coder, x, n, x_hat, NULL);
+    const df_dict *dict = ((source *)context)->dict;
+    size_t out = dict->out.count;
+    DF_TRY(df_coder_apply(((source *)context)->coder, x, n, x_hat, NULL));
+    for (size_t r = n; r-- > 0 && out < dict->width;)
+        memmove(x_hat + r * dict->width + dict->out.first, x_hat + r * out, out * sizeof *x_hat);
+    return DF_OK;
 }
 
 static void source_close(source *s) {
     df_coder_close(&s->coder);
     df_dict_free(&s->dict);
     df_inputs_close(&s->acts);
+    for (size_t i = 0; i < s->models; i++) df_free(s->name[i]);
     df_free(s->rows[0]);
     df_free(s->rows[1]);
 }
 
-/* The models are the sites of the dictionary; a model against itself would need one group twice. */
+/* Is another written site of a model of this name? */
+static bool is_shared(const df_dict *dict, const df_dict_site *site) {
+    for (size_t i = 0; i < df_dict_outputs(dict); i++) {
+        const df_dict_site *other = df_dict_output(dict, i);
+        if (other != site && strcmp(other->model, site->model) == 0) return true;
+    }
+    return false;
+}
+
+/* A group for every written site, named by its model, and by the site where a model has several. A
+ * model against itself would need one group twice. */
 static df_status name_models(source *s) {
-    for (size_t i = 0; i < s->dict->sites; i++) {
-        const df_dict_site *site = &s->dict->site[i];
-        if (i > 0 && strcmp(site->model, s->dict->site[0].model) == 0)
-            return df_fail(DF_USAGE,
-                           "spectrum needs models of different names, both are called %s: leave it "
-                           "out of stages",
-                           site->model);
+    for (size_t i = 0; i < df_dict_outputs(s->dict); i++) {
+        const df_dict_site *site = df_dict_output(s->dict, i);
+        s->name[i] = is_shared(s->dict, site) ? df_format("%s.%s", site->model, site->name)
+                                              : df_strdup(site->model);
+        if (s->name[i] == NULL) return DF_FAILED;
+        s->models = i + 1;
+        for (size_t other = 0; other < i; other++)
+            if (strcmp(s->name[other], s->name[i]) == 0)
+                return df_fail(DF_USAGE,
+                               "spectrum needs models of different names, both are called %s: "
+                               "leave it out of stages",
+                               site->model);
         s->model[i] = (df_spectrum_model){
-            .name = site->model, .first = site->first, .width = site->width, .scale = site->scale};
+            .name = s->name[i], .first = site->first, .width = site->width, .scale = site->scale};
     }
     return DF_OK;
 }
@@ -86,7 +110,7 @@ static df_status measure(df_run *run, source *s, const char *dict_path,
                          batch * (size_t)df_comm_size(run->world), &s->coder));
     const df_acts *acts = s->acts.acts[0];
     df_spectrum_input input = {.model = s->model,
-                               .models = s->dict->sites,
+                               .models = s->models,
                                .width = s->dict->width,
                                .document = acts->document,
                                .documents = acts->documents,
@@ -102,7 +126,7 @@ static df_status measure(df_run *run, source *s, const char *dict_path,
 /* One line a model, from the file. */
 static void print_model(const df_reader *file, const char *model) {
     double r2, error, ratio;
-    char group[256], residual[280];
+    char group[512], residual[540];
     snprintf(group, sizeof group, "/%s", model);
     snprintf(residual, sizeof residual, "%s/residual", group);
     if (df_reader_real(file, group, "r2_pooled", &r2) == DF_OK &&
@@ -112,10 +136,10 @@ static void print_model(const df_reader *file, const char *model) {
                 model, ratio, 100 * r2, 100 * error);
 }
 
-static void print_figures(const char *path, const df_dict *dict) {
+static void print_figures(const char *path, const source *s) {
     df_reader *file = NULL;
     if (df_reader_open(path, "darkfield-spectrum", &file) == DF_OK)
-        for (size_t i = 0; i < dict->sites; i++) print_model(file, dict->site[i].model);
+        for (size_t i = 0; i < s->models; i++) print_model(file, s->name[i]);
     df_reader_close(&file);
     df_error_clear();
 }
@@ -137,7 +161,7 @@ static df_status run_with(df_run *run, const char *dict_path, const char *output
     df_timer_start("spectrum");
     status = measure(run, &s, dict_path, &o);
     df_timer_stop("spectrum");
-    if (status == DF_OK) print_figures(output, s.dict);
+    if (status == DF_OK) print_figures(output, &s);
     if (status == DF_OK) df_info("spectrum: wrote %s", output);
 done:
     source_close(&s);

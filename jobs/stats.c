@@ -46,8 +46,8 @@ typedef struct sources {
     df_dict *dict;
     df_corpus *corpus;
     df_tokenizer *tokenizer;
-    df_model *model[2];
-    size_t models;
+    df_model *model[2]; /* of the job, those that the dictionary names */
+    const df_model *of_site[DF_MAX_SITES];
 } sources;
 
 static void sources_close(sources *s) {
@@ -55,7 +55,7 @@ static void sources_close(sources *s) {
     df_dict_free(&s->dict);
     df_corpus_close(&s->corpus);
     df_tokenizer_close(s->tokenizer);
-    for (size_t i = 0; i < s->models; i++) df_model_close(&s->model[i]);
+    for (size_t i = 0; i < 2; i++) df_model_close(&s->model[i]);
 }
 
 static df_status open_corpus(const df_run *run, sources *s) {
@@ -83,10 +83,11 @@ static df_status open_models(const df_run *run, sources *s) {
         const df_acts *acts = s->acts.acts[i];
         size_t which = strcmp(s->dict->site[i].model, df_model_name(run, 0)) == 0 ? 0 : 1;
         const char *path = df_model_path(run, which);
+        bool known = s->model[which] != NULL;
         uint64_t hash = 0;
-        DF_TRY(df_model_open(path, &s->model[i]));
-        s->models = i + 1;
-        if (df_comm_rank(run->world) == 0) { // reading a large model once is enough
+        if (!known) DF_TRY(df_model_open(path, &s->model[which]));
+        s->of_site[i] = s->model[which];
+        if (!known && df_comm_rank(run->world) == 0) { // reading a large model once is enough
             DF_TRY(df_model_hash(path, &hash));
             DF_TRY(df_inputs_came_from(acts, "model", path, hash));
         }
@@ -107,7 +108,7 @@ static df_status run_pass(df_run *run, sources *s, const char *output, const cha
                             .n = s->dict->sites,
                             .corpus = s->corpus,
                             .tokenizer = s->tokenizer,
-                            .models = (const df_model *const *)s->model};
+                            .models = s->of_site};
     df_stats_options o = {.examples = (size_t)df_job_int(run->job, "stats.examples"),
                           .window = (size_t)df_job_int(run->job, "stats.window"),
                           .promoted = (size_t)df_job_int(run->job, "stats.promoted"),

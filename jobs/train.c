@@ -12,7 +12,7 @@ static const df_option options[] = {
     {.key = "train.model",
      .type = DF_OPT_TEXT,
      .optional = true,
-     .help = "train a plain SAE on this model alone; all models together when not given"},
+     .help = "train on this model alone; all models together when not given"},
     {.key = "train.source",
      .type = DF_OPT_CHOICE,
      .fallback = "activations",
@@ -93,6 +93,23 @@ static const df_option options[] = {
      .min = 1e-9,
      .max = 1e9,
      .help = "its greatest strength"},
+    {.key = "train.kind",
+     .type = DF_OPT_CHOICE,
+     .fallback = "auto",
+     .choices = "auto sae crosscoder transcoder skip-transcoder clt",
+     .help = "sae: one site of one model; crosscoder: all sites of all models, read and written; "
+             "transcoder: reads train.input, writes train.output; skip-transcoder: and a linear "
+             "map; clt: latents of layer l read input l and write outputs l, l + 1, ...; auto: sae "
+             "or crosscoder"},
+    {.key = "train.input",
+     .type = DF_OPT_LIST,
+     .optional = true,
+     .help = "sites that the dictionary reads; `sites` or `site` when not given"},
+    {.key = "train.output",
+     .type = DF_OPT_LIST,
+     .optional = true,
+     .help = "sites that a transcoder or clt writes; hook_mlp_out of each input's layer when not "
+             "given"},
     {.key = "train.latents",
      .type = DF_OPT_INT,
      .fallback = "1024",
@@ -183,8 +200,9 @@ static const df_option options[] = {
          "projected, clipped, step, norm set (dictionary_learning), or norm set first (OpenAI)"},
     {.key = "train.subtract_bias",
      .type = DF_OPT_BOOL,
-     .fallback = "true",
-     .help = "subtract the decoder bias from what the encoder reads"},
+     .optional = true,
+     .help = "subtract the decoder bias from what the encoder reads; true when not given, but for "
+             "transcoders and clt, which cannot"},
     {.key = "train.init_norm",
      .type = DF_OPT_REAL,
      .fallback = "0.5",
@@ -274,6 +292,13 @@ static df_shuffle chosen_shuffle(const df_run *run) {
                                          : DF_SHUFFLE_GLOBAL;
 }
 
+static bool subtracts_bias(const df_run *run) {
+    df_dict_kind kind = df_job_kind(run);
+    if (df_job_has(run->job, "train.subtract_bias"))
+        return df_job_bool(run->job, "train.subtract_bias");
+    return kind == DF_SAE || kind == DF_CROSSCODER;
+}
+
 static df_train_options read_options(const df_run *run) {
     const df_job *job = run->job;
     df_train_options o = {
@@ -285,7 +310,7 @@ static df_train_options read_options(const df_run *run) {
         .activation = df_chosen_activation(run),
         .code_norm = chosen_norm(run),
         .unit_decoder = strcmp(df_job_text(job, "train.decoder"), "unit") == 0,
-        .subtract_bias = df_job_bool(job, "train.subtract_bias"),
+        .subtract_bias = subtracts_bias(run),
         .init_norm = df_job_real(job, "train.init_norm"),
         .lr = df_job_real(job, "train.lr"),
         .beta1 = df_job_real(job, "train.beta1"),
@@ -311,6 +336,18 @@ static df_status check_choices(const df_run *run) {
     const df_job *job = run->job;
     const char *model = df_job_text(job, "train.model");
     df_activation a = df_chosen_activation(run);
+    bool self = df_job_kind(run) == DF_SAE || df_job_kind(run) == DF_CROSSCODER;
+    if (!self && df_job_is_synthetic(run))
+        return df_fail(DF_USAGE,
+                       "%s: synthetic rows have no sites to write: train an sae or a "
+                       "crosscoder on them",
+                       df_job_where(job, "train.kind"));
+    if (!self && subtracts_bias(run))
+        return df_fail(DF_USAGE,
+                       "%s: a %s reads other columns than it writes: its decoder bias "
+                       "cannot be subtracted",
+                       df_job_where(job, "train.subtract_bias"),
+                       df_dict_kind_name(df_job_kind(run)));
     if ((a == DF_TOPK || a == DF_BATCHTOPK) &&
         df_job_int(job, "train.k") > df_job_int(job, "train.latents"))
         return df_fail(DF_USAGE, "%s: train.k is %lld, more than the %lld latents",
@@ -410,10 +447,23 @@ static df_status train_on(df_run *run, const chosen *c, df_train_options *o) {
     return status;
 }
 
+/* What is read and what is written; synthetic rows are always both. */
+static df_status read_kind(const df_run *run, df_train_options *o) {
+    df_columns columns;
+    o->kind = df_job_kind(run);
+    if (df_job_is_synthetic(run)) return DF_OK;
+    DF_TRY(df_job_columns(run, &columns));
+    o->inputs = columns.inputs;
+    df_columns_free(&columns);
+    return DF_OK;
+}
+
 static df_status run_train(df_run *run) {
     df_train_options o = read_options(run);
     chosen c;
-    DF_TRY(df_agree(run->world, check_choices(run)));
+    df_status checked = check_choices(run);
+    if (checked == DF_OK) checked = read_kind(run, &o);
+    DF_TRY(df_agree(run->world, checked));
     if (run->dry_run && df_inputs_are_missing(run)) {
         df_info("train: %zu latents, %llu steps of %zu rows; rows, memory and disk can be told "
                 "after harvest",
@@ -431,7 +481,7 @@ static const df_option *const more_options[] = {df_objective_options, df_method_
 
 const df_stage df_stage_train = {
     .name = "train",
-    .help = "a crosscoder over the models' activations, or an SAE of one",
+    .help = "a crosscoder over the models' activations, an SAE, a transcoder",
     .options = options,
     .n_options = sizeof options / sizeof *options,
     .run = run_train,

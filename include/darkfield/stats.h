@@ -11,10 +11,11 @@
  * log10; what lies outside counts in the end bins /examples/value f32 [m, n] (0: no example)  row,
  * document, first u64 [m, n]  count u32 [m, n] /examples/token u32 [m, n, w]  activation f32 [m, n,
  * w]   the stretch first .. first + count around the peak /vocabulary/bytes u8, offset u64 [V + 1]
- * the text of each token /promoted/token u32, logit f32 [m, models, p]   unit decoder direction
- * times final-norm gain, through the unembedding /concepts/spans u64 [C, 2]  fires u64 [m, 2]
- * inside, found u64 [m, C, 2]   (last axis: training, held-out) An example is one context window:
- * its value is the latent's largest activation there; ties go to the smaller row. */
+ * the text of each token /promoted/token u32, logit f32 [m, sites, p] of each written site   unit
+ * decoder direction times final-norm gain, through the unembedding /concepts/spans u64 [C, 2] fires
+ * u64 [m, 2] inside, found u64 [m, C, 2]   (last axis: training, held-out) An example is one
+ * context window: its value is the latent's largest activation there; ties go to the smaller row.
+ */
 #ifndef DARKFIELD_STATS_H
 #define DARKFIELD_STATS_H
 
@@ -53,10 +54,10 @@ typedef struct df_stats_options {
 typedef struct df_stats_input {
     df_acts *const *acts;
     const size_t *site;
-    size_t n;                /* activation files */
+    size_t n;                /* sites of the dictionary */
     const df_corpus *corpus; /* with labels */
     const df_tokenizer *tokenizer;
-    const df_model *const *models; /* [n] */
+    const df_model *const *models; /* [n] of each site of the dictionary */
 } df_stats_input;
 
 /* Runs the pass and writes the result file. Collective. */

@@ -17,6 +17,15 @@ static const char job_text[] =
     "site: blocks.3.hook_resid_post\n"
     "harvest: {context: 16, interval: 0}\n";
 
+/* What other stages say of the sites to harvest. */
+static const df_option elsewhere[] = {
+    {.key = "train.source", .type = DF_OPT_TEXT, .fallback = "activations"},
+    {.key = "train.kind", .type = DF_OPT_TEXT, .fallback = "auto"},
+    {.key = "train.model", .type = DF_OPT_TEXT, .optional = true},
+    {.key = "train.input", .type = DF_OPT_LIST, .optional = true},
+    {.key = "train.output", .type = DF_OPT_LIST, .optional = true},
+};
+
 /* Runs the stage on `comm` with its output under folder/NAME; `set` may be NULL. */
 static df_status run_stage(df_comm *comm, const char *name, const char *set, int threads) {
     df_option options[64];
@@ -24,6 +33,7 @@ static df_status run_stage(df_comm *comm, const char *name, const char *set, int
     for (size_t i = 0; i < df_n_shared_options; i++) options[n++] = df_shared_options[i];
     for (size_t i = 0; i < df_stage_harvest.n_options; i++)
         options[n++] = df_stage_harvest.options[i];
+    for (size_t i = 0; i < sizeof elsewhere / sizeof *elsewhere; i++) options[n++] = elsewhere[i];
     char *out = df_format("out=%s/%s", folder, name);
     const char *const sets[] = {out, set};
     df_run run = {.world = comm,
