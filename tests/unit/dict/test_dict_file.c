@@ -92,8 +92,8 @@ static bool refused(const char *path, const char *part) {
 static void comes_back(void **state) {
     (void)state;
     char *path = df_format("%s/whole.dict.h5", folder), *summary = NULL;
-    double values[2 * 13] = {0};
-    for (int i = 0; i < 26; i++) values[i] = i;
+    double values[2 * 15] = {0};
+    for (int i = 0; i < 30; i++) values[i] = i;
     df_history history = {.rows = 2, .capacity = 2, .sites = 2, .values = values};
     df_dict *d = make_dict(world), *back = NULL;
     df_test_all(world, df_dict_save(world, path, d, &history, "a job\n", 9, 1000, &facts) == DF_OK);
@@ -107,7 +107,7 @@ static void comes_back(void **state) {
     double *lr = NULL;
     df_test_all(world, df_reader_open(path, "darkfield-dictionary", &file) == DF_OK);
     df_test_all(world, df_reader_all(file, "/history/lr", DF_F64, 2, (void **)&lr) == DF_OK &&
-                           lr[0] == 8 && lr[1] == 21);
+                           lr[0] == 8 && lr[1] == 23);
     df_test_all(world, df_reader_has(file, "/history/fvu.tuned"));
     df_free(lr);
     df_reader_close(&file);
