@@ -51,7 +51,6 @@ CASES = {
     "gated_trained": dict(act="gated", penalty="l1", weight=0.05, norm="root", frozen=False),
     # BatchTopK crosscoders: unsquared error, selection site by site
     "batch_unsquared": dict(act="batchtopk", norm="sum", reconstruction="unsquared", aux=1 / 32, subtract=False),
-    "decoupled": dict(act="batchtopk", norm="decoupled", subtract=False),
 }
 
 
@@ -157,7 +156,7 @@ def reconstruction(e, case):
 
 
 def encode(x, p, case):
-    """Codes [rows, latents] (decoupled: [rows, sites, latents]), pre-activations, the gate's codes, the smallest distance to a decision."""
+    """Codes [rows, latents], pre-activations, the gate's codes, the smallest distance to a decision."""
     pre = (x - p["b_dec"] if case["subtract"] else x) @ p["w_enc"].T + p["b_enc"]
     if case["act"] == "jumprelu":
         theta = thresholds(p, case)
@@ -171,27 +170,18 @@ def encode(x, p, case):
     if case["act"] == "relu":
         positive = f[f > 0].min().item() if case["penalty"] == "lp" else 1.0  # p < 1: steep at 0
         return f, pre, None, positive
-    if case["norm"] == "decoupled":
-        parts, gap = [], 1.0
-        for norm in site_norms(p["w_dec"]):
-            part, site_gap = keep(f.reshape(-1), (f * norm).detach().reshape(-1), K * B)
-            parts.append(part.reshape(f.shape))
-            gap = min(gap, site_gap)
-        return torch.stack(parts, 1), pre, None, gap
     part, gap = keep(f.reshape(-1), (f * code_norm(p["w_dec"], case["norm"])).detach().reshape(-1), K * B)
     return part.reshape(f.shape), pre, None, gap
 
 
-def decode(f, p, case):
-    if case["norm"] != "decoupled":
-        return f @ p["w_dec"] + p["b_dec"]
-    return torch.cat([f[:, s] @ part for s, part in enumerate(p["w_dec"].split(WIDTHS, dim=1))], 1) + p["b_dec"]
+def decode(f, p):
+    return f @ p["w_dec"] + p["b_dec"]
 
 
 def objective(x, p, dead, case, state):
     f, pre, gate, gap = encode(x, p, case)
     norm = code_norm(p["w_dec"], case["norm"])
-    e = x - decode(f, p, case)
+    e = x - decode(f, p)
     terms = dict.fromkeys(("reconstruction", "sparsity", "preact", "gate", "auxiliary"), torch.zeros((), dtype=torch.float64))
     terms["reconstruction"] = reconstruction(e, case)
     if case["penalty"] in ("l0", "l0_target"):
