@@ -55,7 +55,11 @@ static df_status evaluate(df_run *run, const df_data *data, const char *dict_pat
     bool known = df_job_is_synthetic(run);
     df_status status;
     DF_GO(df_dict_load(run->world, dict_path, &dict));
-    DF_GO(df_evaluate(run->world, run->kernels, dict, data->rows, o, &found));
+    status = df_evaluate(run->world, run->kernels, dict, data->rows, o, &found);
+    if (status != DF_OK) {
+        df_context("evaluating %s on the activations of this job", dict_path);
+        goto done;
+    }
     print_figures(dict, &found);
     if (known) {
         df_synthetic toy = df_job_synthetic(run);

@@ -166,11 +166,9 @@ df_status read_gpt_neox(config_source from, model_config *config) {
     DF_TRY(df_config_flag(from, "use_parallel_residual", true, &config->parallel));
     DF_TRY(df_config_positive(from, "partial_rotary_factor", 0.25, &share));
     DF_TRY(df_config_positive(from, "rotary_pct", share, &share));
-    config->rotary = (size_t)((double)config->shape.head_width * share);
     DF_TRY(df_config_positive(from, "rotary_emb_base", config->rope.base, &config->rope.base));
-    if (config->rotary >= 2 && config->rotary <= config->shape.head_width &&
-        config->rotary % 2 == 0)
-        return DF_OK;
+    if (share <= 1.0) config->rotary = (size_t)((double)config->shape.head_width * share);
+    if (share <= 1.0 && config->rotary >= 2 && config->rotary % 2 == 0) return DF_OK;
     return df_fail(DF_BAD_INPUT, "%s: rotary_pct %g of %zu columns is no even number of them",
                    from.file, share, config->shape.head_width);
 }

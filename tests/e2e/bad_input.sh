@@ -140,7 +140,9 @@ darkfield 2 run "$pocket" "${tiny[@]}" --set out="$work/other" --set site=blocks
     --set stages="harvest, train" || bad bad_input.other_site "exit $?"
 for stage in evaluate stats spectrum; do
     a_run; rm -f "$case_out/$stage.h5"; cp "$work/other/crosscoder.dict.h5" "$case_out"
-    own_case "dict_of_another_site.$stage" crosscoder.dict.h5 $stage $stage.h5 'acts.h5.*blocks.1'
+    named='acts.h5.*blocks.1'
+    [ $stage != evaluate ] || named='evaluating .*crosscoder.dict.h5'
+    own_case "dict_of_another_site.$stage" crosscoder.dict.h5 $stage $stage.h5 "$named"
 done
 # Inputs that are not those the activations were made from.
 stats_case() { # NAME PATTERN OPTIONS...

@@ -4,7 +4,7 @@
 # never stopped. darkfield run stops between stages too.
 source "$(dirname "$0")/../support/cases.sh"
 LIMIT=180
-job=("$pocket" --set text.max_documents=1200 --set train.latents=128 --set train.batch=256 --set train.steps=400
+job=("$pocket" --set text.max_documents=1200 --set train.latents=128 --set train.batch=256 --set train.steps=5000
     --set train.log_every=10 --set harvest.interval=0)
 out=$work/stopped
 log=$work/background.log
@@ -26,7 +26,7 @@ start() {
 until_holds() {
     while kill -0 "$guard" 2>/dev/null && ! "$@"; do sleep 0.02; done
 }
-reached() { grep -q "step $1/" "$log"; }
+reached() { grep -qE "^ *$1 +[0-9]" "$log"; } # a line of the training log
 
 # stopped NAME CODES: the background run ends with one of these codes and says how to go on when it is 75.
 stopped() {
@@ -70,15 +70,15 @@ start 1 train "${job[@]}" --set time_limit=0.005
 stopped train.time_limit 75 $dictionary
 # One rank alone is told; all stop.
 start 2 train "${job[@]}"
-until_holds grep -q 'step [0-9]*/' "$log"
+until_holds grep -qE '^ *[0-9]+ +[0-9]' "$log"
 kill -TERM "$(pgrep -P "$launched" | tail -n 1)" 2>/dev/null
 stopped train.term_of_a_rank 75 $dictionary
 # mpirun gives its ranks a moment only: the work since the last checkpoint may be lost, nothing else.
 start 2 train "${job[@]}"
-until_holds grep -q 'step [0-9]*/' "$log"
+until_holds grep -qE '^ *[0-9]+ +[0-9]' "$log"
 kill -TERM "$launched" 2>/dev/null
 stopped train.term_of_mpirun '1|75|143' $dictionary
-if darkfield 4 train "${job[@]}" --set out="$out" && grep -q 'step 400/400' "$work/log" && ! grep -q 'step 10/' "$work/log" &&
+if darkfield 4 train "${job[@]}" --set out="$out" && grep -qE '^ *5000 ' "$work/log" && ! grep -qE '^ *10 ' "$work/log" &&
     [ "$(digest "$out/$dictionary")" = "$(digest "$work/whole/$dictionary")" ]; then ok stops.train.content
 else bad stops.train.content "other content than an uninterrupted run, or exit $?: $(tail -n 3 "$work/log")"; fi
 if ls "$out"/*.ckpt* "$out"/*.part >/dev/null 2>&1; then bad stops.train.cleans_up "left: $(ls "$out")"
