@@ -50,7 +50,7 @@ df_status df_config_flag(config_source from, const char *key, bool fallback, boo
 
 // A rope rule's parameter has no default: a guess would be a wrong model.
 static df_status positive(config_source from, const char *key, double *out) {
-    if (json_object_get(from.object, key) == NULL)
+    if (is_absent(from, key))
         return df_fail(DF_BAD_INPUT, "%s: the rope scaling lacks %s", from.file, key);
     return df_config_positive(from, key, 0, out);
 }
