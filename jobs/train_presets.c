@@ -45,7 +45,7 @@ static const preset presets[] = {
     {"dictionary_learning-jumprelu", "JumpReLU with a target L0 (saprmarks, JumpReluTrainer)",
      "activation=jumprelu penalty=l0-target penalty_weight=1 target_l0=20 bandwidth=0.001 "
      "init_threshold=0.001 threshold_parameter=raw step_input=code decoder=unit init_norm=1 "
-     "lr=7e-5 beta1=0 beta2=0.999 epsilon=1e-8 clip=1 " DL_SPARSE},
+     "lr=7e-5 beta1=0 beta2=0.999 epsilon=1e-8 clip=1 subtract_bias=false " DL_SPARSE},
     {"dictionary_learning-gated", "Gated, auxiliary decoder frozen (saprmarks, GatedSAETrainer)",
      "activation=gated penalty=l1 penalty_weight=0.1 gate_decoder=frozen decoder=unit lr=3e-4 "
      "beta1=0 beta2=0.999 epsilon=1e-8 " DL_SPARSE},
@@ -161,7 +161,10 @@ df_status df_train_presume(df_job *job) {
 
 void df_train_list_presets(FILE *to) {
     fprintf(to,
-            "\nPresets (train.preset). Sizes stay with the job file: latents, k, steps, batch.\n");
+            "\nPresets (train.preset). Sizes stay with the job file: latents, k, steps, batch.\n"
+            "Sites have unit mean square here; anthropic-* and crosscoder-l1 were published for\n"
+            "norms of sqrt(width), so give penalty_weight, thresholds, bandwidth and tanh_scale\n"
+            "in these units.\n");
     for (size_t i = 0; i < PRESETS; i++)
         fprintf(to, "    %s\n        %s\n", presets[i].name, presets[i].help);
 }

@@ -1,13 +1,7 @@
 /* Trainings with nested prefixes, resampling, clipping, averages, annealed k and other starts: the
  * same dictionary on any number of ranks and after a stop; the median is where distances balance.
  */
-#include "synthetic.h"
-
-#include "darkfield/dict.h"
-
-#include <inttypes.h>
-#include <pthread.h>
-#include <time.h>
+#include "training.h"
 
 enum { ROWS = 800, LATENTS = 96, WIDTH = 16, BATCH = 64, STEPS = 40 };
 
@@ -47,16 +41,8 @@ static int tear_down(void **state) {
 }
 
 #define COMMON                                                                                     \
-    .latents = LATENTS, .k = 3, .batch = BATCH, .steps = STEPS, .seed = 5,                         \
-    .code_norm = DF_NORM_SUM, .subtract_bias = true, .init_norm = 1, .lr = 3e-3, .beta1 = 0.9,     \
-    .beta2 = 0.999, .epsilon = 1e-8, .warmup = 5, .decay = 10, .log_every = 7,                     \
-    .threshold_rate = 0.01, .threshold_start = 10, .resolved_job = "job: one\n",                   \
-    .facts = {.command = "test",                                                                   \
-              .hosts = "here",                                                                     \
-              .kernel_path = "",                                                                   \
-              .volatile_options = "",                                                              \
-              .commit = "",                                                                        \
-              .build = ""}
+    TRAINING_COMMON, .latents = LATENTS, .batch = BATCH, .steps = STEPS, .warmup = 5, .decay = 10, \
+                     .threshold_start = 10
 
 static const df_train_options trainings[] = {
     {COMMON, .activation = DF_BATCHTOPK, .prefixes = 3, .prefix = {0, 20, LATENTS},
@@ -106,33 +92,15 @@ static void same_on_any_ranks(void **state) {
 
 /* ---- stopping ------------------------------------------------------------------------------- */
 
-typedef struct watch {
-    char *checkpoint, *halt;
-} watch;
-
-static void *ask_for_stop(void *argument) {
-    const watch *w = argument;
-    for (int i = 0; i < 40000 && !df_file_exists(w->checkpoint); i++)
-        nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
-    FILE *file = fopen(w->halt, "w");
-    if (file != NULL) fclose(file);
-    return NULL;
-}
-
 /* With a checkpoint after every step, stopped when that of step 9 is there. */
 static df_status train_and_stop(df_comm *comm, const char *name, const df_train_options *options) {
     df_train_options o = *options;
-    watch w = {df_format("%s/%s.9.ckpt.h5", folder, name), df_format("%s/%s.halt", folder, name)};
-    pthread_t thread;
+    stop_watch watch;
     o.checkpoint_seconds = 1e-9;
-    bool watching = df_comm_rank(comm) == 0 && pthread_create(&thread, NULL, ask_for_stop, &w) == 0;
-    df_stop_halt_file(w.halt);
+    stop_watch_open(&watch, comm, folder, name, 9);
     df_status status = train(comm, name, &o);
-    df_stop_halt_file(NULL);
-    if (watching) pthread_join(thread, NULL);
+    stop_watch_close(&watch);
     df_error_clear();
-    df_free(w.checkpoint);
-    df_free(w.halt);
     return status;
 }
 

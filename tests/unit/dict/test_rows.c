@@ -1,13 +1,8 @@
 /* Data sets: which rows they hold, in which order training sees them, the global shuffle, and
  * synthetic rows; training on each of them gives the same bytes on any ranks and after a stop. */
-#include "synthetic.h"
+#include "training.h"
 
-#include "darkfield/dict.h"
-
-#include <inttypes.h>
 #include <math.h>
-#include <pthread.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { ROWS = 1200, WIDE_A = 12, WIDE_B = 20, WIDTH = WIDE_A + WIDE_B };
@@ -345,34 +340,10 @@ static void synthetic_rows_are_what_they_say(void **state) {
 
 /* ---- training - */
 
-static const df_train_options common = {.latents = 96,
-                                        .k = 3,
-                                        .batch = 64,
-                                        .steps = 50,
-                                        .seed = 5,
-                                        .activation = DF_BATCHTOPK,
-                                        .code_norm = DF_NORM_SUM,
-                                        .subtract_bias = true,
-                                        .init_norm = 1,
-                                        .lr = 3e-3,
-                                        .beta1 = 0.9,
-                                        .beta2 = 0.999,
-                                        .epsilon = 1e-8,
-                                        .warmup = 10,
-                                        .decay = 20,
-                                        .aux = 1.0 / 32,
-                                        .dead_rows = 600,
-                                        .threshold_rate = 0.01,
-                                        .threshold_start = 20,
-                                        .buffer_rows = 300,
-                                        .log_every = 7,
-                                        .resolved_job = "job: one\n",
-                                        .facts = {.command = "test",
-                                                  .hosts = "here",
-                                                  .kernel_path = "",
-                                                  .volatile_options = "",
-                                                  .commit = "",
-                                                  .build = ""}};
+static const df_train_options common = {
+    TRAINING_COMMON,   .latents = 96, .batch = 64,     .steps = 50,      .activation = DF_BATCHTOPK,
+    .warmup = 10,      .decay = 20,   .aux = 1.0 / 32, .dead_rows = 600, .threshold_start = 20,
+    .buffer_rows = 300};
 
 static uint64_t train(df_comm *comm, const df_rows *rows, const char *name, df_shuffle how) {
     df_train_options o = common;
@@ -390,41 +361,21 @@ static uint64_t train(df_comm *comm, const df_rows *rows, const char *name, df_s
     return hash;
 }
 
-typedef struct watch {
-    char *checkpoint, *halt;
-} watch;
-
-/* Asks for a stop when a checkpoint in the middle of an epoch and of a buffer has been written. */
-static void *ask_for_stop(void *argument) {
-    const watch *w = argument;
-    for (int i = 0; i < 20000 && !df_file_exists(w->checkpoint); i++)
-        nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
-    FILE *file = fopen(w->halt, "w");
-    if (file != NULL) fclose(file);
-    return NULL;
-}
-
+/* Stopped in the middle of an epoch and of a buffer. */
 static df_status train_and_stop(df_comm *comm, const df_rows *rows, const char *name,
                                 df_shuffle how) {
     df_train_options o = common;
     char *prefix = in_folder(name), *output = df_format("%s/%s.dict.h5", folder, name);
-    watch w = {df_format("%s/%s.23.ckpt.h5", folder, name), df_format("%s/%s.halt", folder, name)};
-    pthread_t thread;
-    if (df_comm_rank(comm) == 0) unlink(w.halt);
-    df_barrier(comm);
-    bool watching = df_comm_rank(comm) == 0 && pthread_create(&thread, NULL, ask_for_stop, &w) == 0;
+    stop_watch watch;
     o.checkpoint = prefix;
     o.output = output;
     o.shuffle = how;
     o.checkpoint_seconds = 1e-9;
-    df_stop_halt_file(w.halt);
+    stop_watch_open(&watch, comm, folder, name, 23);
     df_status status = df_train(comm, kernels, rows, &o);
-    df_stop_halt_file(NULL);
-    if (watching) pthread_join(thread, NULL);
+    stop_watch_close(&watch);
     df_free(prefix);
     df_free(output);
-    df_free(w.checkpoint);
-    df_free(w.halt);
     return status;
 }
 

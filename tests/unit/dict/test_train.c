@@ -1,12 +1,7 @@
 /* Training: the same dictionary on any number of ranks and after any stop; what is wrong with
  * inputs and checkpoints is found and named. */
-#include "synthetic.h"
+#include "training.h"
 
-#include "darkfield/dict.h"
-
-#include <inttypes.h>
-#include <pthread.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { ROWS = 1200, LATENTS = 96, BATCH = 64, STEPS = 60 };
@@ -87,34 +82,17 @@ static int tear_down(void **state) {
 
 /* ---- one training --------------------------------------------------------------------------- */
 
-static const df_train_options common = {.latents = LATENTS,
-                                        .k = 3,
+static const df_train_options common = {TRAINING_COMMON,
+                                        .latents = LATENTS,
                                         .batch = BATCH,
                                         .steps = STEPS,
-                                        .seed = 5,
                                         .activation = DF_BATCHTOPK,
-                                        .code_norm = DF_NORM_SUM,
-                                        .subtract_bias = true,
-                                        .init_norm = 1,
-                                        .lr = 3e-3,
-                                        .beta1 = 0.9,
-                                        .beta2 = 0.999,
-                                        .epsilon = 1e-8,
                                         .warmup = 10,
                                         .decay = 20,
                                         .aux = 1.0 / 32,
                                         .dead_rows = 600,
-                                        .threshold_rate = 0.01,
                                         .threshold_start = 20,
-                                        .buffer_rows = 300,
-                                        .log_every = 7,
-                                        .resolved_job = "job: one\n",
-                                        .facts = {.command = "test",
-                                                  .hosts = "here",
-                                                  .kernel_path = "",
-                                                  .volatile_options = "",
-                                                  .commit = "",
-                                                  .build = ""}};
+                                        .buffer_rows = 300};
 
 /* Trains on the training rows of two files. */
 static df_status train_on(df_comm *comm, df_acts *const *files, const df_train_options *o) {
@@ -160,34 +138,15 @@ static uint64_t reference(void) {
 
 /* ---- stopping in the middle ----------------------------------------------------------------- */
 
-typedef struct watch {
-    char *checkpoint, *halt;
-} watch;
-
-/* Asks for a stop as soon as a checkpoint of some step has been written. */
-static void *ask_for_stop(void *argument) {
-    const watch *w = argument;
-    for (int i = 0; i < 20000 && !df_file_exists(w->checkpoint); i++)
-        nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
-    FILE *file = fopen(w->halt, "w");
-    if (file != NULL) fclose(file);
-    return NULL;
-}
-
 /* Runs the job with a checkpoint after every step until it is stopped. Afterwards two checkpoints
  * are there. */
 static df_status train_and_stop(df_comm *comm, const char *name, const df_train_options *changed) {
     df_train_options o = changed != NULL ? *changed : common;
+    stop_watch watch;
     o.checkpoint_seconds = 1e-9;
-    watch w = {df_format("%s/%s.5.ckpt.h5", folder, name), df_format("%s/%s.halt", folder, name)};
-    pthread_t thread;
-    bool watching = df_comm_rank(comm) == 0 && pthread_create(&thread, NULL, ask_for_stop, &w) == 0;
-    df_stop_halt_file(w.halt);
+    stop_watch_open(&watch, comm, folder, name, 5);
     df_status status = train(comm, name, &o);
-    df_stop_halt_file(NULL);
-    if (watching) pthread_join(thread, NULL);
-    df_free(w.checkpoint);
-    df_free(w.halt);
+    stop_watch_close(&watch);
     return status;
 }
 
