@@ -6,7 +6,7 @@ set -eu
 
 build=${BUILD:-build}
 here=$(dirname "$0")
-known="step-topk step-batchtopk torch-dense torch-sparse data-read"
+known="step-topk step-batchtopk step-crosscoder step-relu step-jumprelu step-large torch-dense torch-sparse data-read"
 json=
 names=
 while [ $# -gt 0 ]; do
@@ -22,9 +22,16 @@ mpirun="mpirun --oversubscribe --bind-to none"
 lines=$(mktemp)
 trap 'rm -f "$lines"' EXIT
 
-# step NAME RANKS THREADS [PAIRS]: m 16384, d 768, B 4096, k 32, alternated pairs of GEMM and step
+# step NAME RANKS THREADS [LATENTS WIDTH K PAIRS]: batches of 4096, alternated pairs of GEMM and step
 step() {
-    OMP_NUM_THREADS=$3 $mpirun -n "$2" "$build/tests/bench/bench_step" 16384 768 4096 32 "${4:-${PAIRS:-20}}" "$1"
+    OMP_NUM_THREADS=$3 $mpirun -n "$2" "$build/tests/bench/bench_step" "${4:-16384}" "${5:-768}" 4096 "${6:-32}" "${7:-${PAIRS:-20}}" "$1"
+}
+
+# everywhere NAME [LATENTS WIDTH K]: on one core, on two threads, on two ranks
+everywhere() {
+    name=$1
+    shift
+    step "$name" 1 1 "$@"; step "$name" 1 2 "$@"; step "$name" 2 1 "$@"
 }
 
 # An interpreter that has torch, or nothing.
@@ -51,8 +58,10 @@ data() {
 
 bench() {
     case $1 in
-    step-topk) step $1 1 1; step $1 1 2; step $1 2 1 ;;
-    step-batchtopk) step $1 1 1 ;;
+    step-topk | step-batchtopk) everywhere $1 ;;
+    step-crosscoder) everywhere $1 16384 1536 32 ;; # two sites of 768
+    step-relu | step-jumprelu) everywhere $1 16384 768 64 ;;
+    step-large) step $1 1 2 131072 2304 32 "${LARGE_PAIRS:-3}" ;; # batchtopk; half a minute a GEMM on one core
     torch-dense) torch dense 1; torch dense 2 ;;
     torch-sparse) torch sparse 1; torch sparse 2 ;;
     data-read) data 1 1; data 2 1 ;;

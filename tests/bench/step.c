@@ -1,5 +1,8 @@
 /* Times one training step against the encoder GEMM alone, in alternated pairs. Usage: mpirun -n R
- * bench_step LATENTS WIDTH ROWS K PAIRS. Prints a table and one JSON line on rank 0. */
+ * bench_step LATENTS WIDTH ROWS K PAIRS NAME. NAME says what is trained: topk, batchtopk,
+ * crosscoder (BatchTopK, two sites of half the width), relu or jumprelu (a threshold for K active
+ * latents a row), and behind it the screen: step-topk-fp32. Prints a table and one JSON line on
+ * rank 0. */
 #include "darkfield/dict.h"
 
 #include <math.h>
@@ -15,6 +18,7 @@ typedef struct bench {
     float *x;       // [batches, rows, width]
     float *product; // [threads, 512, 1024]
     size_t latents, width, rows, k, batches;
+    df_objective objective;
 } bench;
 
 /* The GEMM: 2 * rows * latents of this rank * width flop by sgemm, on all threads, in its best
@@ -55,6 +59,7 @@ static df_status time_step(bench *b, size_t i, df_step_report *report, double *s
                             .dead_rows = 10000000,
                             .unit_decoder = true,
                             .threshold_rate = 0.001};
+    set.objective = b->objective;
     df_barrier(b->comm);
     double start = df_now();
     DF_TRY(df_coder_step(b->coder, b->x + (i % b->batches) * b->rows * b->width, b->rows, &set,
@@ -104,12 +109,60 @@ static const char *screen_of(const char *name) {
     return "auto";
 }
 
+enum { SAMPLE = 128 }; // rows that tell the threshold
+
+/* The score that k latents a row reach on average: of this rank's latents, with a zero bias. */
+static df_status find_threshold(bench *b, float *out) {
+    size_t local = b->dict->mine.count, n = SAMPLE * local, wanted = SAMPLE * b->k * local;
+    float *scores;
+    DF_TRY(DF_NEW(scores, n));
+    df_gemm_nt(&(df_gemm){.m = SAMPLE,
+                          .n = local,
+                          .k = b->width,
+                          .alpha = 1.0f,
+                          .a = b->x,
+                          .lda = b->width,
+                          .b = b->dict->w_enc,
+                          .ldb = b->width,
+                          .c = scores,
+                          .ldc = local});
+    double level = (double)df_nth_largest(scores, n, wanted / b->latents);
+    df_max_double(b->comm, &level, 1);
+    df_free(scores);
+    *out = (float)level;
+    return DF_OK;
+}
+
+/* Activation and objective by the bench's name. */
+static df_status choose(bench *b, const char *name) {
+    float level = 0.0f;
+    b->dict->activation = strstr(name, "jumprelu") != NULL    ? DF_JUMPRELU
+                          : strstr(name, "relu") != NULL      ? DF_RELU
+                          : strstr(name, "step-topk") != NULL ? DF_TOPK
+                                                              : DF_BATCHTOPK;
+    if (b->dict->activation == DF_TOPK || b->dict->activation == DF_BATCHTOPK) return DF_OK;
+    DF_TRY(df_agree(b->comm, find_threshold(b, &level)));
+    bool jump = b->dict->activation == DF_JUMPRELU;
+    for (size_t j = 0; j < b->dict->mine.count; j++) {
+        if (jump)
+            b->dict->theta[j] = level;
+        else
+            b->dict->b_enc[j] = -level;
+    }
+    if (jump)
+        b->objective = (df_objective){
+            .penalty = DF_PENALTY_L0, .weight = 1e-6, .bandwidth = 0.05 * (double)level};
+    return DF_OK;
+}
+
 static df_status open_bench(bench *b, const char *name) {
-    bool batch = strstr(name, "batchtopk") != NULL;
-    df_dict_site site = {.name = (char *)"blocks.0.hook_resid_post",
-                         .model = (char *)"bench",
-                         .width = b->width,
-                         .scale = 1.0};
+    size_t sites = strstr(name, "crosscoder") != NULL ? 2 : 1;
+    df_dict_site site[2];
+    for (size_t s = 0; s < 2; s++)
+        site[s] = (df_dict_site){.name = (char *)"blocks.0.hook_resid_post",
+                                 .model = (char *)(s == 0 ? "a" : "b"),
+                                 .width = b->width / sites,
+                                 .scale = 1.0};
     float *zero;
     b->batches = 4;
     DF_TRY(DF_NEW(b->x, b->batches * b->rows * b->width));
@@ -118,11 +171,12 @@ static df_status open_bench(bench *b, const char *name) {
     make_rows(b);
     DF_TRY(df_kernels_open("auto", &b->kernels));
     DF_TRY(df_kernels_set_screen(b->kernels, screen_of(name)));
-    DF_TRY(df_dict_new(b->comm, b->latents, &site, 1, &b->dict));
-    b->dict->activation = batch ? DF_BATCHTOPK : DF_TOPK;
+    DF_TRY(df_dict_new(b->comm, b->latents, site, sites, &b->dict));
     b->dict->k = b->k;
-    df_dict_initialise(b->dict, 7, 1.0, 1.0, zero);
+    b->dict->code_norm = sites > 1 ? DF_NORM_SUM : DF_NORM_NONE;
+    df_dict_initialise(b->dict, 7, 1.0 / sqrt((double)sites), 1.0, zero);
     df_free(zero);
+    DF_TRY(choose(b, name));
     DF_TRY(df_coder_open(b->comm, b->kernels, b->dict, b->rows, &b->coder));
     return df_coder_train_open(b->coder);
 }
