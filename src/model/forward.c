@@ -135,6 +135,7 @@ done:
 void df_forward_close(df_forward **forward) {
     df_forward *f = *forward;
     if (f == NULL) return;
+    df_forward_forget(f);
     df_free(f->block);
     df_free(f->ids);
     df_free(f->place);
@@ -150,8 +151,9 @@ static void add_positions(const df_forward *f, size_t n) {
     if (!s->learned) return;
     const float *table =
         df_weight(f->model, ROLE_POSITION, 0) + f->model->config.family->position_skip * s->width;
-    df_forward_reach(f, SITE_POSITION, 0, table);
-    df_add_row(f->stream, table, n * s->width);
+    memcpy(f->change, table, n * s->width * sizeof *table);
+    df_forward_reach(f, SITE_POSITION, 0, f->change);
+    df_add_row(f->stream, f->change, n * s->width);
 }
 
 static df_status embed(df_forward *f, const uint32_t *ids, size_t n) {
@@ -174,6 +176,10 @@ static df_status embed(df_forward *f, const uint32_t *ids, size_t n) {
     return DF_OK;
 }
 
+static size_t rows_at(size_t first, size_t n) {
+    return n - first < DF_FORWARD_ROWS ? n - first : DF_FORWARD_ROWS;
+}
+
 // Logits of rows [first, first + DF_FORWARD_ROWS) into f->logits.
 static void unembed(const df_forward *f, size_t first) {
     const df_model_shape *s = &f->model->config.shape;
@@ -189,10 +195,7 @@ static void unembed(const df_forward *f, size_t first) {
                           .ldc = s->vocabulary});
     float cap = (float)f->model->config.logit_cap;
     if (cap > 0.0f) df_soft_cap(cap, DF_FORWARD_ROWS * s->vocabulary, f->logits);
-}
-
-static size_t rows_at(size_t first, size_t n) {
-    return n - first < DF_FORWARD_ROWS ? n - first : DF_FORWARD_ROWS;
+    df_forward_edit(f, (site_place){SITE_LOGITS, 0}, first, rows_at(first, f->tokens), f->logits);
 }
 
 // All logits: to the caller, and to the site of that name.
@@ -215,6 +218,7 @@ df_status df_forward_run(df_forward *f, const uint32_t *ids, size_t n, float *co
     const model_config *config = &f->model->config;
     const norm_place final = {ROLE_FINAL_GAIN, SITE_FINAL_SCALE, SITE_FINAL};
     DF_TRY(embed(f, ids, n));
+    if (f->edits != NULL) f->edits->status = DF_OK;
     if (config->rope.rule == ROPE_DYNAMIC && n != f->turned_for) DF_TRY(df_forward_turn(f, n));
     f->out = out;
     df_forward_reach(f, SITE_EMBED, 0, f->stream);
@@ -222,7 +226,7 @@ df_status df_forward_run(df_forward *f, const uint32_t *ids, size_t n, float *co
     for (size_t layer = 0; layer < config->shape.layers; layer++) df_forward_block(f, layer);
     df_forward_norm(f, final, 0);
     hand_out_logits(f, logits);
-    return DF_OK;
+    return df_forward_edited(f);
 }
 
 df_status df_forward_nll(df_forward *f, double *nll) {
@@ -233,5 +237,5 @@ df_status df_forward_nll(df_forward *f, double *nll) {
                     (df_extent){rows_at(first, f->tokens - 1), f->model->config.shape.vocabulary},
                     nll + first);
     }
-    return DF_OK;
+    return df_forward_edited(f);
 }

@@ -4,12 +4,14 @@
 #define DF_MODEL_FORWARD_H
 
 #include "arch.h"
+#include "darkfield/hooks.h"
 
 /* Rows of one window, all padded to `rows`, a multiple of DF_FORWARD_ROWS; rows beyond the window's
  * tokens are zero at the start and never reach a token's row. */
 struct df_forward {
     const df_model *model;
     size_t context, rows, tokens;    // tokens: of the last window run
+    struct forward_edits *edits;     // NULL: no interventions
     uint32_t *ids;                   // [rows]
     float *block;                    // one allocation for what follows
     float *stream, *normed, *change; // [rows, width]
@@ -31,10 +33,28 @@ struct df_forward {
 /* Fills the angles for a window of n tokens. */
 df_status df_forward_turn(df_forward *f, size_t n) DF_MUST_CHECK;
 
-/* True where a site is wanted. */
+/* True where a site is handed out, where it is changed. */
 bool df_forward_wants(const df_forward *f, site_kind kind, size_t layer);
-/* Hands rows [tokens, columns of the site] to every site that is this place. */
-void df_forward_reach(const df_forward *f, site_kind kind, size_t layer, const float *rows);
+bool df_forward_edits(const df_forward *f, site_kind kind, size_t layer);
+/* A site is reached: its interventions change rows [tokens, columns of the site], then those go to
+ * every site of `out` that is this place. */
+void df_forward_reach(const df_forward *f, site_kind kind, size_t layer, float *rows);
+/* The interventions alone, on n rows from position `first` on. */
+void df_forward_edit(const df_forward *f, site_place place, size_t first, size_t n, float *rows);
+/* How the interventions went so far. */
+df_status df_forward_edited(const df_forward *f);
+
+void df_forward_forget(df_forward *f); // the interventions
+
+/* The interventions of a pass. */
+typedef struct forward_edits {
+    df_intervention *list;
+    site_place *place; // [n]
+    size_t n;
+    df_status status; // of the first that failed in this run
+    float *wide;      // [rows, columns] of attn.hook_pattern or attn.hook_result, where edited
+    float *pattern;   // [heads, rows, rows] where edited and no site wants it
+} forward_edits;
 
 /* normed = norm(stream), and the sites of that norm. */
 typedef struct norm_place {
@@ -42,6 +62,13 @@ typedef struct norm_place {
     site_kind scale, normalized;
 } norm_place;
 void df_forward_norm(const df_forward *f, norm_place place, size_t layer);
+/* change = attention(normed), before a norm behind it. */
+void df_forward_attend(const df_forward *f, size_t layer);
+df_score_rule df_score_rule_of(const model_config *config, size_t layer);
+/* y [rows, outputs] = x [rows, inputs] W' + bias; extent holds inputs (rows) and outputs (width).
+ */
+void df_forward_project(const df_forward *f, role weight, size_t layer, df_extent extent,
+                        const float *x, float *y);
 /* One block: stream to stream. */
 void df_forward_block(const df_forward *f, size_t layer);
 

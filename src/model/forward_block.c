@@ -12,30 +12,18 @@ bool df_forward_wants(const df_forward *f, site_kind kind, size_t layer) {
     return false;
 }
 
-void df_forward_reach(const df_forward *f, site_kind kind, size_t layer, const float *rows) {
+void df_forward_reach(const df_forward *f, site_kind kind, size_t layer, float *rows) {
+    df_forward_edit(f, (site_place){kind, layer}, 0, f->tokens, rows);
     size_t columns = df_site_columns(&f->model->config.shape, kind, f->context);
     for (size_t i = 0; i < f->sites; i++)
         if (f->place[i].kind == kind && f->place[i].layer == layer)
             memcpy(f->out[i], rows, f->tokens * columns * sizeof *rows);
 }
 
-// Weights of every query: rows of the pattern, head beside head.
-static void reach_pattern(const df_forward *f, size_t layer) {
-    size_t heads = f->model->config.shape.heads, wide = f->rows;
-    for (size_t i = 0; i < f->sites; i++) {
-        if (f->place[i].kind != SITE_PATTERN || f->place[i].layer != layer) continue;
-        for (size_t t = 0; t < f->tokens; t++)
-            for (size_t h = 0; h < heads; h++)
-                memcpy(f->out[i] + (t * heads + h) * f->context, f->pattern + (h * wide + t) * wide,
-                       f->context * sizeof(float));
-    }
-}
-
 /* ---- parts ---------------------------------------------------------------------------------- */
 
-// y [rows, outputs] = x [rows, inputs] W' + bias; extent holds inputs (rows) and outputs (width).
-static void project(const df_forward *f, role weight, size_t layer, df_extent extent,
-                    const float *x, float *y) {
+void df_forward_project(const df_forward *f, role weight, size_t layer, df_extent extent,
+                        const float *x, float *y) {
     const float *bias = df_weight(f->model, weight - ROLE_Q + ROLE_Q_BIAS, layer);
     size_t inputs = extent.rows, outputs = extent.width;
     df_gemm_nt(&(df_gemm){.m = f->rows,
@@ -79,7 +67,33 @@ static void scales(const df_forward *f) {
     }
 }
 
+// The norm in steps, so that interventions on its scale and its quotient count.
+static void norm_in_steps(const df_forward *f, norm_place place, size_t layer) {
+    size_t width = f->model->config.shape.width;
+    bool centred = f->model->config.family->norm == NORM_LAYER;
+    const float *gain = df_weight(f->model, place.gain, layer);
+    const float *bias = centred ? df_weight(f->model, place.gain + 1, layer) : NULL;
+    scales(f);
+    df_forward_reach(f, place.scale, layer, f->change);
+    for (size_t t = 0; t < f->tokens; t++) {
+        double mean = 0.0, scale = (double)f->change[t];
+        const float *x = f->stream + t * width;
+        for (size_t i = 0; i < width && centred; i++) mean += (double)x[i] / (double)width;
+        for (size_t i = 0; i < width; i++)
+            f->normed[t * width + i] = (float)(((double)x[i] - mean) / scale);
+    }
+    memset(f->normed + f->tokens * width, 0, (f->rows - f->tokens) * width * sizeof *f->normed);
+    df_forward_reach(f, place.normalized, layer, f->normed);
+    for (size_t t = 0; t < f->tokens; t++)
+        for (size_t i = 0; i < width; i++) f->normed[t * width + i] *= gain[i];
+    if (bias != NULL) df_add_rows(bias, (df_extent){f->tokens, width}, f->normed);
+}
+
 void df_forward_norm(const df_forward *f, norm_place place, size_t layer) {
+    if (df_forward_edits(f, place.scale, layer) || df_forward_edits(f, place.normalized, layer)) {
+        norm_in_steps(f, place, layer);
+        return;
+    }
     if (df_forward_wants(f, place.scale, layer)) {
         scales(f);
         df_forward_reach(f, place.scale, layer, f->change);
@@ -95,103 +109,21 @@ void df_forward_norm(const df_forward *f, norm_place place, size_t layer) {
               f->normed);
 }
 
-static void rotate(const df_forward *f, size_t layer, size_t heads, float *x) {
-    const model_config *config = &f->model->config;
-    bool local = config->local[layer] != 0;
-    if (config->rotary > 0)
-        df_rotate(f->cosine[local], f->sine[local],
-                  (df_heads){f->rows, heads, config->shape.head_width, config->rotary}, x);
-}
-
-// Queries and keys as attention compares them.
-static void place_heads(const df_forward *f, size_t layer) {
-    const model_config *config = &f->model->config;
-    const df_model_shape *s = &config->shape;
-    if (config->qk_norm) {
-        df_rms_norm(f->q, df_weight(f->model, ROLE_Q_GAIN, layer), config->norm_epsilon,
-                    (df_extent){f->rows * s->heads, s->head_width}, f->q);
-        df_rms_norm(f->k, df_weight(f->model, ROLE_K_GAIN, layer), config->norm_epsilon,
-                    (df_extent){f->rows * s->kv_heads, s->head_width}, f->k);
-    }
-    rotate(f, layer, s->heads, f->q);
-    rotate(f, layer, s->kv_heads, f->k);
-    df_forward_reach(f, SITE_ROTATED_Q, layer, f->q);
-    df_forward_reach(f, SITE_ROTATED_K, layer, f->k);
-}
-
-static df_score_rule score_rule(const model_config *config, size_t layer) {
-    double scale = config->attention_scale;
-    if (config->scale_by_layer) scale /= (double)(layer + 1);
-    return (df_score_rule){.scale = (float)scale,
-                           .cap = (float)config->attention_cap,
-                           .window = config->local[layer] ? config->window : 0};
-}
-
-// attn.hook_result: what each head adds, head beside head; `change` is scratch.
-static void reach_result(const df_forward *f, size_t layer) {
-    const df_model_shape *s = &f->model->config.shape;
-    size_t query = s->heads * s->head_width;
-    if (!df_forward_wants(f, SITE_RESULT, layer)) return;
-    for (size_t h = 0; h < s->heads; h++) {
-        df_gemm_nt(&(df_gemm){.m = f->rows,
-                              .n = s->width,
-                              .k = s->head_width,
-                              .alpha = 1.0f,
-                              .a = f->mixed + h * s->head_width,
-                              .lda = query,
-                              .b = df_weight(f->model, ROLE_O, layer) + h * s->head_width,
-                              .ldb = query,
-                              .c = f->change,
-                              .ldc = s->width});
-        for (size_t i = 0; i < f->sites; i++)
-            for (size_t t = 0; t < f->tokens; t++)
-                if (f->place[i].kind == SITE_RESULT && f->place[i].layer == layer)
-                    memcpy(f->out[i] + (t * s->heads + h) * s->width, f->change + t * s->width,
-                           s->width * sizeof(float));
-    }
-}
-
-// change = attention(normed)
-static void attention(const df_forward *f, size_t layer) {
-    const df_model_shape *s = &f->model->config.shape;
-    size_t query = s->heads * s->head_width, key = s->kv_heads * s->head_width;
-    project(f, ROLE_Q, layer, (df_extent){s->width, query}, f->normed, f->q);
-    project(f, ROLE_K, layer, (df_extent){s->width, key}, f->normed, f->k);
-    project(f, ROLE_V, layer, (df_extent){s->width, key}, f->normed, f->v);
-    df_forward_reach(f, SITE_Q, layer, f->q);
-    df_forward_reach(f, SITE_K, layer, f->k);
-    df_forward_reach(f, SITE_V, layer, f->v);
-    place_heads(f, layer);
-    df_attend(&(df_attention){.rows = f->rows,
-                              .heads = s->heads,
-                              .kv_heads = s->kv_heads,
-                              .head_width = s->head_width,
-                              .rule = score_rule(&f->model->config, layer),
-                              .q = f->q,
-                              .k = f->k,
-                              .v = f->v,
-                              .out = f->mixed,
-                              .scratch = f->scores,
-                              .pattern = f->pattern});
-    reach_pattern(f, layer);
-    df_forward_reach(f, SITE_Z, layer, f->mixed);
-    reach_result(f, layer);
-    project(f, ROLE_O, layer, (df_extent){query, s->width}, f->mixed, f->change);
-}
-
 // change = mlp(normed)
 static void mlp(const df_forward *f, size_t layer) {
     const df_model_shape *s = &f->model->config.shape;
     bool gated = f->model->config.family->gated;
     float *hidden = gated ? f->gate : f->up;
     df_forward_reach(f, SITE_MLP_IN, layer, f->normed);
-    project(f, ROLE_UP, layer, (df_extent){s->width, s->mlp_width}, f->normed, f->up);
-    if (gated) project(f, ROLE_GATE, layer, (df_extent){s->width, s->mlp_width}, f->normed, hidden);
+    df_forward_project(f, ROLE_UP, layer, (df_extent){s->width, s->mlp_width}, f->normed, f->up);
+    if (gated)
+        df_forward_project(f, ROLE_GATE, layer, (df_extent){s->width, s->mlp_width}, f->normed,
+                           hidden);
     df_forward_reach(f, SITE_MLP_PRE, layer, hidden);
     df_forward_reach(f, SITE_MLP_PRE_LINEAR, layer, f->up);
     df_activate(f->model->config.activation, gated ? f->up : NULL, f->rows * s->mlp_width, hidden);
     df_forward_reach(f, SITE_MLP_POST, layer, hidden);
-    project(f, ROLE_DOWN, layer, (df_extent){s->mlp_width, s->width}, hidden, f->change);
+    df_forward_project(f, ROLE_DOWN, layer, (df_extent){s->mlp_width, s->width}, hidden, f->change);
 }
 
 /* ---- the block ------------------------------------------------------------------------------ */
@@ -214,7 +146,7 @@ void df_forward_block(const df_forward *f, size_t layer) {
     bool parallel = f->model->config.parallel;
     df_forward_reach(f, SITE_RESID_PRE, layer, f->stream);
     df_forward_norm(f, first, layer);
-    attention(f, layer);
+    df_forward_attend(f, layer);
     finish_part(f, ROLE_ATTENTION_POST_GAIN, SITE_ATTN_OUT, layer);
     if (parallel)
         memcpy(f->attended, f->change, numbers * sizeof *f->change);

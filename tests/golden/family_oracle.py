@@ -4,6 +4,8 @@
 Each folder: config.json, model.safetensors, reference.h5. For two prompts, tokens and `rows` (positions kept), and in `values`
 every site of SITES in this order, layer by layer, those that the family lacks left out; float32, sites one behind the other.
 The long prompt goes past every window and past the original positions of every rope rule.
+hooks.h5, of the long prompt: `intervened`, the logits under an intervention at each site in turn, and `gradients` of a sum of
+weighted logits with respect to each site (interventions() and gradients() say which).
 
 family_oracle.py [NAME...]   (needs PyTorch and h5py; writes beside itself)
 """
@@ -289,48 +291,45 @@ def ends(p, w):
 # ---- the pass -----------------------------------------------------------------------------------
 
 
-def forward(p, w, ids):
-    """Every site of one window of float64 tensors."""
+def forward(p, w, ids, hook=lambda site, x: x):
+    """Every site of one window of float64 tensors. hook(site, x) may change what goes on from there."""
     n, out = len(ids), {}
     embed, table, final, unembed = ends(p, w)
+
+    def at(site, x):
+        out[site] = x = hook(site, x)
+        return x
 
     def rms(x, gain):
         gain = gain + 1 if p.gemma else gain
         return x / torch.sqrt((x * x).mean(-1, keepdim=True) + p.eps) * gain
 
-    def norm(x, name, site=None):
+    def norm(x, name, site):
         centred = x - x.mean(-1, keepdim=True) if p.gpt else x
-        scale = torch.sqrt((centred * centred).mean(-1, keepdim=True) + p.eps)
-        if site:
-            out[site + ".hook_scale"], out[site + ".hook_normalized"] = scale, centred / scale
-        if p.gpt:
-            return F.layer_norm(x, (p.d,), w[name + ".weight"], w[name + ".bias"], p.eps)
-        return rms(x, w[name + ".weight"])
+        scale = at(site + ".hook_scale", torch.sqrt((centred * centred).mean(-1, keepdim=True) + p.eps))
+        x = at(site + ".hook_normalized", centred / scale)
+        return x * w[name + ".weight"] + w[name + ".bias"] if p.gpt else x * (w[name + ".weight"] + p.gemma)
 
     def heads(x, count):
-        return x.view(n, count, p.hw).transpose(0, 1)
+        return x.view(n, count, -1).transpose(0, 1)
 
     def flat(x):
         return x.transpose(0, 1).reshape(n, -1)
 
-    x = embed[ids] * (math.sqrt(p.d) if p.gemma else 1.0)
-    out["hook_embed"] = x
+    x = at("hook_embed", embed[ids] * (math.sqrt(p.d) if p.gemma else 1.0))
     if table is not None:
-        out["hook_pos_embed"] = table[:n]
-        x = x + table[:n]
+        x = x + at("hook_pos_embed", table[:n])
     for l in range(p.layers):
         s, b = f"blocks.{l}.", block_weights(p, w, l)
-        out[s + "hook_resid_pre"] = x
+        x = at(s + "hook_resid_pre", x)
         h = norm(x, b["ln1"], s + "ln1")
-        q, k, v = (F.linear(h, b[c], b[c + "b"]) for c in "qkv")
-        out[s + "attn.hook_q"], out[s + "attn.hook_k"], out[s + "attn.hook_v"] = q, k, v
+        q, k, v = (at(s + "attn.hook_" + c, F.linear(h, b[c], b[c + "b"])) for c in "qkv")
         q, k, v = heads(q, p.heads), heads(k, p.kv), heads(v, p.kv)
         if p.qk_norm:
             q, k = rms(q, b["qn"]), rms(k, b["kn"])
         if not p.learned:
             cos, sin = p.rope(l, n)
-            q, k = turn(q, cos, sin), turn(k, cos, sin)
-            out[s + "attn.hook_rot_q"], out[s + "attn.hook_rot_k"] = flat(q), flat(k)
+            q, k = heads(at(s + "attn.hook_rot_q", flat(turn(q, cos, sin))), p.heads), heads(at(s + "attn.hook_rot_k", flat(turn(k, cos, sin))), p.kv)
         k, v = (t.repeat_interleave(p.heads // p.kv, 0) for t in (k, v))
         score = q @ k.transpose(1, 2) * p.scale
         if p.c.get("scale_attn_by_inverse_layer_idx"):
@@ -340,40 +339,93 @@ def forward(p, w, ids):
             score = cap * torch.tanh(score / cap)
         i, j = torch.arange(n)[:, None], torch.arange(n)[None, :]
         seen = (j <= i) & (i - j < p.window(l) if p.window(l) else True)
-        weights = score.masked_fill(~seen, -math.inf).softmax(-1)
-        out[s + "attn.hook_pattern"] = F.pad(weights, (0, CONTEXT - n)).transpose(0, 1).reshape(n, -1)
-        z = weights @ v
-        out[s + "attn.hook_z"] = flat(z)
-        o = b["o"].view(p.d, p.heads, p.hw)
-        out[s + "attn.hook_result"] = torch.einsum("hnw,dhw->nhd", z, o).reshape(n, -1)
-        a = F.linear(flat(z), b["o"], b["ob"])
+        weights = flat(F.pad(score.masked_fill(~seen, -math.inf).softmax(-1), (0, CONTEXT - n)))
+        weights = heads(at(s + "attn.hook_pattern", weights), p.heads)[..., :n]
+        z = heads(at(s + "attn.hook_z", flat(weights @ v)), p.heads)
+        result = at(s + "attn.hook_result", torch.einsum("hnw,dhw->nhd", z, b["o"].view(p.d, p.heads, p.hw)).reshape(n, -1))
+        a = result.view(n, p.heads, p.d).sum(1) + (b["ob"] if b["ob"] is not None else 0)
         if p.sandwich:
-            a = norm(a, b["post1"])
-        out[s + "hook_attn_out"] = a
-        mid = x + a
+            a = rms(a, w[b["post1"] + ".weight"])
+        mid = x + at(s + "hook_attn_out", a)
         if not p.parallel:
-            out[s + "hook_resid_mid"] = mid
-        h = norm(x if p.parallel else mid, b["ln2"], s + "ln2")
-        out[s + "mlp.hook_in"] = h
+            mid = at(s + "hook_resid_mid", mid)
+        h = at(s + "mlp.hook_in", norm(x if p.parallel else mid, b["ln2"], s + "ln2"))
         up = F.linear(h, b["up"], b["upb"])
-        pre = F.linear(h, b["gate"], b["gateb"]) if "gate" in b else up
-        out[s + "mlp.hook_pre"] = pre
-        hidden = p.act(pre)
         if "gate" in b:
-            out[s + "mlp.hook_pre_linear"] = up
-            hidden = hidden * up
-        out[s + "mlp.hook_post"] = hidden
-        m = F.linear(hidden, b["down"], b["downb"])
+            hidden = p.act(at(s + "mlp.hook_pre", F.linear(h, b["gate"], b["gateb"]))) * at(s + "mlp.hook_pre_linear", up)
+        else:
+            hidden = p.act(at(s + "mlp.hook_pre", up))
+        m = F.linear(at(s + "mlp.hook_post", hidden), b["down"], b["downb"])
         if p.sandwich:
-            m = norm(m, b["post2"])
-        out[s + "hook_mlp_out"] = m
-        x = mid + m
-        out[s + "hook_resid_post"] = x
-    h = norm(x, final, "ln_final")
-    logits = h @ unembed.T
+            m = rms(m, w[b["post2"] + ".weight"])
+        x = at(s + "hook_resid_post", mid + at(s + "hook_mlp_out", m))
+    logits = norm(x, final, "ln_final") @ unembed.T
     cap = p.c.get("final_logit_softcapping")
-    out["logits"] = cap * torch.tanh(logits / cap) if cap else logits
+    at("logits", cap * torch.tanh(logits / cap) if cap else logits)
     return out
+
+
+# ---- interventions and gradients ----------------------------------------------------------------
+
+EDITS = "replace add scale project call".split()
+FROM, TO, KEPT = 3, 40, [17, 70]
+
+
+def values(*shape):
+    """Numbers that a test in another language can make too."""
+    i = np.arange(np.prod(shape))
+    return torch.tensor(((i * 7 + 3) % 11 - 5) / 8.0).reshape(shape)
+
+
+def edited(number, x):
+    """Site `number` of the list changed at positions FROM to TO; of odd sites without the first column, where there are more."""
+    x, column = x.clone(), number % 2 if x.shape[-1] > 1 else 0
+    columns = x.shape[-1] - column
+    part, kind = x[FROM:TO, column:], EDITS[number % len(EDITS)]
+    if kind == "replace":  # by rows of their own
+        new = values(TO - FROM, columns) if columns > 1 else values(TO - FROM, columns).abs() + 1
+    if kind == "add":
+        new = part + values(columns).abs()
+    if kind == "scale" or columns == 1 and kind == "project":
+        new = part * 1.75
+    elif kind == "project":
+        v = values(columns)
+        new = part - (part @ v / (v @ v))[:, None] * v
+    if kind == "call":  # tanh, all columns
+        x[FROM:TO] = torch.tanh(x[FROM:TO])
+        return x
+    x[FROM:TO, column:] = new
+    return x
+
+
+def interventions(p, w, ids, sites):
+    """Logits at KEPT with an intervention at one site after another [sites, 2, V]."""
+    out = []
+    for number, site in enumerate(sites):
+        change = lambda name, x: edited(number, x) if name == site else x
+        out.append(forward(p, w, ids, change)["logits"][KEPT])
+    return torch.stack(out)
+
+
+def gradients(p, w, ids, sites):
+    """Of sum_tv seed_tv logits_tv with respect to each site, at KEPT, one behind the other; in the second half the run is intervened upon."""
+    out = []
+    middle = [s for s in sites if s.startswith("blocks.1.")]
+    for change in (None, [middle[0], middle[-2]]):
+        leaves = {}
+
+        def watch(name, x):
+            if change and name in change:
+                x = edited(2 if name == change[0] else 3, x)
+            x = x if x.requires_grad else x.clone().requires_grad_()
+            x.retain_grad()
+            leaves[name] = x
+            return x
+
+        logits = forward(p, w, ids, watch)["logits"]
+        (logits * values(*logits.shape)).sum().backward()
+        out += [leaves[s].grad[KEPT].reshape(-1) for s in sites]
+    return torch.cat(out)
 
 
 def main(names):
@@ -398,7 +450,15 @@ def main(names):
                 order = WHOLE + [f"blocks.{l}.{s}" for l in range(p.layers) for s in BLOCK]
                 f[f"prompt{i}/tokens"] = ids.astype(np.uint32)
                 f[f"prompt{i}/rows"] = np.array(rows, dtype=np.uint32)
-                f[f"prompt{i}/values"] = torch.cat([out[s][rows].reshape(-1) for s in order if s in out]).numpy().astype(np.float32)
+                order = [s for s in order if s in out]
+                f[f"prompt{i}/values"] = torch.cat([out[s][rows].reshape(-1) for s in order]).numpy().astype(np.float32)
+                if n == 90:
+                    hooks = ids, order
+        ids, order = torch.tensor(hooks[0]), hooks[1]
+        with h5py.File(folder / "hooks.h5", "w") as f:
+            f["tokens"] = ids.numpy().astype(np.uint32)
+            f["intervened"] = interventions(p, w, ids, order).numpy().astype(np.float32)
+            f["gradients"] = gradients(p, w, ids, order).numpy().astype(np.float32)
         print(name, sum(v.size for v in stored.values()), "weights")
 
 

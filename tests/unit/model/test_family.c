@@ -1,50 +1,6 @@
 /* Every family of the table against float64 references of all its hook sites
  * (tests/golden/family_oracle.py): small random checkpoints in the files' own layouts. */
-#include "reference.h"
-
-#include "darkfield/model.h"
-
-#define GOLDEN DF_SOURCE_DIR "/tests/golden/family"
-enum { CONTEXT = 96, MOST_SITES = 128 };
-
-/* In the order of the reference. */
-static const char *const whole[] = {"hook_embed", "hook_pos_embed", "ln_final.hook_scale",
-                                    "ln_final.hook_normalized", "logits"};
-static const char *const of_block[] = {"hook_resid_pre",  "ln1.hook_scale",   "ln1.hook_normalized",
-                                       "attn.hook_q",     "attn.hook_k",      "attn.hook_v",
-                                       "attn.hook_rot_q", "attn.hook_rot_k",  "attn.hook_pattern",
-                                       "attn.hook_z",     "attn.hook_result", "hook_attn_out",
-                                       "hook_resid_mid",  "ln2.hook_scale",   "ln2.hook_normalized",
-                                       "mlp.hook_in",     "mlp.hook_pre",     "mlp.hook_pre_linear",
-                                       "mlp.hook_post",   "hook_mlp_out",     "hook_resid_post"};
-
-typedef struct site_list {
-    char text[MOST_SITES][64];
-    const char *name[MOST_SITES];
-    size_t width[MOST_SITES], n;
-} site_list;
-
-static void add_site(const df_model_shape *shape, site_list *sites) {
-    size_t i = sites->n;
-    sites->name[i] = sites->text[i];
-    if (df_model_site_width(shape, sites->text[i], CONTEXT, &sites->width[i]) == DF_OK)
-        sites->n++;
-    else
-        df_error_clear(); // the family does not have it
-}
-
-static void list_sites(const df_model_shape *shape, site_list *sites) {
-    sites->n = 0;
-    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++) {
-        snprintf(sites->text[sites->n], 64, "%s", whole[i]);
-        add_site(shape, sites);
-    }
-    for (size_t l = 0; l < shape->layers; l++)
-        for (size_t i = 0; i < sizeof of_block / sizeof *of_block; i++) {
-            snprintf(sites->text[sites->n], 64, "blocks.%zu.%s", l, of_block[i]);
-            add_site(shape, sites);
-        }
-}
+#include "family_sites.h"
 
 static double *reference(const char *file, int prompt, const char *what, size_t *n) {
     char path[64];
@@ -52,17 +8,6 @@ static double *reference(const char *file, int prompt, const char *what, size_t 
     double *values = df_test_reference(file, path, n);
     assert_non_null(values);
     return values;
-}
-
-// |ours - theirs| / |theirs| of one row.
-static double apart(const float *ours, const double *theirs, size_t width) {
-    double difference = 0, size = 0;
-    for (size_t i = 0; i < width; i++) {
-        double d = (double)ours[i] - theirs[i];
-        difference += d * d;
-        size += theirs[i] * theirs[i];
-    }
-    return size > 0 ? sqrt(difference / size) : sqrt(difference);
 }
 
 static void compare_prompt(const df_model *model, const char *file, int prompt) {
