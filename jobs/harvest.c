@@ -106,16 +106,12 @@ static df_status hash_inputs(harvest *h, const df_corpus *corpus, const df_token
 }
 
 static df_status open_tokenizer(const harvest *h, df_tokenizer **out) {
-    char *path = df_format("%s/tokenizer.json", h->model_path);
-    if (path == NULL) return DF_FAILED;
-    df_status status = df_tokenizer_open(path, out);
-    if (status == DF_OK && df_tokenizer_size(*out) > h->shape.vocabulary)
-        status =
-            df_fail(DF_BAD_INPUT,
-                    "%s: its largest token id is %zu, but the model's vocabulary has %zu tokens",
-                    path, df_tokenizer_size(*out) - 1, h->shape.vocabulary);
-    df_free(path);
-    return status;
+    DF_TRY(df_tokenizer_open_folder(h->model_path, out));
+    if (df_tokenizer_size(*out) <= h->shape.vocabulary) return DF_OK;
+    return df_fail(DF_BAD_INPUT,
+                   "the tokenizer of %s: its largest token id is %zu, but the model's vocabulary "
+                   "has %zu tokens",
+                   h->model_path, df_tokenizer_size(*out) - 1, h->shape.vocabulary);
 }
 
 static df_status open_corpus(const df_run *run, df_corpus **out) {

@@ -54,7 +54,8 @@ const df_option df_shared_options[] = {
     {.key = "models.a.path",
      .type = DF_OPT_TEXT,
      .is_volatile = true,
-     .help = "its Hugging Face folder: config.json, *.safetensors, tokenizer.json"},
+     .help = "its Hugging Face folder: config.json, *.safetensors, tokenizer.json "
+             "(or vocab.json and merges.txt)"},
     {.key = "models.b.name",
      .type = DF_OPT_TEXT,
      .fallback = "tuned",

@@ -68,13 +68,8 @@ static df_status open_corpus(const df_run *run, sources *s) {
 }
 
 static df_status open_tokenizer(const df_acts *acts, const char *model, sources *s) {
-    char *path = df_format("%s/tokenizer.json", model);
-    if (path == NULL) return DF_FAILED;
-    df_status status = df_tokenizer_open(path, &s->tokenizer);
-    if (status == DF_OK)
-        status = df_inputs_came_from(acts, "tokenizer", path, df_tokenizer_hash(s->tokenizer));
-    df_free(path);
-    return status;
+    DF_TRY(df_tokenizer_open_folder(model, &s->tokenizer));
+    return df_inputs_came_from(acts, "tokenizer", model, df_tokenizer_hash(s->tokenizer));
 }
 
 /* What tokens a latent promotes is read from the model: it must be the one that was harvested. */

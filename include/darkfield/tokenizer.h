@@ -2,12 +2,12 @@
  * module model).
  *
  * Supported: BPE models (byte-level and byte-fallback); normalizers Sequence, Prepend, Replace
- * (string), NFC; pre-tokenizers Sequence, Split, ByteLevel, Digits, Punctuation, Metaspace; added
- * tokens with all their flags; post-processors Sequence, ByteLevel, TemplateProcessing (its
- * `single` part); decoders Sequence, ByteLevel, Replace (string), ByteFallback, Fuse, Strip,
- * Metaspace. Anything else is DF_BAD_INPUT naming the part, so that no text is ever tokenized by
- * rules that are not the file's. `truncation` and `padding` are ignored: windows are cut by the
- * packing. Nothing here is collective. */
+ * (string), NFC, NFD, NFKC, NFKD; pre-tokenizers Sequence, Split, ByteLevel, Digits, Punctuation,
+ * Metaspace; added tokens with all their flags; post-processors Sequence, ByteLevel,
+ * TemplateProcessing (its `single` part); decoders Sequence, ByteLevel, Replace (string),
+ * ByteFallback, Fuse, Strip, Metaspace. Anything else is DF_BAD_INPUT naming the part, so that no
+ * text is ever tokenized by rules that are not the file's. `truncation` and `padding` are ignored:
+ * windows are cut by the packing. Nothing here is collective. */
 #ifndef DARKFIELD_TOKENIZER_H
 #define DARKFIELD_TOKENIZER_H
 
@@ -31,6 +31,11 @@ df_status df_tokenizer_open(const char *path, df_tokenizer **out) DF_MUST_CHECK;
 /* The same from the text of such a file, named `what` in messages. */
 df_status df_tokenizer_parse(const char *text, size_t bytes, const char *what,
                              df_tokenizer **out) DF_MUST_CHECK;
+/* The tokenizer of a Hugging Face folder: tokenizer.json, or where that is missing the older pair
+ * vocab.json and merges.txt of GPT-2's tokenizer class (OPT), with the special tokens and the BOS
+ * rule of tokenizer_config.json, special_tokens_map.json and added_tokens.json. DF_BAD_INPUT names
+ * the file that is missing or damaged. */
+df_status df_tokenizer_open_folder(const char *folder, df_tokenizer **out) DF_MUST_CHECK;
 void df_tokenizer_close(df_tokenizer *tokenizer); /* NULL is allowed */
 
 /* The largest id + 1, added tokens included; a hash of the file's bytes; the first id that the

@@ -66,14 +66,17 @@ static df_status prepend(const df_step *step, const df_view *view, df_span piece
     return emit_kept(out, view, piece.begin, piece.end);
 }
 
-// ---- composition (NFC), one stretch at a time, so that places in the text are kept
+// ---- Unicode's normal forms, one stretch at a time, so that places in the text are kept
 
 // A character that never combines with what stands before it. Kirat Rai's vowel signs are letters
-// that do.
-static bool starts_stretch(int32_t code) {
+// that do, and so are, in the compatible forms, Hangul letters and the half-width voiced marks.
+static bool starts_stretch(df_normal_form form, int32_t code) {
+    bool compatible = form == DF_NFKC || form == DF_NFKD;
     if (code < 0x300) return true;
     if (code >= 0x1160 && code <= 0x11ff) return false; // Hangul vowels and finals
     if (code >= 0x16d63 && code <= 0x16d6a) return false;
+    if (compatible && code >= 0x3131 && code <= 0x318e) return false;
+    if (compatible && code >= 0xff9e && code <= 0xffdc) return false;
     utf8proc_category_t category = utf8proc_category(code);
     return category != UTF8PROC_CATEGORY_MN && category != UTF8PROC_CATEGORY_MC &&
            category != UTF8PROC_CATEGORY_ME;
@@ -86,24 +89,29 @@ static size_t code_at(const char *text, size_t n, utf8proc_int32_t *code) {
 }
 
 // Where the stretch that starts at `begin` ends.
-static size_t stretch_end(const char *text, size_t begin, size_t end) {
+static size_t stretch_end(df_normal_form form, const char *text, size_t begin, size_t end) {
     utf8proc_int32_t code;
     size_t i = begin + code_at(text + begin, end - begin, &code);
     while (i < end) {
         size_t used = code_at(text + i, end - i, &code);
-        if (starts_stretch(code)) break;
+        if (starts_stretch(form, code)) break;
         i += used;
     }
     return i;
 }
 
-static df_status compose_stretch(const df_view *view, size_t begin, size_t end, df_rewrite *out) {
+static df_status normalize_stretch(df_normal_form form, const df_view *view, size_t begin,
+                                   size_t end, df_rewrite *out) {
+    static const int options[] = {UTF8PROC_COMPOSE, UTF8PROC_DECOMPOSE,
+                                  UTF8PROC_COMPOSE | UTF8PROC_COMPAT,
+                                  UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT};
     const char *text = view->text + begin;
     size_t n = end - begin;
     utf8proc_uint8_t *composed = NULL;
-    utf8proc_ssize_t m = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)n,
-                                      &composed, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-    if (m < 0) return df_fail(DF_FAILED, "NFC normalization failed: %s", utf8proc_errmsg(m));
+    utf8proc_ssize_t m =
+        utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)n, &composed,
+                     (utf8proc_option_t)(UTF8PROC_STABLE | options[form]));
+    if (m < 0) return df_fail(DF_FAILED, "Unicode normalization failed: %s", utf8proc_errmsg(m));
     bool same = (size_t)m == n && memcmp(composed, text, n) == 0;
     df_status status =
         same ? emit_kept(out, view, begin, end)
@@ -112,15 +120,17 @@ static df_status compose_stretch(const df_view *view, size_t begin, size_t end, 
     return status;
 }
 
-static df_status compose(const df_view *view, df_span piece, df_rewrite *out) {
+static df_status normalize(df_normal_form form, const df_view *view, df_span piece,
+                           df_rewrite *out) {
+    int32_t plain = form == DF_NFC ? 0x300 : 0x80; // below, every character is its own normal form
     size_t kept = piece.begin, i = piece.begin;
     while (i < piece.end) {
-        size_t end = stretch_end(view->text, i, piece.end);
+        size_t end = stretch_end(form, view->text, i, piece.end);
         utf8proc_int32_t code;
         bool alone = code_at(view->text + i, piece.end - i, &code) == end - i;
-        if (!(alone && code < 0x300)) {
+        if (!(alone && code < plain)) {
             DF_TRY(emit_kept(out, view, kept, i));
-            DF_TRY(compose_stretch(view, i, end, out));
+            DF_TRY(normalize_stretch(form, view, i, end, out));
             kept = end;
         }
         i = end;
@@ -136,7 +146,7 @@ static df_status rewrite_piece(const df_step *step, const df_view *view, df_span
     case DF_STEP_PREPEND:
         return prepend(step, view, piece, out);
     default:
-        return compose(view, piece, out);
+        return normalize(step->form, view, piece, out);
     }
 }
 

@@ -10,22 +10,26 @@ static _Atomic uint64_t next_serial = 1;
 
 // ---- opening and closing
 
+df_status df_tokenizer_make(const json_t *root, uint64_t hash, df_tokenizer **out) {
+    df_tokenizer *tokenizer;
+    DF_TRY(DF_NEW(tokenizer, 1));
+    tokenizer->hash = hash;
+    tokenizer->serial = atomic_fetch_add(&next_serial, 1);
+    df_status status = df_tokenizer_load(tokenizer, root);
+    if (status == DF_OK)
+        *out = tokenizer;
+    else
+        df_tokenizer_close(tokenizer);
+    return status;
+}
+
 df_status df_tokenizer_parse(const char *text, size_t bytes, const char *what, df_tokenizer **out) {
     json_t *root = NULL;
-    df_tokenizer *tokenizer = NULL;
-    df_status status = DF_OK;
     *out = NULL;
     if (bytes >= MOST_BYTES) return df_fail(DF_BAD_INPUT, "%s: larger than 1 GiB", what);
-    DF_GO(df_json_parse(text, bytes, what, &root));
-    DF_GO(DF_NEW(tokenizer, 1));
-    tokenizer->hash = df_hash(text, bytes);
-    tokenizer->serial = atomic_fetch_add(&next_serial, 1);
-    DF_GO(df_tokenizer_load(tokenizer, root));
-    *out = tokenizer;
-    tokenizer = NULL;
-done:
+    df_status status = df_json_parse(text, bytes, what, &root);
+    if (status == DF_OK) status = df_tokenizer_make(root, df_hash(text, bytes), out);
     if (status != DF_OK) df_context("reading the tokenizer %s", what);
-    df_tokenizer_close(tokenizer);
     json_decref(root);
     return status;
 }

@@ -89,12 +89,14 @@ uint32_t df_vocabulary_find(const df_vocabulary *vocabulary, const char *text, s
 /* ---- steps of normalizer and pre-tokenizer -------------------------------------------------- */
 
 typedef enum df_step_kind {
-    DF_STEP_NFC,
+    DF_STEP_NORMAL_FORM, // of Unicode
     DF_STEP_REPLACE, // from -> to, everywhere
     DF_STEP_PREPEND, // `to` before each piece that is not empty
     DF_STEP_SPLIT,   // pieces cut by a pattern
     DF_STEP_BYTES    // from here on patterns see one printable character a byte
 } df_step_kind;
+
+typedef enum df_normal_form { DF_NFC, DF_NFD, DF_NFKC, DF_NFKD } df_normal_form;
 
 typedef enum df_split_behavior {
     DF_SPLIT_REMOVED,
@@ -106,6 +108,7 @@ typedef enum df_split_behavior {
 
 typedef struct df_step {
     df_step_kind kind;
+    df_normal_form form;
     char *from, *to;
     bool unless_present,
         first_only;      // PREPEND: not where the piece starts with it; only at the text's start
@@ -270,6 +273,8 @@ struct df_tokenizer {
     df_decoder decoder;
 };
 
+/* tokenizer.c: a tokenizer from what its tokenizer.json says; `hash` is that of its files. */
+df_status df_tokenizer_make(const json_t *root, uint64_t hash, df_tokenizer **out);
 /* tokenizer_load.c: the parts of the parsed file, in the order they are needed. */
 df_status df_tokenizer_load(df_tokenizer *tokenizer, const json_t *root);
 /* tokenizer_added.c */

@@ -93,10 +93,31 @@ static df_status prepend_normalizer(const json_t *part, df_steps *steps) {
     return add_prepend(steps, text, false, false);
 }
 
-static df_status nfc_normalizer(const json_t *part, df_steps *steps) {
+static df_status add_form(df_steps *steps, df_normal_form form) {
     df_step *step;
+    DF_TRY(add_step(steps, DF_STEP_NORMAL_FORM, &step));
+    step->form = form;
+    return DF_OK;
+}
+
+static df_status nfc_normalizer(const json_t *part, df_steps *steps) {
     (void)part;
-    return add_step(steps, DF_STEP_NFC, &step);
+    return add_form(steps, DF_NFC);
+}
+
+static df_status nfd_normalizer(const json_t *part, df_steps *steps) {
+    (void)part;
+    return add_form(steps, DF_NFD);
+}
+
+static df_status nfkc_normalizer(const json_t *part, df_steps *steps) {
+    (void)part;
+    return add_form(steps, DF_NFKC);
+}
+
+static df_status nfkd_normalizer(const json_t *part, df_steps *steps) {
+    (void)part;
+    return add_form(steps, DF_NFKD);
 }
 
 // ---- pre-tokenizers
@@ -164,6 +185,9 @@ typedef struct part_kind {
 static const part_kind normalizers[] = {{"Prepend", prepend_normalizer},
                                         {"Replace", replace_normalizer},
                                         {"NFC", nfc_normalizer},
+                                        {"NFD", nfd_normalizer},
+                                        {"NFKC", nfkc_normalizer},
+                                        {"NFKD", nfkd_normalizer},
                                         {NULL, NULL}};
 
 static const part_kind pre_tokenizers[] = {

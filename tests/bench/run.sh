@@ -1,12 +1,13 @@
 #!/bin/sh
 # Benches by name: tests/bench/run.sh [--json FILE] [NAME...]; without names all. BUILD is the build folder (default: build).
 # Each bench prints a table and one JSON object per line; --json gathers the objects into one array.
+# DARKFIELD_FIXTURES: a folder with tokenizers/gpt2 and text, for tokenizer's English with the GPT-2 vocabulary (else the quickstart's own).
 # FOLDER: where data-read keeps its file. PAIRS: alternated pairs of GEMM and step (20); PYTHON: an interpreter with torch for the torch-* rows.
 set -eu
 
 build=${BUILD:-build}
 here=$(dirname "$0")
-known="step-topk step-batchtopk step-crosscoder step-relu step-jumprelu step-large torch-dense torch-sparse data-read"
+known="step-topk step-batchtopk step-crosscoder step-relu step-jumprelu step-large torch-dense torch-sparse data-read tokenizer"
 json=
 names=
 while [ $# -gt 0 ]; do
@@ -56,6 +57,19 @@ data() {
     rm -rf "$folder"
 }
 
+# tokenizer: GPT-2's two files under the names of a model's folder, or the pocket model
+tokenizer() {
+    if [ -z "${DARKFIELD_FIXTURES:-}" ]; then
+        "$build/tests/bench/bench_tokenizer" "$here/../../jobs/quickstart/base" "$here/../../jobs/quickstart/text.jsonl"
+        return
+    fi
+    folder=$(mktemp -d)
+    ln -s "$DARKFIELD_FIXTURES/tokenizers/gpt2/encoder.json" "$folder/vocab.json"
+    ln -s "$DARKFIELD_FIXTURES/tokenizers/gpt2/vocab.bpe" "$folder/merges.txt"
+    "$build/tests/bench/bench_tokenizer" "$folder" "$DARKFIELD_FIXTURES/text/wikitext2.valid.txt"
+    rm -rf "$folder"
+}
+
 bench() {
     case $1 in
     step-topk | step-batchtopk) everywhere $1 ;;
@@ -65,6 +79,7 @@ bench() {
     torch-dense) torch dense 1; torch dense 2 ;;
     torch-sparse) torch sparse 1; torch sparse 2 ;;
     data-read) data 1 1; data 2 1 ;;
+    tokenizer) tokenizer ;;
     *) echo "run.sh: unknown bench '$1'; there are: $known" >&2; return 2 ;;
     esac
 }

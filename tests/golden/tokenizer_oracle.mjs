@@ -1,27 +1,50 @@
-// Ids of tests/golden/tokenizer/strings.json by an implementation we did not write. In any folder:
-//     npm install @huggingface/tokenizers && node .../tests/golden/tokenizer_oracle.mjs
+// Ids of tests/golden/tokenizer/strings.json by an implementation we did not write: Hugging Face's own, in Rust. In any folder:
+//     npm install --ignore-scripts tokenizers && node .../tests/golden/tokenizer_oracle.mjs
 // With two arguments (a tokenizer.json, a file holding a JSON list of texts) it prints the ids of each, one list a line.
 import fs from "node:fs";
+import os from "node:os";
 import path from "node:path";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 
-const { Tokenizer } = createRequire(process.cwd() + "/")("@huggingface/tokenizers");
+const { Tokenizer } = createRequire(process.cwd() + "/")("tokenizers");
 const here = path.dirname(fileURLToPath(import.meta.url));
+const golden = path.join(here, "tokenizer");
 const read = (file) => JSON.parse(fs.readFileSync(file, "utf8"));
-const encodeAll = (file, texts) => {
-  const tokenizer = new Tokenizer(read(file), {});
-  return texts.map((text) => tokenizer.encode(text).ids);
+const encodeAll = async (file, texts) => {
+  const tokenizer = Tokenizer.fromFile(file);
+  const lists = [];
+  for (const text of texts) lists.push((await tokenizer.encode(text)).getIds());
+  return lists;
 };
 const lines = (lists) => lists.map((list) => JSON.stringify(list));
+const fold = (ids) => ids.reduce((sum, id) => (Math.imul(sum, 31) + id + 1) >>> 0, 0);
+
+// variants.ids.json: for each variant one number a text, strings before long lines: the ids folded by sum = 31 sum + id + 1.
+const encodeVariants = async (texts) => {
+  const { long, variants } = read(path.join(golden, "variants.json"));
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), "variants-"));
+  const file = path.join(folder, "tokenizer.json");
+  const found = {};
+  texts = texts.concat(long.map(([unit, times]) => unit.repeat(times)));
+  for (const [name, base, parts, model] of variants) {
+    const tokenizer = { ...read(path.join(golden, base)), ...parts };
+    Object.assign(tokenizer.model, model);
+    fs.writeFileSync(file, JSON.stringify(tokenizer));
+    found[name] = (await encodeAll(file, texts)).map(fold);
+  }
+  fs.rmSync(folder, { recursive: true });
+  const rows = Object.entries(found).map(([name, sums]) => JSON.stringify(name) + ": " + JSON.stringify(sums));
+  fs.writeFileSync(path.join(golden, "variants.ids.json"), "{\n" + rows.join(",\n") + "\n}\n");
+};
 
 if (process.argv.length === 4) {
-  console.log(lines(encodeAll(process.argv[2], read(process.argv[3]))).join("\n"));
+  console.log(lines(await encodeAll(process.argv[2], read(process.argv[3]))).join("\n"));
 } else {
-  const golden = path.join(here, "tokenizer");
   const texts = read(path.join(golden, "strings.json"));
   const pocket = path.join(here, "../../jobs/quickstart/base/tokenizer.json");
   const files = { pocket, gpt2_like: path.join(golden, "gpt2_like.json"), fallback: path.join(golden, "fallback.json") };
   for (const [name, file] of Object.entries(files))
-    fs.writeFileSync(path.join(golden, name + ".ids.json"), "[\n" + lines(encodeAll(file, texts)).join(",\n") + "\n]\n");
+    fs.writeFileSync(path.join(golden, name + ".ids.json"), "[\n" + lines(await encodeAll(file, texts)).join(",\n") + "\n]\n");
+  await encodeVariants(texts);
 }

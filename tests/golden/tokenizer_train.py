@@ -1,5 +1,7 @@
-"""Makes the two small vocabularies of tests/golden/tokenizer: gpt2_like.json (byte-level, GPT-2 pattern, NFC) and
-fallback.json (space marks, byte fallback), by plain byte-pair training on the quickstart text and a few lines more.
+"""Makes the small vocabularies of tests/golden/tokenizer: gpt2_like.json (byte-level, GPT-2 pattern, NFC) and
+fallback.json (space marks, byte fallback), by plain byte-pair training on the quickstart text and a few lines more;
+whole.json (byte-level), trained on whole lines so that its merges cross the cuts of every pattern; and variants.json,
+which says how other families' tokenizers differ from these (and which long lines all are tried on).
 Run: python3 tests/golden/tokenizer_train.py, then tokenizer_oracle.mjs for the ids."""
 
 import collections
@@ -117,7 +119,75 @@ def fallback():
                   "vocab": vocab, "merges": [list(pair) for pair in merges]}})
 
 
+def whole():
+    letters = byte_alphabet()
+    words = collections.Counter()
+    strings = json.loads((HERE / "strings.json").read_text(encoding="utf-8"))
+    for text in [text for text in strings if "<" not in text] + MORE.splitlines(keepends=True) * 3:
+        words[tuple(letters[b] for b in text.encode())] += 1
+    merges = train(words, 400)
+    vocab = {token: i for i, token in enumerate(sorted(letters.values()) + [a + b for a, b in merges])}
+    write("whole.json", {
+        "added_tokens": [added(len(vocab), "<|endoftext|>", special=True)], "normalizer": None,
+        "pre_tokenizer": BYTES, "post_processor": None, "decoder": BYTES,
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "fuse_unk": False, "vocab": vocab,
+                  "merges": [f"{a} {b}" for a, b in merges]}})
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+REST = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+PATTERNS = {
+    "llama3": SHORT + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*" + REST,
+    "qwen2": SHORT + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*" + REST,
+    "tekken": rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*"
+              r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + REST,
+    "o200k": rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{SHORT}?|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{SHORT}?"
+             r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + REST,
+}
+
+
+def split(pattern, behavior="Isolated", invert=False, kind="Regex"):
+    return {"type": "Split", "pattern": {kind: pattern}, "behavior": behavior, "invert": invert}
+
+
+def sequence(*parts):
+    return {"type": "Sequence", "pretokenizers": [*parts, BYTES]}
+
+
+def variants():
+    """[name, base, parts to replace, settings of the model to replace]"""
+    metaspace = {"type": "Metaspace", "replacement": MARK}
+    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": MARK}
+    found = [[name, "whole.json", {"normalizer": {"type": "NFC"} if name == "qwen2" else None,
+                                   "pre_tokenizer": sequence(split(pattern))}, {"ignore_merges": name != "qwen2"}]
+             for name, pattern in PATTERNS.items()]
+    found += [[form, "whole.json", {"normalizer": {"type": form}, "pre_tokenizer": BYTES}, {}]
+              for form in ("NFD", "NFKC", "NFKD")]
+    found += [[f"{behavior} {invert}", "whole.json",
+               {"pre_tokenizer": sequence(split(r"\s+|\p{P}", behavior, invert))}, {}]
+              for behavior in ("Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous")
+              for invert in (False, True)]
+    found += [["falcon", "whole.json", {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+        {"type": "Punctuation", "behavior": "Contiguous"}, {**BYTES, "use_regex": True},
+        {"type": "Digits", "individual_digits": False}, split("[0-9][0-9][0-9]")]}}, {}]]
+    found += [["gemma", "fallback.json", {"normalizer": spaces, "post_processor": None, "pre_tokenizer":
+                                          split(" ", "MergedWithPrevious", False, "String")}, {}]]
+    found += [[f"metaspace {scheme} {cut}", "fallback.json",
+               {"normalizer": None, "pre_tokenizer": {**metaspace, "prepend_scheme": scheme, "split": cut}}, {}]
+              for scheme in ("always", "first", "never") for cut in (False, True)]
+    found += [["no fallback", "fallback.json", {}, {"byte_fallback": False}],
+              ["unfused", "fallback.json", {}, {"byte_fallback": False, "fuse_unk": False}]]
+    long = [["a", 100000], [" ", 100000], ["the cat's ", 10000], ["7", 100000], ["A", 100000], ["aB", 50000],
+            ["\u00e9\u0301", 30000], ["\u65e5", 33000], ["\U0001f600", 25000], [" \n", 50000], ["!? ", 33000]]
+    text = ",\n".join(json.dumps(variant) for variant in found)
+    (HERE / "variants.json").write_text('{"long": ' + json.dumps(long) + ',\n"variants": [\n' + text + "\n]}\n")
+
+
 if __name__ == "__main__":
     HERE.mkdir(exist_ok=True)
     gpt2_like()
     fallback()
+    whole()
+    variants()

@@ -43,33 +43,27 @@ static void check_vectors(const df_tokenizer *tokenizer, const char *name,
     df_free(ids);
 }
 
-// GPT-2's own files made into a tokenizer.json.
+// A folder with GPT-2's two files under the names that they have in Hugging Face folders.
 static df_tokenizer *gpt2(void) {
-    size_t n;
-    char *vocab = fixture("tokenizers/gpt2/encoder.json", &n);
-    char *merges = fixture("tokenizers/gpt2/vocab.bpe", &n);
-    json_t *list = json_array(), *root, *vocabulary;
-    strtok(merges, "\n"); // the version
-    for (char *line; (line = strtok(NULL, "\n")) != NULL;)
-        json_array_append_new(list, json_string(line));
-    assert_ok(df_json_parse(vocab, strlen(vocab), "encoder.json", &vocabulary));
-    root = json_pack("{s:{s:s,s:b},s:{s:s},s:[{s:i,s:s,s:b,s:b}],s:{s:o,s:o}}", "pre_tokenizer",
-                     "type", "ByteLevel", "add_prefix_space", 0, "decoder", "type", "ByteLevel",
-                     "added_tokens", "id", 50256, "content", "<|endoftext|>", "special", 1,
-                     "normalized", 0, "model", "vocab", vocabulary, "merges", list);
-    char *text = json_dumps(root, 0);
+    static const char *const names[][2] = {{"tokenizers/gpt2/encoder.json", "vocab.json"},
+                                           {"tokenizers/gpt2/vocab.bpe", "merges.txt"}};
+    const char *folder = df_test_folder("gpt2-files");
     df_tokenizer *tokenizer;
-    assert_ok(df_tokenizer_parse(text, strlen(text), "gpt2", &tokenizer));
-    free(text);
-    json_decref(root);
-    df_free(vocab);
-    df_free(merges);
+    for (int i = 0; i < 2; i++) {
+        size_t n;
+        char *text = fixture(names[i][0], &n), *path = df_format("%s/%s", folder, names[i][1]);
+        assert_ok(df_write_file(path, text, n));
+        df_free(text);
+        df_free(path);
+    }
+    assert_ok(df_tokenizer_open_folder(folder, &tokenizer));
     return tokenizer;
 }
 
 static void public_vectors(void **state) {
     (void)state;
     static const char *const files[][2] = {{"tokenizers/hf/falcon.json", "falcon"},
+                                           {"tokenizers/pythia/20B_tokenizer.json", "mpt"},
                                            {"tokenizers/hf/phi-3-mini.json", "phi-3"},
                                            {"tokenizers/hf/phi-3-mini.json", "llama-spm"}};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
