@@ -187,10 +187,33 @@ static const df_option options[] = {
     {.key = "train.code_norm",
      .type = DF_OPT_CHOICE,
      .fallback = "sum",
-     .choices = "none sum root",
-     .help = "what weighs a code in selection and penalties: nothing, the sum of its decoder norms "
-             "over "
-             "sites, the norm of its whole decoder row"},
+     .choices = "none sum root mixed",
+     .help = "what weighs a code in selection and penalties: nothing; the sum of its decoder norms "
+             "over sites (crosscoders, Lindsey et al. 2024); the norm of its whole decoder row "
+             "(SAEs); that and a tenth of the sum (crosscoder_learning)"},
+    {.key = "train.shared",
+     .type = DF_OPT_INT,
+     .fallback = "0",
+     .unit = "latents",
+     .min = 0,
+     .max = 16777216,
+     .help = "crosscoder: so many latents, the first ones, have one decoder direction, the same in "
+             "every model, which leaves the others free for what differs (Anthropic, February "
+             "2025, Insights on crosscoder model diffing)"},
+    {.key = "train.shared_penalty",
+     .type = DF_OPT_REAL,
+     .fallback = "0.1",
+     .min = 0,
+     .max = 1e6,
+     .help = "the penalty of shared latents is multiplied by this (0.1 to 0.2 there)"},
+    {.key = "train.dedicated",
+     .type = DF_OPT_INT,
+     .fallback = "0",
+     .unit = "latents",
+     .min = 0,
+     .max = 16777216,
+     .help = "crosscoder: so many latents of each model, the last ones, read and write its columns "
+             "alone (dedicated feature crosscoders, arXiv 2602.11729)"},
     {.key = "train.decoder",
      .type = DF_OPT_CHOICE,
      .fallback = "free",
@@ -280,9 +303,10 @@ static size_t count_of(const df_run *run, const char *key) {
 
 static df_code_norm chosen_norm(const df_run *run) {
     const char *name = df_job_text(run->job, "train.code_norm");
-    return strcmp(name, "none") == 0  ? DF_NORM_NONE
-           : strcmp(name, "sum") == 0 ? DF_NORM_SUM
-                                      : DF_NORM_ROOT;
+    return strcmp(name, "none") == 0   ? DF_NORM_NONE
+           : strcmp(name, "sum") == 0  ? DF_NORM_SUM
+           : strcmp(name, "root") == 0 ? DF_NORM_ROOT
+                                       : DF_NORM_MIXED;
 }
 
 static df_shuffle chosen_shuffle(const df_run *run) {
@@ -309,6 +333,8 @@ static df_train_options read_options(const df_run *run) {
         .seed = (uint64_t)df_job_int(job, df_job_has(job, "train.seed") ? "train.seed" : "seed"),
         .activation = df_chosen_activation(run),
         .code_norm = chosen_norm(run),
+        .shared = count_of(run, "train.shared"),
+        .dedicated = count_of(run, "train.dedicated"),
         .unit_decoder = strcmp(df_job_text(job, "train.decoder"), "unit") == 0,
         .subtract_bias = subtracts_bias(run),
         .init_norm = df_job_real(job, "train.init_norm"),
@@ -330,6 +356,24 @@ static df_train_options read_options(const df_run *run) {
     df_read_objective(run, &o);
     df_read_methods(run, &o);
     return o;
+}
+
+/* What else bound latents need, the dictionary tells when its sites are known. */
+static df_status check_bound(const df_run *run) {
+    const df_job *job = run->job;
+    long long shared = df_job_int(job, "train.shared"), own = df_job_int(job, "train.dedicated");
+    if (shared == 0 && own == 0) return DF_OK;
+    const char *key = shared > 0 ? "train.shared" : "train.dedicated";
+    if (df_job_kind(run) != DF_CROSSCODER)
+        return df_fail(DF_USAGE, "%s: %s is for crosscoders of several models, this is kind %s",
+                       df_job_where(job, key), key, df_dict_kind_name(df_job_kind(run)));
+    if (shared + own > df_job_int(job, "train.latents"))
+        return df_fail(DF_USAGE,
+                       "%s: %lld shared latents and %lld dedicated ones for each model "
+                       "are more than the %lld there are",
+                       df_job_where(job, key), shared, own,
+                       (long long)df_job_int(job, "train.latents"));
+    return DF_OK;
 }
 
 static df_status check_choices(const df_run *run) {
@@ -354,6 +398,7 @@ static df_status check_choices(const df_run *run) {
                        df_job_where(job, "train.k"), (long long)df_job_int(job, "train.k"),
                        (long long)df_job_int(job, "train.latents"));
     DF_TRY(df_check_methods(run));
+    DF_TRY(check_bound(run));
     if (model == NULL || *model == '\0') return DF_OK;
     for (size_t i = 0; i < df_models(run); i++)
         if (strcmp(model, df_model_name(run, i)) == 0) return DF_OK;

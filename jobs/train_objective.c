@@ -183,6 +183,7 @@ void df_read_objective(const df_run *run, df_train_options *o) {
         .weight = df_job_real(job, "train.penalty_weight"),
         .power = df_job_real(job, "train.power"),
         .rooted = df_job_bool(job, "train.power_root"),
+        .shared_weight = df_job_real(job, "train.shared_penalty"),
         .tanh_scale = df_job_real(job, "train.tanh_scale"),
         .target_l0 = df_job_real(job, "train.target_l0"),
         .bandwidth = df_job_real(job, "train.bandwidth"),

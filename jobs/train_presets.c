@@ -78,6 +78,14 @@ static const preset presets[] = {
      "init_encoder=0 init_bias=zero penalty=tanh tanh_scale=4 penalty_weight=20 "
      "penalty_warmup=100% preactivation=3e-6 bandwidth=2 init_threshold=0.1 "
      "threshold_parameter=log ste=all lr=2e-4 " ADAM "warmup=0 decay=20% aux=0"},
+    {"anthropic-2025-02",
+     "the same with shared latents at a tenth of the penalty (Anthropic, February 2025, model "
+     "diffing; sizes of crosscode)",
+     "activation=jumprelu code_norm=sum subtract_bias=false decoder=free init_draw=uniform "
+     "init_encoder=0 init_bias=zero penalty=tanh tanh_scale=4 penalty_weight=30 "
+     "penalty_warmup=100% preactivation=3e-6 bandwidth=2 init_threshold=1.1 shared=0.125m "
+     "shared_penalty=0.1 threshold_parameter=log ste=all lr=5e-5 beta1=0 beta2=0.999 epsilon=1e-8 "
+     "warmup=5% decay=20% clip=1 aux=0"},
     {"openai-topk", "TopK with AuxK and averaged weights (OpenAI, sparse_autoencoder)",
      "activation=topk reconstruction=fvu code_norm=none decoder=unit-first subtract_bias=true "
      "init_norm=1 init_norm_of=row init_bias=median lr=1e-4 beta1=0.9 beta2=0.999 "
@@ -112,6 +120,7 @@ static char *expand(const df_job *job, const char *value) {
     if (strcmp(end, "%") == 0) return df_format("%.0f", floor(number / 100.0 * steps));
     if (strcmp(end, "x") == 0)
         return df_format("%.0f", number * (double)df_job_int(job, "train.batch"));
+    if (strcmp(end, "m") == 0) return df_format("%.0f", floor(number * latents));
     if (strcmp(end, "w") == 0) return df_format("%.17g", number / sqrt(latents / 16384.0));
     return df_strdup(value);
 }

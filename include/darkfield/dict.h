@@ -27,9 +27,11 @@
 typedef enum df_activation { DF_RELU, DF_TOPK, DF_BATCHTOPK, DF_JUMPRELU, DF_GATED } df_activation;
 
 /* What ranks latents against each other in TopK and BatchTopK, and weighs the penalties: the code
- * alone, times the sum of the sites' decoder norms (crosscoder), or times the norm of the whole
- * decoder row (SAE). */
-typedef enum df_code_norm { DF_NORM_NONE, DF_NORM_SUM, DF_NORM_ROOT } df_code_norm;
+ * alone; times the sum of the sites' decoder norms (crosscoder: Lindsey et al. 2024, "Sparse
+ * crosscoders"); times the norm of the whole decoder row, the root of the sum of their squares
+ * (SAE); times that norm and DF_MIXED_SUM times the sum (crosscoder_learning, MIXED). */
+typedef enum df_code_norm { DF_NORM_NONE, DF_NORM_SUM, DF_NORM_ROOT, DF_NORM_MIXED } df_code_norm;
+#define DF_MIXED_SUM 0.1
 
 /* What the groups read and write:
  *   SAE               one group, one site, read and written
@@ -108,7 +110,13 @@ typedef struct df_dict {
     df_dict_site *site;
     df_dict_group *group;
     uint16_t *group_index; /* [mine.count] group of each latent; NULL: there is one group */
-    char *job;             /* resolved job file, or NULL */
+    /* Crosscoders over models; df_dict_bind sets all four. */
+    size_t shared;    /* latents [0, shared) have one decoder row, the same in every model */
+    size_t dedicated; /* the last `dedicated` latents of each model, model after model, read and
+                         write its columns alone: what they hold of others is zero */
+    size_t models;    /* 0: no latent is bound */
+    df_range *model;  /* [models] columns */
+    char *job;        /* resolved job file, or NULL */
 } df_dict;
 
 /* The group, encoder row [in.count] and decoder row [out.count] of a local latent. */
@@ -133,6 +141,9 @@ static inline size_t df_dict_block_of(const df_dict *d, size_t local) {
     return g->block + (d->mine.first + local - g->first) / d->block;
 }
 
+/* The code norm of a local latent, from its decoder row as it is. Not collective. */
+double df_dict_code_norm(const df_dict *dict, size_t local);
+
 /* The block size for m latents: a multiple of 16, about m / 64. Not collective. */
 size_t df_dict_block_latents(size_t latents);
 /* Latents of a block, and of one rank of `size`. Not collective. */
@@ -147,6 +158,27 @@ size_t df_dict_dec_floats(const df_dict *dict, size_t latents);
 /* How many sites are written, and the n-th of them (from 0). Not collective. */
 size_t df_dict_outputs(const df_dict *dict);
 const df_dict_site *df_dict_output(const df_dict *dict, size_t n);
+
+/* The columns of each model of a crosscoder, out [DF_MAX_SITES]; returns how many models. Sites of
+ * one model are neighbours; of two sites each is a model's, even where a model is compared with
+ * itself. Not collective. */
+size_t df_dict_models(const df_dict *dict, df_range *out);
+/* Makes latents of a crosscoder shared ("Insights on crosscoder model diffing", Anthropic, February
+ * 2025: features that both models have need not be found twice, and leave the others free for what
+ * differs) and dedicated (arXiv 2602.11729, dedicated feature crosscoders). Weights there are must
+ * be brought in line with df_dict_bind_latent. DF_USAGE: the kind is another, there is one model,
+ * shared models have sites of different widths, or there are too few latents. Not collective. */
+df_status df_dict_bind(df_dict *dict, size_t shared, size_t dedicated) DF_MUST_CHECK;
+/* Brings a local latent in line: the first model's part of its decoder row stands for all, columns
+ * of other models become zero. Nothing where the latent is not bound. Not collective. */
+void df_dict_bind_latent(df_dict *dict, size_t local);
+/* Is it? Not collective. */
+bool df_dict_latent_is_bound(const df_dict *dict, size_t local);
+/* The columns that a latent of a bound dictionary may read and write. Not collective. */
+df_range df_dict_reach(const df_dict *dict, size_t local);
+static inline bool df_dict_is_shared(const df_dict *d, size_t local) {
+    return d->mine.first + local < d->shared;
+}
 
 /* Allocates an all-zero dictionary with this rank's share; sites and groups are copied.
  * DF_BAD_INPUT names what does not fit: groups that leave gaps, ranges that are no sites', a kind
@@ -237,12 +269,14 @@ typedef enum df_penalty {
 typedef struct df_objective {
     df_reconstruction reconstruction;
     df_penalty penalty;
-    double weight;     /* lambda, where warm-up and annealing stand */
-    double power;      /* LP: p > 0 */
-    double next_power; /* LP: reports the penalty at this p too, for annealing; 0: does not */
-    bool rooted;       /* LP: the root of each row's sum */
-    double tanh_scale; /* TANH: c (4) */
-    double target_l0;  /* L0_TARGET */
+    double weight;        /* lambda, where warm-up and annealing stand */
+    double power;         /* LP: p > 0 */
+    double next_power;    /* LP: reports the penalty at this p too, for annealing; 0: does not */
+    bool rooted;          /* LP: the root of each row's sum */
+    double shared_weight; /* what the penalty of shared latents is multiplied by (Anthropic,
+                             February 2025: 0.1 to 0.2); L1, LP without root and TANH */
+    double tanh_scale;    /* TANH: c (4) */
+    double target_l0;     /* L0_TARGET */
     /* JumpReLU. With r = 1 where |p - theta| < bandwidth / 2:  df/dtheta = -theta / bandwidth r,
      * d(number active)/dtheta = -1 / bandwidth r. */
     double bandwidth; /* 0.001 (Gemma Scope, dictionary_learning), 0.05 (SAELens), 2 (Anthropic) */
@@ -463,6 +497,7 @@ typedef struct df_train_options {
     uint64_t steps, seed;
     df_activation activation;
     df_code_norm code_norm;
+    size_t shared, dedicated; /* of a crosscoder; see df_dict_bind */
     bool unit_decoder, subtract_bias;
     double init_norm;
     double lr, beta1, beta2, epsilon;

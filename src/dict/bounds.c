@@ -10,16 +10,16 @@
 
 /* ---- latents -------------------------------------------------------------------------------- */
 
-static double code_norm(const df_dict *d, size_t j) {
+double df_dict_code_norm(const df_dict *d, size_t j) {
     const float *row = df_dict_dec(d, j);
     const df_dict_group *g = df_dict_group_of(d, j);
+    double sum = 0.0, whole = sqrt(df_sum_squares(row, g->out.count));
     if (d->code_norm == DF_NORM_NONE) return 1.0;
-    if (d->code_norm == DF_NORM_ROOT) return sqrt(df_sum_squares(row, g->out.count));
-    double sum = 0.0;
+    if (d->code_norm == DF_NORM_ROOT) return whole;
     for (size_t s = 0; s < d->sites; s++)
         if (df_dict_writes(g, &d->site[s]))
             sum += sqrt(df_sum_squares(row + (d->site[s].first - g->out.first), d->site[s].width));
-    return sum;
+    return d->code_norm == DF_NORM_MIXED ? whole + DF_MIXED_SUM * sum : sum;
 }
 
 /* What thresholds and magnitudes add to the size of a latent's numbers; `size` is that of p. */
@@ -40,7 +40,7 @@ static double bound_latent(df_coder *c, size_t j, float unit, float lost) {
     const df_dict *d = c->dict;
     double columns = (double)df_dict_group_of(d, j)->in.count;
     double size = sqrt(df_sum_squares(df_dict_enc(d, j), (size_t)columns));
-    c->norm[j] = (float)code_norm(d, j);
+    c->norm[j] = (float)df_dict_code_norm(d, j);
     c->scale[j] = df_has_k(d) ? c->norm[j] : 1.0f;
     double scale = (double)c->scale[j], bias = fabs((double)d->b_enc[j]);
     c->gain[j] = c->scale[j] * unit;

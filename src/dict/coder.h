@@ -161,13 +161,15 @@ struct df_coder {
     float error_factor, aux_factor, gate_factor; /* of errors: dL/dx^ */
     float *gate_error;                           /* [max_rows, out] x - x^ of the gate's codes */
     float *norm_gradient;                        /* [local] dL/d code norm */
-    float *theta_gradient;                       /* [local] of theta or its logarithm */
-    float *r_gradient, *b_gradient;              /* [local] of r_mag, b_mag */
-    float *preact_factor;                        /* [local] -dL/dp of every inactive entry */
-    double *input_sum;    /* [in.count + 1] over the rows, of what encoders read */
-    double *row_powers;   /* [max_rows] */
-    double *power_leaves; /* [my_blocks, max_rows] */
-    bool preact;          /* the step has a pre-activation loss */
+    float *price;        /* [local] what an L1 penalty multiplies a code by: norm or shared_price */
+    float *shared_price; /* [local] norm, times shared_weight where the latent is shared */
+    float *theta_gradient;          /* [local] of theta or its logarithm */
+    float *r_gradient, *b_gradient; /* [local] of r_mag, b_mag */
+    float *preact_factor;           /* [local] -dL/dp of every inactive entry */
+    double *input_sum;              /* [in.count + 1] over the rows, of what encoders read */
+    double *row_powers;             /* [max_rows] */
+    double *power_leaves;           /* [my_blocks, max_rows] */
+    bool preact;                    /* the step has a pre-activation loss */
     bool side_moves_encoder, side_moves_decoder;
     bool training;
 

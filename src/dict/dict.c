@@ -327,6 +327,7 @@ void df_dict_free(df_dict **dict) {
     df_free(d->site);
     df_free(d->group);
     df_free(d->group_index);
+    df_free(d->model);
     df_free(d->w_enc);
     df_free(d->w_dec);
     df_free(d->b_enc);
@@ -368,6 +369,7 @@ void df_dict_initialise(df_dict *d, uint64_t seed, double norm, double encoder_s
         float *dec = df_dict_dec(d, j), *enc = df_dict_enc(d, j);
         uint64_t index = (uint64_t)(d->mine.first + j) * d->width;
         draw_row(d, g->out, dec, seed, index, norm);
+        df_dict_bind_latent(d, j);
         if (!same_range(g->in, g->out))
             draw_row(d, g->in, enc, seed, index, norm * encoder_scale);
         else

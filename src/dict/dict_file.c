@@ -12,7 +12,7 @@ typedef struct dict_writer {
     df_file *file;
     int (*id_group)[PER_GROUP]; // [groups]
     int id_side[2][PER_SIDE];   // input, output
-    int id[SHARED], id_history, id_prefixes;
+    int id[SHARED], id_history, id_prefixes, id_bound;
 } dict_writer;
 
 static df_status declare_shared(dict_writer *w) {
@@ -154,6 +154,24 @@ static df_status write_prefixes(const dict_writer *w) {
     return DF_OK;
 }
 
+/* Crosscoders with latents bound to models say which. */
+static df_status declare_bound(dict_writer *w) {
+    const df_dataset spec = {"/bound_latents",
+                             DF_U64,
+                             1,
+                             {2},
+                             "latents",
+                             "the first latents, with one decoder for all models; the last ones, "
+                             "of each model alone",
+                             "shared, dedicated"};
+    return w->dict->models > 0 ? df_file_dataset(w->file, &spec, &w->id_bound) : DF_OK;
+}
+
+static df_status write_bound(const dict_writer *w) {
+    const uint64_t bound[2] = {w->dict->shared, w->dict->dedicated};
+    return w->dict->models > 0 ? df_file_write(w->file, w->id_bound, 0, 2, bound) : DF_OK;
+}
+
 static df_status describe(df_file *file, const df_dict *dict) {
     DF_TRY(df_file_text(file, "/", "kind", df_dict_kind_name(dict->kind)));
     DF_TRY(df_file_text(file, "/", "activation", activation_name(dict->activation)));
@@ -193,6 +211,7 @@ static df_status write_history(const dict_writer *w) {
 static df_status write_shared(const dict_writer *w) {
     const df_dict *dict = w->dict;
     DF_TRY(write_prefixes(w));
+    DF_TRY(write_bound(w));
     for (size_t g = 0; g < dict->groups; g++) {
         const df_dict_group *group = &dict->group[g];
         const uint64_t fields[6] = {group->first,    group->count,     group->in.first,
@@ -239,6 +258,7 @@ static df_status declare_all(dict_writer *w, const char *job, uint64_t seed, uin
     DF_TRY(declare_sites(w, 1));
     DF_TRY(declare_history(w));
     DF_TRY(declare_prefixes(w));
+    DF_TRY(declare_bound(w));
     DF_TRY(df_file_text(w->file, "/", "job", job != NULL ? job : ""));
     DF_TRY(df_file_int(w->file, "/", "seed", (int64_t)seed));
     return df_file_int(w->file, "/", "rows_seen", (int64_t)rows_seen);

@@ -346,10 +346,29 @@ static df_status read_prefixes(const df_reader *file, df_dict *dict) {
                    df_reader_path(file), DF_MAX_PREFIXES, dict->latents);
 }
 
+/* Which latents are bound to models; what they hold must be so. */
+static df_status read_bound(const df_reader *file, df_dict *dict) {
+    const uint64_t two = 2;
+    uint64_t bound[2];
+    if (!df_reader_has(file, "/bound_latents")) return DF_OK;
+    DF_TRY(expect_shape(file, "/bound_latents", DF_U64, 1, &two));
+    DF_TRY(df_reader_rows(file, "/bound_latents", 0, 2, true, bound));
+    if (df_dict_bind(dict, bound[0], bound[1]) != DF_OK) return DF_BAD_INPUT;
+    for (size_t j = 0; j < dict->mine.count; j++)
+        if (!df_dict_latent_is_bound(dict, j))
+            return df_fail(DF_BAD_INPUT, "%s: latent %zu is %s, but its rows are not: %s",
+                           df_reader_path(file), dict->mine.first + j,
+                           df_dict_is_shared(dict, j) ? "shared" : "of one model alone",
+                           df_dict_is_shared(dict, j) ? "the models' decoders differ"
+                                                      : "they reach other models");
+    return DF_OK;
+}
+
 static df_status read_numbers(const df_reader *file, df_dict *dict) {
     df_range columns = {0, dict->out.count};
     DF_TRY(read_prefixes(file, dict));
     for (size_t g = 0; g < dict->groups; g++) DF_TRY(read_group(file, dict, g));
+    DF_TRY(read_bound(file, dict));
     DF_TRY(read_floats(file, "/b_dec", columns, 1, dict->b_dec));
     if (dict->w_skip == NULL) return DF_OK;
     return read_floats(file, "/W_skip", dict->skip_rows, dict->in.count, dict->w_skip);

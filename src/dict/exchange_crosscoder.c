@@ -13,7 +13,7 @@ static const char harmless[] =
     "same_init_for_all_layers norm_init_scale init_with_transpose target_rms activation_mean "
     "activation_std code_normalization_alpha_sae code_normalization_alpha_cc";
 static const exchange_key keys[] = {
-    {"code_normalization", "CROSSCODER|SAE|NONE|crosscoder|sae|none",
+    {"code_normalization", "CROSSCODER|SAE|NONE|MIXED|crosscoder|sae|none|mixed",
      "codes would be weighed in another way"},
     {"decoder_type", "linear", "the decoder would be stored in another way"},
     {"encoder_layers", "", "only some of the sites would be read"},
@@ -29,6 +29,7 @@ static bool recognise(const char *path) {
 
 static df_code_norm norm_named(const char *name) {
     if (strcmp(name, "SAE") == 0 || strcmp(name, "sae") == 0) return DF_NORM_ROOT;
+    if (strcmp(name, "MIXED") == 0 || strcmp(name, "mixed") == 0) return DF_NORM_MIXED;
     if (strcmp(name, "NONE") == 0 || strcmp(name, "none") == 0) return DF_NORM_NONE;
     return DF_NORM_SUM;
 }
@@ -41,6 +42,15 @@ static df_status read_config(exchange *x, const json_t *config) {
     DF_TRY(df_json_int_or(config, "config.json", "k", 0, &k));
     x->kind = DF_CROSSCODER;
     x->code_norm = norm_named(name);
+    double whole, sum;
+    DF_TRY(df_json_real_or(config, "config.json", "code_normalization_alpha_sae", 1.0, &whole));
+    DF_TRY(
+        df_json_real_or(config, "config.json", "code_normalization_alpha_cc", DF_MIXED_SUM, &sum));
+    if (x->code_norm == DF_NORM_MIXED && (whole != 1.0 || sum != DF_MIXED_SUM))
+        return df_fail(DF_BAD_INPUT,
+                       "%s: config.json: code_normalization MIXED of %g and %g: darkfield has it "
+                       "with the published 1 and %g alone",
+                       x->folder, whole, sum, DF_MIXED_SUM);
     x->k = k > 0 ? (size_t)k : 0;
     return DF_OK;
 }
@@ -127,8 +137,10 @@ static const char *file_of(const exchange *x, size_t i, char room[64]) {
 }
 
 static df_status describe(const exchange *x, const df_dict *d, char **text) {
-    static const char *const norms[] = {
-        [DF_NORM_NONE] = "NONE", [DF_NORM_SUM] = "CROSSCODER", [DF_NORM_ROOT] = "SAE"};
+    static const char *const norms[] = {[DF_NORM_NONE] = "NONE",
+                                        [DF_NORM_SUM] = "CROSSCODER",
+                                        [DF_NORM_ROOT] = "SAE",
+                                        [DF_NORM_MIXED] = "MIXED"};
     for (size_t s = 1; s < d->sites; s++)
         if (d->site[s].width != d->site[0].width)
             return df_fail(DF_USAGE,

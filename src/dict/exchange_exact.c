@@ -195,12 +195,13 @@ static json_t *facts_of(const df_dict *d, const df_exchange_facts *facts) {
                               (json_int_t)d->group[g].count, (json_int_t)d->group[g].in.first,
                               (json_int_t)d->group[g].in.count, (json_int_t)d->group[g].out.first,
                               (json_int_t)d->group[g].out.count));
-    return json_pack("{s:s, s:i, s:s, s:s, s:s, s:I, s:o, s:b, s:o, s:o, s:s, s:I, s:I}", "format",
-                     "darkfield-exchange", "version", 1, "kind", df_dict_kind_name(d->kind),
-                     "activation", activation_name(d->activation), "code_norm",
-                     code_norm_name(d->code_norm), "k", (json_int_t)d->k, "threshold",
-                     exact((double)d->threshold), "subtract_bias", (int)d->subtract_bias, "sites",
-                     sites, "groups", groups, "job", d->job != NULL ? d->job : "", "seed",
+    return json_pack("{s:s, s:i, s:s, s:s, s:s, s:I, s:o, s:b, s:I, s:I, s:o, s:o, s:s, s:I, s:I}",
+                     "format", "darkfield-exchange", "version", 1, "kind",
+                     df_dict_kind_name(d->kind), "activation", activation_name(d->activation),
+                     "code_norm", code_norm_name(d->code_norm), "k", (json_int_t)d->k, "threshold",
+                     exact((double)d->threshold), "subtract_bias", (int)d->subtract_bias, "shared",
+                     (json_int_t)d->shared, "dedicated", (json_int_t)d->dedicated, "sites", sites,
+                     "groups", groups, "job", d->job != NULL ? d->job : "", "seed",
                      (json_int_t)facts->seed, "rows_seen", (json_int_t)facts->rows_seen);
 }
 
@@ -347,12 +348,14 @@ done:
 static df_status take_choices(const exchange *x, const json_t *root, df_dict *d,
                               df_exchange_facts *facts) {
     const char *activation, *norm, *job;
-    int64_t k, seed, rows;
+    int64_t k, seed, rows, shared, dedicated;
     double threshold;
     DF_TRY(df_json_text(root, FACTS, "activation", &activation));
     DF_TRY(df_json_text(root, FACTS, "code_norm", &norm));
     DF_TRY(df_json_text(root, FACTS, "job", &job));
     DF_TRY(df_json_int(root, FACTS, "k", &k));
+    DF_TRY(df_json_int_or(root, FACTS, "shared", 0, &shared));
+    DF_TRY(df_json_int_or(root, FACTS, "dedicated", 0, &dedicated));
     DF_TRY(df_json_int(root, FACTS, "seed", &seed));
     DF_TRY(df_json_int(root, FACTS, "rows_seen", &rows));
     DF_TRY(real_of(x, root, "threshold", &threshold));
@@ -362,6 +365,8 @@ static df_status take_choices(const exchange *x, const json_t *root, df_dict *d,
     if (d->subtract_bias && d->in.first != d->out.first) return bad_facts(x, "subtract_bias");
     bool selects = d->activation == DF_TOPK || d->activation == DF_BATCHTOPK;
     if (k < 0 || (selects && (k < 1 || (uint64_t)k > d->latents))) return bad_facts(x, "k");
+    if (shared < 0 || dedicated < 0 || df_dict_bind(d, (size_t)shared, (size_t)dedicated) != DF_OK)
+        return bad_facts(x, "shared and dedicated");
     d->k = (size_t)k;
     d->threshold = (float)threshold;
     d->job = df_strdup(job);

@@ -8,21 +8,9 @@
 /* A latent whose decoder is zero must rank last, and come back: a factor of two that small. */
 #define NO_NORM 0x1p-100
 
-static double norm_of(const df_dict *d, size_t local) {
-    const df_dict_group *g = df_dict_group_of(d, local);
-    const float *row = df_dict_dec(d, local);
-    double sum = 0.0;
-    if (d->code_norm == DF_NORM_ROOT) return sqrt(df_sum_squares(row, g->out.count));
-    for (size_t s = 0; s < d->sites; s++)
-        if (df_dict_writes(g, &d->site[s]))
-            sum += sqrt(df_sum_squares(row + (d->site[s].first - g->out.first), d->site[s].width));
-    return sum;
-}
-
 df_status exchange_norms(const df_dict *d, double **out) {
     DF_TRY(DF_NEW(*out, d->mine.count));
-    for (size_t j = 0; j < d->mine.count; j++)
-        (*out)[j] = d->code_norm == DF_NORM_NONE ? 1.0 : norm_of(d, j);
+    for (size_t j = 0; j < d->mine.count; j++) (*out)[j] = df_dict_code_norm(d, j);
     return DF_OK;
 }
 

@@ -123,6 +123,7 @@ static void draw_uniform(df_dict *d, uint64_t seed, double encoder) {
         for (size_t i = 0; i < g->out.count; i++)
             dec[i] =
                 (float)(reach * (2.0 * df_random_uniform(seed, DF_STREAM_INIT, index + i) - 1));
+        df_dict_bind_latent(d, j);
         if (g->in.first != g->out.first || g->in.count != g->out.count) continue;
         for (size_t i = 0; i < g->in.count; i++) enc[i] = (float)encoder * dec[i];
     }

@@ -232,6 +232,7 @@ static void lay_out_state(df_coder *c, df_layout *l) {
 static void lay_out_objective(df_coder *c, df_layout *l) {
     df_activation a = c->dict->activation;
     TAKE(c->norm_gradient, c->local);
+    if (c->dict->shared > 0) TAKE(c->shared_price, c->local);
     if (df_has_k(c->dict)) return;
     TAKE(c->preact_factor, c->local);
     TAKE(c->input_sum, c->dict->in.count + 1);

@@ -13,6 +13,9 @@ static df_status check_penalty(const df_dict *d, const df_objective *o) {
                                  "has them");
     if (o->penalty == DF_PENALTY_LP && d->activation != DF_RELU && d->activation != DF_GATED)
         return df_fail(DF_USAGE, "the penalty lp is for relu and gated");
+    if (d->shared > 0 && o->shared_weight != 1.0 && (steps || o->rooted))
+        return df_fail(DF_USAGE, "a penalty of their own for shared latents is for l1, tanh and lp "
+                                 "without its root: give shared_penalty 1");
     if (o->penalty == DF_PENALTY_LP && !(o->power > 0.0))
         return df_fail(DF_USAGE, "the power of the lp penalty is %g, it must be positive",
                        o->power);
@@ -68,26 +71,32 @@ typedef struct latent_terms {
     double *sum;                 /* [TERMS] of the block */
 } latent_terms;
 
+/* What the latent's penalty is multiplied by. */
+static double share_of(const df_coder *c, size_t j, const df_objective *o) {
+    return df_dict_is_shared(c->dict, j) ? o->shared_weight : 1.0;
+}
+
 /* sum f norm; the gradient of the codes was filled with the product already, except a gate's. */
 static void add_l1(df_coder *c, size_t j, const latent_terms *t) {
     const df_objective *o = &t->set->objective;
     df_code_store *s = df_penalised(c);
-    double sum = 0.0, codes = 0.0, norm = (double)c->norm[j];
+    double sum = 0.0, codes = 0.0, price = (double)c->price[j];
     double weight = o->penalty == DF_PENALTY_L1 ? o->weight * t->per_row : 0.0;
-    float of_gate = s == &c->side ? (float)(weight * norm) : 0.0f;
+    float of_gate = s == &c->side ? (float)(weight * price) : 0.0f;
     for (uint64_t i = s->latent_start[j]; i < s->latent_start[j + 1]; i++) {
-        sum += (double)s->sorted_value[i] * norm;
+        sum += (double)s->sorted_value[i] * price;
         codes += (double)s->sorted_value[i];
         if (of_gate > 0.0f) s->sorted_gradient[i] += of_gate;
     }
     t->sum[TERM_SPARSITY] += sum;
-    c->norm_gradient[j] = (float)(weight * codes);
+    c->norm_gradient[j] = (float)(weight * share_of(c, j, o) * codes);
 }
 
 static void add_curved(df_coder *c, size_t j, const latent_terms *t) {
     const df_objective *o = &t->set->objective;
     df_code_store *s = df_penalised(c);
-    double of_norm = 0.0, norm = (double)c->norm[j], weight = o->weight * t->per_row;
+    double of_norm = 0.0, norm = (double)c->norm[j], share = share_of(c, j, o);
+    double weight = o->weight * t->per_row * share;
     for (uint64_t i = s->latent_start[j]; i < s->latent_start[j + 1]; i++) {
         double f = (double)s->sorted_value[i];
         if (!(f * norm > 0.0)) continue;
@@ -95,8 +104,8 @@ static void add_curved(df_coder *c, size_t j, const latent_terms *t) {
         slope at = of_code(o, f * norm, row);
         s->sorted_gradient[i] += (float)(weight * at.derivative * norm);
         of_norm += weight * at.derivative * f;
-        t->sum[TERM_SPARSITY] += at.value;
-        if (o->next_power > 0.0) t->sum[TERM_NEXT] += pow(f * norm, o->next_power);
+        t->sum[TERM_SPARSITY] += share * at.value;
+        if (o->next_power > 0.0) t->sum[TERM_NEXT] += share * pow(f * norm, o->next_power);
     }
     c->norm_gradient[j] = (float)of_norm;
     if (c->dict->activation != DF_JUMPRELU) return;

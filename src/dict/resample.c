@@ -72,13 +72,15 @@ static void begin_anew(df_coder *c, size_t j, const float *x, double norm, bool 
     df_dict *d = c->dict;
     const df_dict_group *g = df_dict_group_of(d, j);
     float *enc = df_dict_enc(d, j), *dec = df_dict_dec(d, j);
-    const float *read = x + g->in.first, *written = x + g->out.first;
-    double length = sqrt(df_sum_squares(written, g->out.count));
+    memcpy(enc, x + g->in.first, g->in.count * sizeof *enc);
+    memcpy(dec, x + g->out.first, g->out.count * sizeof *dec);
+    if (d->models > 0) df_bind_gradient(d, j, enc, dec); // a row is bound as its gradients are
+    double length = sqrt(df_sum_squares(dec, g->out.count));
     double unit = length > 0.0 ? 1.0 / length : 0.0;
-    double reach = sqrt(df_sum_squares(read, g->in.count));
+    double reach = sqrt(df_sum_squares(enc, g->in.count));
     if (unit_row && reach > 0.0) norm /= reach;
-    for (size_t i = 0; i < g->in.count; i++) enc[i] = (float)(norm * (double)read[i]);
-    for (size_t i = 0; i < g->out.count; i++) dec[i] = (float)(unit * (double)written[i]);
+    for (size_t i = 0; i < g->in.count; i++) enc[i] = (float)(norm * (double)enc[i]);
+    for (size_t i = 0; i < g->out.count; i++) dec[i] = (float)(unit * (double)dec[i]);
     d->b_enc[j] = 0.0f;
     clear_moments(c, j);
 }

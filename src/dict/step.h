@@ -4,7 +4,7 @@
 
 #include "coder.h"
 
-/* dL/df = product * <vector, decoder row> + norm * code norm. */
+/* dL/df = product * <vector, decoder row> + norm * price. */
 typedef struct df_code_factor {
     float product, norm;
 } df_code_factor;
@@ -73,6 +73,14 @@ df_status df_latent_gradients(df_coder *c, const df_sink *sink);
 void df_skip_gradients(df_coder *c, const df_sink *sink);
 /* sum of squares of W_skip's gradient; sink->squares is set. Collective. */
 df_status df_skip_norm(df_coder *c, const df_sink *sink, double *squares);
+
+/* ---- bind.c --------------------------------------------------------------------------------- */
+
+/* A bound latent's gradient: a shared decoder's is the sum over models, in every part; columns that
+ * a dedicated latent does not have get none. */
+void df_bind_gradient(const df_dict *d, size_t j, float *g_enc, float *g_dec);
+/* After latent j has moved: shared parts and their moments are the same to the bit. */
+void df_bind_moved(df_coder *c, size_t j);
 
 /* The codes' entries by latent, rows ascending. */
 void df_sort_by_latent(const df_coder *c, df_code_store *s);

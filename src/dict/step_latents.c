@@ -92,17 +92,16 @@ static void add_direction(const df_dict *d, df_worker *w, size_t j, df_range par
     if (length > 0.0) df_add_scaled(w->g_dec + part.first, (float)(size / length), row, part.count);
 }
 
-/* The penalties' gradient through the code norm: along each site's decoder direction, or the whole
- * row's. */
+/* The penalties' gradient through the code norm: along each site's decoder direction, the whole
+ * row's, or both. */
 static void add_norm_gradient(const df_coder *c, df_worker *w, size_t j) {
     const df_dict *d = c->dict;
     double size = (double)c->norm_gradient[j];
     if (!(size > 0.0) || d->code_norm == DF_NORM_NONE) return;
     const df_dict_group *g = df_dict_group_of(d, j);
-    if (d->code_norm == DF_NORM_ROOT) {
-        add_direction(d, w, j, (df_range){0, g->out.count}, size);
-        return;
-    }
+    if (d->code_norm != DF_NORM_SUM) add_direction(d, w, j, (df_range){0, g->out.count}, size);
+    if (d->code_norm == DF_NORM_ROOT) return;
+    if (d->code_norm == DF_NORM_MIXED) size *= DF_MIXED_SUM;
     for (size_t s = 0; s < d->sites; s++) {
         df_range part = {d->site[s].first - g->out.first, d->site[s].width};
         if (df_dict_writes(g, &d->site[s])) add_direction(d, w, j, part, size);
@@ -129,6 +128,7 @@ static flow latent_gradient(const df_coder *c, df_worker *w, size_t j) {
         bias += add_encoder_entries(c, w, &c->side, j);
     if (c->preact) bias += add_inactive(c, w, j);
     add_norm_gradient(c, w, j);
+    df_bind_gradient(c->dict, j, w->g_enc, w->g_dec);
     return (flow){(float)(gated ? bias : main + bias), (float)(main + bias)};
 }
 
@@ -178,6 +178,7 @@ static void apply_adam(df_coder *c, df_worker *w, size_t j, float bias, const df
     df_adam_row(sink->adam, (df_moments){c->dict->b_enc + j, s->m_bias + j, s->v_bias + j}, &bias,
                 1);
     if (sink->unit_decoder && !sink->unit_first) normalise(dec, g->out.count);
+    df_bind_moved(c, j);
     if (c->dict->activation == DF_JUMPRELU) move_theta(c, j, sink);
     if (c->dict->activation == DF_GATED) move_magnitude(c, j, sink);
 }

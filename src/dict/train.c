@@ -31,7 +31,7 @@ static df_status new_dict(train_run *run) {
     run->dict->threshold = -1.0f;
     run->dict->prefixes = o->prefixes;
     memcpy(run->dict->prefix, o->prefix, sizeof o->prefix);
-    return DF_OK;
+    return df_dict_bind(run->dict, o->shared, o->dedicated);
 }
 
 df_status open_coder(train_run *run) {

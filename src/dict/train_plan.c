@@ -41,7 +41,9 @@ df_status df_train_outline(const df_train_options *o, const df_dict_site *sites,
     (*out)->subtract_bias = o->subtract_bias;
     (*out)->prefixes = o->prefixes;
     memcpy((*out)->prefix, o->prefix, sizeof o->prefix);
-    return DF_OK;
+    df_status status = df_dict_bind(*out, o->shared, o->dedicated);
+    if (status != DF_OK) df_dict_free(out);
+    return status;
 }
 
 size_t df_train_plan_bytes(const df_train_options *options, const df_dict *d, df_screen screen,

@@ -22,14 +22,10 @@ typedef struct sides {
     df_range a, b;
 } sides;
 
-/* Two sites are one model's each, even when a model is compared with itself. */
 static sides split(const df_dict *dict) {
-    size_t n = dict->sites == 2 ? 1 : 0;
-    while (dict->sites > 2 && n < dict->sites &&
-           strcmp(dict->site[n].model, dict->site[0].model) == 0)
-        n++;
-    size_t border = n < dict->sites ? dict->site[n].first : dict->width;
-    return (sides){{0, border}, {border, dict->width - border}};
+    df_range model[DF_MAX_SITES];
+    size_t models = df_dict_models(dict, model);
+    return (sides){model[0], models > 1 ? model[1] : (df_range){0, 0}};
 }
 
 /* measures [mine, MEASURES]: |d_A|, |d_B|, <d_A, d_B> over the common width (0 when widths differ).

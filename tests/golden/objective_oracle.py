@@ -16,12 +16,14 @@ import torch
 from dict_oracle import f32, keep, write
 
 M, WIDTHS, B, K, BATCHES, STEPS = 32, (7, 5), 24, 4, 2, 200
+EVEN = (6, 6)
 D = sum(WIDTHS)
 AUX_K, DEAD_ROWS, GAP, LATER_GAP, CALM = 6, 20000, 1e-4, 1e-6, 1e-4
 
 DEFAULT = dict(act="relu", norm="none", unit=False, subtract=True, beta1=0.9, reconstruction="squared", aux=0.0,
                penalty="none", weight=0.0, p=1.0, rooted=False, scale=4.0, target=1.0, bandwidth=0.0, log=True, plain=False,
-               ste_all=False, positive=False, post=False, preact=0.0, preact_dead=False, frozen=True, anneal=None, lr=3e-3, calm=False)
+               ste_all=False, positive=False, post=False, preact=0.0, preact_dead=False, frozen=True, anneal=None, lr=3e-3, calm=False,
+               widths=WIDTHS, shared=0, ratio=1.0, dedicated=0)
 STEEP = dict(lr=1e-3, calm=True)
 JUMP = dict(act="jumprelu", bandwidth=0.1)
 CASES = {
@@ -51,6 +53,12 @@ CASES = {
     "gated_trained": dict(act="gated", penalty="l1", weight=0.05, norm="root", frozen=False),
     # BatchTopK crosscoders: unsquared error, selection site by site
     "batch_unsquared": dict(act="batchtopk", norm="sum", reconstruction="unsquared", aux=1 / 32, subtract=False),
+    # latents bound to models: tied decoders with a penalty of their own, columns of one model alone, both
+    "shared": dict(penalty="l1", weight=0.1, norm="sum", subtract=False, widths=EVEN, shared=12, ratio=0.15),
+    "shared_tanh": dict(JUMP, penalty="tanh", weight=0.02, norm="sum", ste_all=True, preact=0.003, bandwidth=0.6, widths=EVEN, shared=10,
+                        ratio=0.2),
+    "dedicated": dict(act="batchtopk", norm="mixed", reconstruction="unsquared", aux=1 / 32, subtract=False, dedicated=7),
+    "bound_unit": dict(penalty="l1", weight=0.1, norm="mixed", unit=True, widths=EVEN, shared=9, ratio=0.1, dedicated=5),
 }
 
 
@@ -116,18 +124,43 @@ def make(seed, case):
     if case["aux"] > 0 or case["preact_dead"]:
         p["w_enc"][::3] *= 0.02
         silent[::3] = 10**6
-    p["w_enc"] = f32(p["w_enc"])
+    p["w_enc"], p["w_dec"] = f32(p["w_enc"]), f32(p["w_dec"])
+    if case["unit"]:
+        p["w_dec"] = bind(p["w_dec"], case)
+        p["w_dec"] = f32(p["w_dec"] / p["w_dec"].norm(dim=1, keepdim=True))
+    p["w_enc"], p["w_dec"] = p["w_enc"] * reach(case), bind(p["w_dec"], case)
     return x.reshape(BATCHES, B, D), p, silent
 
 
-def site_norms(w_dec):
-    return torch.stack([part.norm(dim=1) for part in w_dec.split(WIDTHS, dim=1)])
+def reach(case):
+    """[M, D] 1 where a latent may read and write: the last ones have one model each."""
+    if case["dedicated"] == 0:
+        return 1
+    mask, n = torch.ones(M, D, dtype=torch.float64), case["dedicated"]
+    mask[M - 2 * n : M - n, case["widths"][0] :] = 0
+    mask[M - n :, : case["widths"][0]] = 0
+    return mask
 
 
-def code_norm(w_dec, kind):
+def bind(w_dec, case):
+    """The decoder as it acts: of shared latents the first model's part, twice."""
+    n, width = case["shared"], case["widths"][0]
+    if n > 0:
+        w_dec = torch.cat([torch.cat([w_dec[:n, :width]] * 2, 1), w_dec[n:]])
+    return w_dec * reach(case)
+
+
+def site_norms(w_dec, case):
+    return torch.stack([part.norm(dim=1) for part in w_dec.split(case["widths"], dim=1)])
+
+
+def code_norm(w_dec, case):
+    kind = case["norm"]
     if kind == "none":
         return torch.ones(M, dtype=torch.float64)
-    return w_dec.norm(dim=1) if kind == "root" else site_norms(w_dec).sum(0)
+    if kind == "mixed":
+        return w_dec.norm(dim=1) + 0.1 * site_norms(w_dec, case).sum(0)
+    return w_dec.norm(dim=1) if kind == "root" else site_norms(w_dec, case).sum(0)
 
 
 def thresholds(p, case):
@@ -139,10 +172,12 @@ def thresholds(p, case):
 
 def penalty(s, case, power):
     """Sum over latents, mean over rows, of codes times norm s."""
+    share = torch.ones(M, dtype=s.dtype)
+    share[: case["shared"]] = case["ratio"]
     if case["penalty"] == "l1":
-        return s.sum(1).mean()
+        return (share * s).sum(1).mean()
     if case["penalty"] == "tanh":
-        return torch.tanh(case["scale"] * s).sum(1).mean()
+        return (share * torch.tanh(case["scale"] * s)).sum(1).mean()
     powers = (torch.where(s > 0, s, torch.ones_like(s)) ** power * (s > 0)).sum(1)  # |s|^p has derivative 0 at 0
     if case["rooted"]:
         powers = torch.where(powers > 0, powers, torch.ones_like(powers)) ** (1 / power) * (powers > 0)
@@ -151,8 +186,8 @@ def penalty(s, case, power):
 
 def reconstruction(e, case):
     if case["reconstruction"] == "unsquared":
-        return sum(part.norm(dim=1) for part in e.split(WIDTHS, dim=1)).mean() / len(WIDTHS)
-    return (e**2).sum(1).mean() / (len(WIDTHS) if case["reconstruction"] == "mean" else 1)
+        return sum(part.norm(dim=1) for part in e.split(case["widths"], dim=1)).mean() / len(case["widths"])
+    return (e**2).sum(1).mean() / (len(case["widths"]) if case["reconstruction"] == "mean" else 1)
 
 
 def encode(x, p, case):
@@ -170,7 +205,7 @@ def encode(x, p, case):
     if case["act"] == "relu":
         positive = f[f > 0].min().item() if case["penalty"] == "lp" else 1.0  # p < 1: steep at 0
         return f, pre, None, positive
-    part, gap = keep(f.reshape(-1), (f * code_norm(p["w_dec"], case["norm"])).detach().reshape(-1), K * B)
+    part, gap = keep(f.reshape(-1), (f * code_norm(p["w_dec"], case)).detach().reshape(-1), K * B)
     return part.reshape(f.shape), pre, None, gap
 
 
@@ -179,8 +214,9 @@ def decode(f, p):
 
 
 def objective(x, p, dead, case, state):
+    p = {**p, "w_enc": p["w_enc"] * reach(case), "w_dec": bind(p["w_dec"], case)}
     f, pre, gate, gap = encode(x, p, case)
-    norm = code_norm(p["w_dec"], case["norm"])
+    norm = code_norm(p["w_dec"], case)
     e = x - decode(f, p)
     terms = dict.fromkeys(("reconstruction", "sparsity", "preact", "gate", "auxiliary"), torch.zeros((), dtype=torch.float64))
     terms["reconstruction"] = reconstruction(e, case)
@@ -239,6 +275,13 @@ class Anneal:
         self.next = self.values[self.count] if self.count < len(self.values) else self.values[-1]
 
 
+def share_gradient(p, case):
+    """The second model's part of a shared decoder follows the first's, which autograd gave the sum."""
+    n, width = case["shared"], case["widths"][0]
+    if n > 0:
+        p["w_dec"].grad[:n, width:] = p["w_dec"].grad[:n, :width]
+
+
 def train(x, start, silent, case):
     p = {n: t.clone().requires_grad_() for n, t in start.items()}
     optimiser = torch.optim.Adam(list(p.values()), lr=case["lr"], betas=(case["beta1"], 0.999), eps=1e-8)
@@ -250,6 +293,7 @@ def train(x, start, silent, case):
             return None
         anneal.after(step, f.detach())
         loss.backward()
+        share_gradient(p, case)
         with torch.no_grad():
             if case["unit"]:
                 d = p["w_dec"] / p["w_dec"].norm(dim=1, keepdim=True)
@@ -280,6 +324,7 @@ def find(case):
         trained = train(x, start, silent, case) if first[4] > GAP else None
         if trained is not None and is_calm(x, start, silent, case, trained[0]):
             first[0].backward()
+            share_gradient(p, case)
             return seed, x, start, silent, p, first, trained
 
 

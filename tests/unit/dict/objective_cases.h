@@ -13,7 +13,7 @@
 #define BATCHES 2
 #define STEPS 200
 #define WEIGHTS (LATENTS * WIDTH)
-static const size_t site_first[] = {0, 7, WIDTH};
+static const size_t uneven[] = {0, 7, WIDTH}, even[] = {0, 6, WIDTH};
 
 /* ---- cases: CASES of the oracle ------------------------------------------------------------- */
 
@@ -27,7 +27,12 @@ typedef struct objective_case {
     df_anneal_plan anneal;
     /* where finite differences hold: weights and biases; everything */
     bool smooth, smooth_all;
+    size_t shared, dedicated; // latents bound to models; shared ones need sites of one width
 } objective_case;
+
+static inline const size_t *site_first(const objective_case *k) {
+    return k->shared > 0 ? even : uneven;
+}
 
 #define L1(w) .penalty = DF_PENALTY_L1, .weight = (w)
 #define TANH(w) .penalty = DF_PENALTY_TANH, .weight = (w), .tanh_scale = 4.0
@@ -69,6 +74,16 @@ static const objective_case cases[] = {
      .smooth_all = true},
     {"batch_unsquared", DF_BATCHTOPK, .norm = DF_NORM_SUM, .no_subtract = true, .aux = 1.0 / 32,
      .o = {.reconstruction = DF_UNSQUARED}},
+    {"shared", .norm = DF_NORM_SUM, .no_subtract = true, .o = {L1(0.1), .shared_weight = 0.15},
+     .shared = 12, .smooth_all = true},
+    {"shared_tanh", DF_JUMPRELU, .norm = DF_NORM_SUM,
+     .o = {TANH(0.02), .bandwidth = 0.6, .gradient_to_all = true, .preact = 0.003,
+           .shared_weight = 0.2},
+     .shared = 10},
+    {"dedicated", DF_BATCHTOPK, .norm = DF_NORM_MIXED, .no_subtract = true, .aux = 1.0 / 32,
+     .o = {.reconstruction = DF_UNSQUARED}, .dedicated = 7},
+    {"bound_unit", .unit = true, .norm = DF_NORM_MIXED, .o = {L1(0.1), .shared_weight = 0.1},
+     .shared = 9, .dedicated = 5, .smooth_all = true},
 };
 #define CASES (sizeof cases / sizeof *cases)
 

@@ -20,7 +20,8 @@ typedef struct twin_weights {
 
 typedef struct twin {
     size_t rows, latents, width, sites, k, aux_k;
-    const size_t *first; /* [sites + 1] */
+    size_t shared, dedicated; /* of two sites, each a model's */
+    const size_t *first;      /* [sites + 1] */
     df_activation activation;
     df_code_norm code_norm;
     bool subtract_bias;
@@ -56,7 +57,46 @@ static inline double twin_norm(const twin *t, size_t j) {
         squares += length * length;
     }
     if (t->code_norm == DF_NORM_NONE) return 1.0;
+    if (t->code_norm == DF_NORM_MIXED) return sqrt(squares) + 0.1 * sum;
     return t->code_norm == DF_NORM_ROOT ? sqrt(squares) : sum;
+}
+
+/* ---- latents bound to models ---------------------------------------------------------------- */
+
+/* Is the column another model's than the one that the latent is dedicated to? */
+static inline bool twin_is_out(const twin *t, size_t j, size_t c) {
+    if (j + 2 * t->dedicated < t->latents) return false;
+    bool second = j + t->dedicated >= t->latents;
+    return second != (c >= t->first[1]);
+}
+
+/* Does it follow the first model's part of a shared decoder? */
+static inline bool twin_follows(const twin *t, size_t j, size_t c) {
+    return j < t->shared && c >= t->first[1];
+}
+
+static inline void twin_bind(twin *t) {
+    for (size_t j = 0; j < t->latents; j++)
+        for (size_t c = 0; c < t->width; c++) {
+            size_t i = j * t->width + c;
+            if (twin_is_out(t, j, c)) t->w.w_enc[i] = t->w.w_dec[i] = 0.0;
+            if (twin_follows(t, j, c)) t->w.w_dec[i] = t->w.w_dec[i - t->first[1]];
+        }
+}
+
+static inline void twin_bind_back(twin *t) {
+    for (size_t j = 0; j < t->latents; j++)
+        for (size_t c = 0; c < t->width; c++) {
+            size_t i = j * t->width + c;
+            if (twin_is_out(t, j, c)) t->g.w_enc[i] = t->g.w_dec[i] = 0.0;
+            if (!twin_follows(t, j, c)) continue;
+            t->g.w_dec[i - t->first[1]] += t->g.w_dec[i];
+            t->g.w_dec[i] = t->g.w_dec[i - t->first[1]];
+        }
+}
+
+static inline double twin_share(const twin *t, size_t j) {
+    return j < t->shared ? t->o.shared_weight : 1.0;
 }
 
 static inline double twin_input(const twin *t, size_t r, size_t c) {
@@ -183,12 +223,14 @@ static inline void twin_penalise(twin *t, const double *q, double *gq) {
         double row = 0.0, slope;
         for (size_t j = 0; j < t->latents; j++)
             row += twin_penalty(t, q[r * t->latents + j] * t->norm[j], 1.0, &slope);
-        t->term[TWIN_SPARSITY] += (t->o.rooted ? pow(row, 1.0 / t->o.power) : row) / rows;
+        if (t->o.rooted) t->term[TWIN_SPARSITY] += pow(row, 1.0 / t->o.power) / rows;
         for (size_t j = 0; j < t->latents; j++) {
             size_t i = r * t->latents + j;
-            twin_penalty(t, q[i] * t->norm[j], row, &slope);
-            gq[i] += t->o.weight / rows * slope * t->norm[j];
-            t->g_norm[j] += t->o.weight / rows * slope * q[i];
+            double share = twin_share(t, j) / rows;
+            double value = twin_penalty(t, q[i] * t->norm[j], row, &slope);
+            if (!t->o.rooted) t->term[TWIN_SPARSITY] += share * value;
+            gq[i] += t->o.weight * share * slope * t->norm[j];
+            t->g_norm[j] += t->o.weight * share * slope * q[i];
         }
     }
 }
@@ -316,11 +358,16 @@ static inline void twin_auxiliary(twin *t) {
 }
 
 static inline void twin_norm_back(twin *t) {
-    for (size_t j = 0; j < t->latents && t->code_norm != DF_NORM_NONE; j++)
+    bool whole = t->code_norm == DF_NORM_ROOT || t->code_norm == DF_NORM_MIXED;
+    double parts = t->code_norm == DF_NORM_SUM ? 1.0 : t->code_norm == DF_NORM_MIXED ? 0.1 : 0.0;
+    for (size_t j = 0; j < t->latents; j++)
         for (size_t c = 0; c < t->width; c++) {
-            double length = t->code_norm == DF_NORM_ROOT ? t->norm[j]
-                                                         : twin_site_norm(t, j, twin_site_of(t, c));
-            t->g.w_dec[j * t->width + c] += t->g_norm[j] * t->w.w_dec[j * t->width + c] / length;
+            double part = twin_site_norm(t, j, twin_site_of(t, c)), all = 0.0;
+            double w = t->w.w_dec[j * t->width + c];
+            for (size_t s = 0; s < t->sites; s++) all += pow(twin_site_norm(t, j, s), 2.0);
+            if (whole) t->g.w_dec[j * t->width + c] += t->g_norm[j] * w / sqrt(all);
+            if (parts > 0.0 && part > 0.0)
+                t->g.w_dec[j * t->width + c] += parts * t->g_norm[j] * w / part;
         }
 }
 
@@ -338,6 +385,7 @@ static inline void twin_clear(twin *t) {
 static inline void twin_run(twin *t) {
     size_t n = t->rows * t->latents;
     twin_clear(t);
+    twin_bind(t);
     twin_encode(t);
     for (size_t i = 0; i < n; i++) {
         double any = 0.0;
@@ -358,6 +406,7 @@ static inline void twin_run(twin *t) {
     twin_encode_back(t, t->gp, true);
     twin_auxiliary(t);
     twin_norm_back(t);
+    twin_bind_back(t);
     t->loss = t->term[TWIN_RECONSTRUCTION] + t->o.weight * t->term[TWIN_SPARSITY] +
               t->o.preact * t->term[TWIN_PREACT] + t->term[TWIN_GATE] + t->aux * t->term[TWIN_AUX];
 }

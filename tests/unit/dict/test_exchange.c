@@ -361,6 +361,7 @@ static void ours_come_back_to_the_bit(void **state) {
         {"circuit-tracer-clt", DF_CLT, DF_BATCHTOPK, DF_NORM_SUM},
         {"crosscoder_learning", DF_CROSSCODER, DF_BATCHTOPK, DF_NORM_SUM},
         {"crosscoder_learning", DF_CROSSCODER, DF_RELU, DF_NORM_ROOT},
+        {"crosscoder_learning", DF_CROSSCODER, DF_BATCHTOPK, DF_NORM_MIXED}, // and bound
     };
     for (size_t i = 0; i < sizeof trips / sizeof trips[0]; i++) {
         char out[400], file[500];
@@ -369,6 +370,8 @@ static void ours_come_back_to_the_bit(void **state) {
         options.format = trips[i].format;
         snprintf(out, sizeof out, "%s/trip%zu", folder, i);
         df_dict *d = ours(trips[i].kind, trips[i].activation, trips[i].norm);
+        if (trips[i].norm == DF_NORM_MIXED) df_test_all(world, df_dict_bind(d, 20, 11) == DF_OK);
+        for (size_t j = 0; j < d->mine.count; j++) df_dict_bind_latent(d, j);
         uint64_t digest = digest_of(d, "there.dict.h5");
         df_test_all(world, df_exchange_write(world, out, d, &options, &facts) == DF_OK);
         df_dict *again = read_it(out, &options, &back);

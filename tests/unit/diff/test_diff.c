@@ -157,6 +157,50 @@ static void norms_cosines_and_table_are_right(void **state) {
     df_free(folder), df_free(stats_path), df_free(output);
 }
 
+/* Shared latents stand exactly in the middle, dedicated ones at the ends. */
+static void bound_latents_have_their_classes(void **state) {
+    (void)state;
+    char *folder = folder_for("diff-bound"), *stats_path = df_format("%s/stats.h5", folder),
+         *output = df_format("%s/diff.h5", folder);
+    if (df_comm_rank(world) == 0) make_stats(stats_path, LATENTS);
+    df_barrier(world);
+    df_dict *dict = make_dict(world, 2);
+    const float center[2 * WIDTH] = {0};
+    df_reader *stats = NULL, *result = NULL;
+    double *delta = NULL, *cosine = NULL;
+    uint8_t *class = NULL;
+    df_test_all(world, df_dict_bind(dict, 8, 5) == DF_OK);
+    df_dict_initialise(dict, 3, 0.5, 1.0, center);
+    df_test_all(world, df_reader_open(stats_path, "darkfield-statistics", &stats) == DF_OK);
+    df_diff_options o = {.output = output,
+                         .resolved_job = "seed: 1\n",
+                         .facts = {.command = "test",
+                                   .hosts = "here",
+                                   .kernel_path = "plain",
+                                   .volatile_options = "",
+                                   .commit = "",
+                                   .build = "",
+                                   .ranks = 1,
+                                   .threads = 1}};
+    df_test_all(world, df_diff_run(world, dict, stats, &o) == DF_OK);
+    bool read =
+        df_reader_open(output, "darkfield-diff", &result) == DF_OK &&
+        df_reader_all(result, "/latents/delta_norm", DF_F64, LATENTS, (void **)&delta) == DF_OK &&
+        df_reader_all(result, "/latents/cosine", DF_F64, LATENTS, (void **)&cosine) == DF_OK &&
+        df_reader_all(result, "/latents/class", DF_U8, LATENTS, (void **)&class) == DF_OK;
+    df_test_all(world, read);
+    for (size_t j = 0; j < 8; j++)
+        df_test_all(world, delta[j] == 0.5 && fabs(cosine[j] - 1.0) < 1e-12);
+    for (size_t j = LATENTS - 10; j < LATENTS; j++)
+        df_test_all(world, class[j] == (j < LATENTS - 5 ? DF_A_ONLY : DF_B_ONLY) &&
+                               delta[j] == (j < LATENTS - 5 ? 0.0 : 1.0));
+    df_reader_close(&stats);
+    df_reader_close(&result);
+    df_dict_free(&dict);
+    df_free(delta), df_free(cosine), df_free(class);
+    df_free(folder), df_free(stats_path), df_free(output);
+}
+
 static void inputs_that_do_not_belong_together_are_refused(void **state) {
     (void)state;
     char *folder = folder_for("diff-bad"), *path = df_format("%s/stats.h5", folder);
@@ -179,6 +223,7 @@ static void inputs_that_do_not_belong_together_are_refused(void **state) {
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(classes_change_at_their_edges),
     cmocka_unit_test(norms_cosines_and_table_are_right),
+    cmocka_unit_test(bound_latents_have_their_classes),
     cmocka_unit_test(inputs_that_do_not_belong_together_are_refused),
 };
 
