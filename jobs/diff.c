@@ -76,6 +76,29 @@ done:
     return status;
 }
 
+static df_status print_plan(df_run *run, const char *dict_path, const char *stats_path,
+                            const char *output) {
+    df_dict *dict = NULL;
+    df_reader *stats = NULL;
+    df_dict_plan plan;
+    df_need need;
+    df_diff_options o = {.output = output};
+    df_status status;
+    if (df_plan_is_early(run, "diff", dict_path, stats_path)) return DF_OK;
+    if (df_job_has(run->job, "diff.concepts"))
+        o.n_concepts = df_job_list(run->job, "diff.concepts", &o.concepts);
+    DF_GO(df_plan_dict(run, dict_path, &plan, &dict));
+    status = df_reader_open(stats_path, "darkfield-statistics", &stats);
+    if (status == DF_OK) status = df_diff_plan(&plan, stats, &o, &need);
+    DF_GO(df_agree(run->world, status));
+    df_info("diff: %s by the statistics %s", dict_path, stats_path);
+    df_print_plan(output, need);
+done:
+    df_reader_close(&stats);
+    df_dict_free(&dict);
+    return status;
+}
+
 static df_status run_diff(df_run *run) {
     char *dict = df_path_dict(run), *stats = df_path_result(run, "stats"),
          *output = df_path_result(run, "diff");
@@ -84,7 +107,7 @@ static df_status run_diff(df_run *run) {
     if (status == DF_OK && df_models(run) < 2)
         df_info("diff: one model only, nothing to compare");
     else if (status == DF_OK && run->dry_run)
-        df_info("diff: would write %s from %s and %s", output, dict, stats);
+        status = print_plan(run, dict, stats, output);
     else if (status == DF_OK)
         status = run_with(run, dict, stats, output);
     df_free(dict);

@@ -85,6 +85,14 @@ static char *describe_job(const df_run *run, uint64_t dictionary, const char *ha
     return text;
 }
 
+static df_eval_options read_options(const df_run *run, const char *output, const char *job) {
+    return (df_eval_options){.batch = (size_t)df_job_int(run->job, "evaluate.batch"),
+                             .rows = (uint64_t)df_job_int(run->job, "evaluate.rows"),
+                             .output = output,
+                             .resolved_job = job,
+                             .facts = run->provenance};
+}
+
 static df_status run_with(df_run *run, const char *dict_path, const char *output) {
     df_data data = {0};
     uint64_t hash = 0;
@@ -94,11 +102,7 @@ static df_status run_with(df_run *run, const char *dict_path, const char *output
     DF_GO(df_data_open(run, true, &data));
     job = describe_job(run, hash, data.hashes);
     DF_GO(df_agree(run->world, job != NULL ? DF_OK : DF_FAILED));
-    df_eval_options o = {.batch = (size_t)df_job_int(run->job, "evaluate.batch"),
-                         .rows = (uint64_t)df_job_int(run->job, "evaluate.rows"),
-                         .output = output,
-                         .resolved_job = job,
-                         .facts = run->provenance};
+    df_eval_options o = read_options(run, output, job);
     if (!df_stage_is_current(run, output, "darkfield-evaluation", job))
         status = evaluate(run, &data, dict_path, &o);
 done:
@@ -107,11 +111,34 @@ done:
     return status;
 }
 
+static df_status print_plan(df_run *run, const char *dict_path, const char *output) {
+    df_data data = {0};
+    df_dict *dict = NULL;
+    df_dict_plan plan;
+    df_need need;
+    df_recovery recovery = {0};
+    df_eval_options o = read_options(run, output, NULL);
+    bool known = df_job_is_synthetic(run);
+    df_status status;
+    if (df_plan_is_early(run, "evaluate", dict_path, NULL)) return DF_OK;
+    if (known) recovery.directions = df_job_synthetic(run).directions;
+    DF_GO(df_data_open(run, true, &data));
+    DF_GO(df_plan_dict(run, dict_path, &plan, &dict));
+    DF_GO(df_agree(run->world,
+                   df_evaluate_plan(&plan, data.rows, known ? &recovery : NULL, &o, &need)));
+    df_info("evaluate: FVU, L0 and dead latents of %s", dict_path);
+    df_print_plan(output, need);
+done:
+    df_dict_free(&dict);
+    df_data_close(&data);
+    return status;
+}
+
 static df_status run_evaluate(df_run *run) {
     char *dict = df_path_dict(run), *output = df_path_result(run, "evaluate");
     df_status status = df_agree(run->world, dict != NULL && output != NULL ? DF_OK : DF_FAILED);
     if (status == DF_OK && run->dry_run)
-        df_info("evaluate: would write %s: FVU, L0 and dead latents of %s", output, dict);
+        status = print_plan(run, dict, output);
     else if (status == DF_OK)
         status = run_with(run, dict, output);
     df_free(dict);

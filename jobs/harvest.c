@@ -284,16 +284,13 @@ static void print_plan(const harvest *h) {
     uint64_t weights = s->parameters * sizeof(float);
     uint64_t disk = h->text.rows * (df_harvest_columns(h, h->sites) * df_type_bytes(h->type) +
                                     2 * sizeof(uint32_t));
-    char memory[16], size[16];
-    df_human_bytes((double)(df_memory_now() + weights + df_harvest_bytes(h)), memory);
-    df_human_bytes((double)disk, size);
     df_info("model %s (%s): %zu layers, width %zu, %zu heads, vocabulary %zu, %.4g parameters",
             h->name, s->family, s->layers, s->width, s->heads, s->vocabulary,
             (double)s->parameters);
     df_info("  text: %llu documents, %llu tokens in %llu windows of %zu",
             (unsigned long long)h->text.documents, (unsigned long long)h->text.rows,
             (unsigned long long)h->text.windows, h->how.context);
-    df_info("  plan: %s (%s on disk), own memory per rank %s", h->path, size, memory);
+    df_print_plan(h->path, (df_need){weights + df_harvest_bytes(h), disk});
 }
 
 // Text and hashes; the corpus and the tokenizer are closed again before the model is opened.

@@ -116,6 +116,19 @@ bool df_inputs_are_missing(const df_run *run);
 char *df_path_shuffled(const df_run *run);
 char *df_describe_shuffled(const df_run *run, const char *hashes);
 
+/* ---- plans: what --dry-run prints ---- */
+
+/* The line of a plan: the output, its size on disk, and own memory per rank: what is needed and
+ * what this rank has now. */
+void df_print_plan(const char *output, df_need need);
+/* An input of `stage` is not there yet (statistics NULL: it reads none): says after which stage
+ * more can be told. Collective. */
+bool df_plan_is_early(const df_run *run, const char *stage, const char *dictionary,
+                      const char *statistics);
+/* The plan of the dictionary at `path`, whose outline *dict the caller frees. Collective. */
+df_status df_plan_dict(const df_run *run, const char *path, df_dict_plan *out,
+                       df_dict **dict) DF_MUST_CHECK;
+
 /* Finds the file and the index of each of the dictionary's sites. Not collective. */
 df_status df_inputs_match(df_inputs *inputs, const df_dict *dict) DF_MUST_CHECK;
 

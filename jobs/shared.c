@@ -302,3 +302,10 @@ bool df_stage_is_current(const df_run *run, const char *path, const char *format
     df_broadcast(run->world, 0, &current, sizeof current);
     return current != 0;
 }
+
+void df_print_plan(const char *output, df_need need) {
+    char memory[16], disk[16];
+    df_human_bytes((double)(df_memory_now() + need.memory), memory);
+    df_human_bytes((double)need.disk, disk);
+    df_info("  plan: %s (%s on disk), own memory per rank %s", output, disk, memory);
+}

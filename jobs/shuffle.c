@@ -55,20 +55,15 @@ char *df_describe_shuffled(const df_run *run, const char *hashes) {
     return text;
 }
 
-static void print_plan(const df_run *run, const df_data *d, const df_shuffle_options *o) {
+static df_status print_plan(const df_run *run, const df_data *d, const df_shuffle_options *o) {
     const df_rows_site *site;
     size_t n = df_rows_sites(d->rows, &site);
-    double row = 8;
-    char memory[16], disk[16];
-    for (size_t s = 0; s < n; s++)
-        row += (double)site[s].width * (double)df_type_bytes(site[s].type);
-    int size = df_comm_size(run->world);
-    df_human_bytes((double)df_rows_shuffle_bytes(d->rows, o, size), memory);
-    df_human_bytes(row * (double)df_rows_count(d->rows), disk);
-    df_info("shuffle: %llu rows of %zu site%s; memory per rank: %s on %d rank%s, and the row index",
-            (unsigned long long)df_rows_count(d->rows), n, n == 1 ? "" : "s", memory, size,
-            size == 1 ? "" : "s");
-    df_info("  disk: %s", disk);
+    df_need need;
+    DF_TRY(df_rows_shuffle_plan(d->rows, o, df_comm_size(run->world), &need));
+    df_info("shuffle: %llu rows of %zu site%s", (unsigned long long)df_rows_count(d->rows), n,
+            n == 1 ? "" : "s");
+    df_print_plan(o->output, need);
+    return DF_OK;
 }
 
 static df_status shuffle(df_run *run, const df_data *d) {
@@ -83,10 +78,10 @@ static df_status shuffle(df_run *run, const df_data *d) {
         .dropped = d->dropped,
         .facts = run->provenance};
     if (status == DF_OK && run->dry_run) {
-        print_plan(run, d, &o);
+        status = df_agree(run->world, print_plan(run, d, &o));
     } else if (status == DF_OK && !df_stage_is_current(run, path, "darkfield-rows", what)) {
-        print_plan(run, d, &o);
-        status = df_rows_shuffle(run->world, d->rows, &o);
+        status = df_agree(run->world, print_plan(run, d, &o));
+        if (status == DF_OK) status = df_rows_shuffle(run->world, d->rows, &o);
         if (status == DF_OK) df_info("shuffle: wrote %s", path);
     }
     df_free(path);

@@ -101,25 +101,28 @@ static df_status open_mine(const df_run *run, source *s) {
     return df_acts_rows(s->acts.acts[0], 1, skip, &s->rows[1], &s->n[1]);
 }
 
-static df_status measure(df_run *run, source *s, const char *dict_path,
-                         const df_spectrum_options *o) {
-    size_t batch = (size_t)df_job_int(run->job, "spectrum.batch");
-    DF_TRY(df_dict_load(run->world, dict_path, &s->dict));
-    DF_TRY(df_agree(run->world, open_mine(run, s)));
-    DF_TRY(df_coder_open(run->world, run->kernels, s->dict,
-                         batch * (size_t)df_comm_size(run->world), &s->coder));
+static df_spectrum_input input_of(const df_run *run, source *s) {
     const df_acts *acts = s->acts.acts[0];
-    df_spectrum_input input = {.model = s->model,
+    return (df_spectrum_input){.model = s->model,
                                .models = s->models,
                                .width = s->dict->width,
                                .document = acts->document,
                                .documents = acts->documents,
                                .rows = {s->rows[0], s->rows[1]},
                                .n_rows = {s->n[0], s->n[1]},
-                               .batch = batch,
+                               .batch = (size_t)df_job_int(run->job, "spectrum.batch"),
                                .read = read_rows,
                                .apply = apply_dictionary,
                                .context = s};
+}
+
+static df_status measure(df_run *run, source *s, const char *dict_path,
+                         const df_spectrum_options *o) {
+    DF_TRY(df_dict_load(run->world, dict_path, &s->dict));
+    DF_TRY(df_agree(run->world, open_mine(run, s)));
+    df_spectrum_input input = input_of(run, s);
+    DF_TRY(df_coder_open(run->world, run->kernels, s->dict,
+                         input.batch * (size_t)df_comm_size(run->world), &s->coder));
     return df_spectrum_run(run->world, &input, o);
 }
 
@@ -169,11 +172,49 @@ done:
     return status;
 }
 
+/* The dictionary and its coder live as long as the spectra. */
+static df_status plan_spectra(const df_run *run, source *s, const df_dict_plan *plan,
+                              df_need *need) {
+    const df_spectrum_options o = {.facts = run->provenance};
+    DF_TRY(open_mine(run, s));
+    df_spectrum_input input = input_of(run, s);
+    size_t read[2] = {0, 0};
+    for (size_t i = 0; i < s->dict->sites; i++)
+        for (int part = 0; part < 2; part++) {
+            size_t rows = df_share(s->n[part], plan->size, 0).count;
+            if (rows > input.batch) rows = input.batch;
+            size_t bytes = df_acts_read_bytes(s->acts.acts[i], s->acts.site[i], rows);
+            if (bytes > read[part]) read[part] = bytes;
+        }
+    read[0] += DF_CHECK_BYTES; // blocks of held-out rows hold training rows too
+    DF_TRY(df_spectrum_plan(&input, &o, plan->size, read, need));
+    need->memory += df_dict_bytes(plan->dict) +
+                    df_coder_plan_bytes(plan->dict, plan->screen, input.batch * (size_t)plan->size,
+                                        plan->size, false);
+    return DF_OK;
+}
+
+static df_status print_plan(df_run *run, const char *dict_path, const char *output) {
+    source s = {0};
+    df_dict_plan plan;
+    df_need need;
+    df_status status;
+    if (df_plan_is_early(run, "spectrum", dict_path, NULL)) return DF_OK;
+    DF_GO(df_inputs_open(run, &s.acts));
+    DF_GO(df_plan_dict(run, dict_path, &plan, &s.dict));
+    DF_GO(df_agree(run->world, plan_spectra(run, &s, &plan, &need)));
+    df_info("spectrum: %zu training and %zu held-out rows of %zu sites", s.n[0], s.n[1], s.models);
+    df_print_plan(output, need);
+done:
+    source_close(&s);
+    return status;
+}
+
 static df_status run_spectrum(df_run *run) {
     char *dict = df_path_dict(run), *output = df_path_result(run, "spectrum");
     df_status status = df_agree(run->world, dict != NULL && output != NULL ? DF_OK : DF_FAILED);
     if (status == DF_OK && run->dry_run)
-        df_info("spectrum: would write %s", output);
+        status = print_plan(run, dict, output);
     else if (status == DF_OK)
         status = run_with(run, dict, output);
     df_free(dict);

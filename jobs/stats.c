@@ -72,11 +72,16 @@ static df_status open_tokenizer(const df_acts *acts, const char *model, sources 
     return df_inputs_came_from(acts, "tokenizer", model, df_tokenizer_hash(s->tokenizer));
 }
 
+/* Which model of the job a site of the dictionary is of. */
+static size_t model_of(const df_run *run, const sources *s, size_t site) {
+    return strcmp(s->dict->site[site].model, df_model_name(run, 0)) == 0 ? 0 : 1;
+}
+
 /* What tokens a latent promotes is read from the model: it must be the one that was harvested. */
 static df_status open_models(const df_run *run, sources *s) {
     for (size_t i = 0; i < s->dict->sites; i++) {
         const df_acts *acts = s->acts.acts[i];
-        size_t which = strcmp(s->dict->site[i].model, df_model_name(run, 0)) == 0 ? 0 : 1;
+        size_t which = model_of(run, s, i);
         const char *path = df_model_path(run, which);
         bool known = s->model[which] != NULL;
         uint64_t hash = 0;
@@ -97,21 +102,29 @@ static df_status open_mine(const df_run *run, sources *s) {
     return open_models(run, s);
 }
 
-static df_status run_pass(df_run *run, sources *s, const char *output, const char *job) {
-    df_stats_input input = {.acts = s->acts.acts,
+static df_stats_input input_of(const sources *s) {
+    return (df_stats_input){.acts = s->acts.acts,
                             .site = s->acts.site,
                             .n = s->dict->sites,
                             .corpus = s->corpus,
-                            .tokenizer = s->tokenizer,
-                            .models = s->of_site};
-    df_stats_options o = {.examples = (size_t)df_job_int(run->job, "stats.examples"),
-                          .window = (size_t)df_job_int(run->job, "stats.window"),
-                          .promoted = (size_t)df_job_int(run->job, "stats.promoted"),
-                          .batch = (size_t)df_job_int(run->job, "stats.batch"),
-                          .skip_first = df_job_bool(run->job, "stats.skip_first"),
-                          .output = output,
-                          .resolved_job = job,
-                          .facts = run->provenance};
+                            .tokenizer = s->tokenizer};
+}
+
+static df_stats_options read_options(const df_run *run, const char *output, const char *job) {
+    return (df_stats_options){.examples = (size_t)df_job_int(run->job, "stats.examples"),
+                              .window = (size_t)df_job_int(run->job, "stats.window"),
+                              .promoted = (size_t)df_job_int(run->job, "stats.promoted"),
+                              .batch = (size_t)df_job_int(run->job, "stats.batch"),
+                              .skip_first = df_job_bool(run->job, "stats.skip_first"),
+                              .output = output,
+                              .resolved_job = job,
+                              .facts = run->provenance};
+}
+
+static df_status run_pass(df_run *run, sources *s, const char *output, const char *job) {
+    df_stats_input input = input_of(s);
+    df_stats_options o = read_options(run, output, job);
+    input.models = s->of_site;
     DF_TRY(df_stats_run(run->world, run->kernels, s->dict, &input, &o));
     df_info("stats: wrote %s", output);
     return DF_OK;
@@ -136,13 +149,54 @@ done:
     return status;
 }
 
+/* The models are only looked at; their weights will take 4 bytes a parameter. */
+static df_status plan_pass(const df_run *run, sources *s, const df_dict_plan *plan,
+                           const char *output, df_need *need) {
+    const df_model_shape *of_site[DF_MAX_SITES];
+    df_model_shape shape[2];
+    bool known[2] = {false, false};
+    uint64_t weights = 0;
+    DF_TRY(df_inputs_match(&s->acts, s->dict));
+    DF_TRY(open_corpus(run, s));
+    DF_TRY(open_tokenizer(s->acts.acts[0], df_model_path(run, model_of(run, s, 0)), s));
+    for (size_t i = 0; i < s->dict->sites; i++) {
+        size_t which = model_of(run, s, i);
+        of_site[i] = &shape[which];
+        if (known[which]) continue;
+        DF_TRY(df_model_plan(df_model_path(run, which), &shape[which]));
+        weights += shape[which].parameters * sizeof(float);
+        known[which] = true;
+    }
+    df_stats_input input = input_of(s);
+    df_stats_options o = read_options(run, output, "");
+    DF_TRY(df_stats_plan(plan, &input, of_site, &o, need));
+    need->memory += weights;
+    return DF_OK;
+}
+
+static df_status print_plan(df_run *run, const char *dict_path, const char *output) {
+    sources s = {0};
+    df_dict_plan plan;
+    df_need need;
+    df_status status;
+    if (df_plan_is_early(run, "stats", dict_path, NULL)) return DF_OK;
+    DF_GO(df_inputs_open(run, &s.acts));
+    DF_GO(df_plan_dict(run, dict_path, &plan, &s.dict));
+    DF_GO(df_agree(run->world, plan_pass(run, &s, &plan, output, &need)));
+    df_info("stats: %lld examples of %lld tokens for each of %zu latents",
+            (long long)df_job_int(run->job, "stats.examples"),
+            (long long)df_job_int(run->job, "stats.window"), s.dict->latents);
+    df_print_plan(output, need);
+done:
+    sources_close(&s);
+    return status;
+}
+
 static df_status run_stats(df_run *run) {
     char *dict = df_path_dict(run), *output = df_path_result(run, "stats");
     df_status status = df_agree(run->world, dict != NULL && output != NULL ? DF_OK : DF_FAILED);
     if (status == DF_OK && run->dry_run)
-        df_info("stats: would write %s: %lld examples of %lld tokens a latent", output,
-                (long long)df_job_int(run->job, "stats.examples"),
-                (long long)df_job_int(run->job, "stats.window"));
+        status = print_plan(run, dict, output);
     else if (status == DF_OK)
         status = run_with(run, dict, output);
     df_free(dict);

@@ -464,12 +464,16 @@ static char *describe_job(const df_run *run, const chosen *c) {
 
 static df_status print_plan(const df_run *run, const chosen *c, const df_train_options *o) {
     df_dict_site sites[DF_MAX_SITES];
+    char *output = df_path_dict(run);
     df_planned plan = {.options = o,
+                       .output = output,
                        .sites = sites,
                        .n_sites = df_train_sites(c->rows, sites),
                        .rows = c->rows,
                        .screen = df_kernels_spare_screen(run->kernels)};
-    return df_print_train_plan(run, &plan);
+    df_status status = output != NULL ? df_print_train_plan(run, &plan) : DF_FAILED;
+    df_free(output);
+    return status;
 }
 
 /* ---- the stage ------------------------------------------------------------------------------ */

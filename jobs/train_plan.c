@@ -76,10 +76,10 @@ static df_status print_scaling(const df_run *run, const df_planned *p) {
 
 /* ---- the plan ------------------------------------------------------------------------------- */
 
-static double weight_bytes(const df_dict *d) {
+static uint64_t weight_bytes(const df_dict *d) {
     size_t skip = d->kind == DF_SKIP_TRANSCODER ? d->out.count * d->in.count : 0;
-    return 4.0 * (double)(df_dict_enc_floats(d, d->latents) + df_dict_dec_floats(d, d->latents) +
-                          d->latents + d->out.count + skip);
+    return sizeof(float) * (df_dict_enc_floats(d, d->latents) + df_dict_dec_floats(d, d->latents) +
+                            d->latents + d->out.count + skip);
 }
 
 static void print_rows(const df_rows *rows, const df_train_options *o) {
@@ -97,18 +97,16 @@ df_status df_print_train_plan(const df_run *run, const df_planned *p) {
     df_dict *d = NULL;
     const df_train_options *o = p->options;
     int size = df_comm_size(run->world);
-    char memory[16], dictionary[16], checkpoints[16];
+    char checkpoints[16];
     DF_TRY(outline(p, size, &d));
-    df_human_bytes((double)df_train_plan_bytes(o, d, p->screen, p->rows, size), memory);
-    df_human_bytes(weight_bytes(d), dictionary);
-    df_human_bytes(3 * 3 * weight_bytes(d), checkpoints);
+    df_need need = {df_train_plan_bytes(o, d, p->screen, p->rows, size), weight_bytes(d)};
+    df_human_bytes(3 * 3 * (double)weight_bytes(d), checkpoints);
     df_info("train: %s of %zu latents over %zu columns (%zu site%s)", df_dict_kind_name(d->kind),
             o->latents, d->width, p->n_sites, p->n_sites == 1 ? "" : "s");
     df_dict_free(&d);
     print_rows(p->rows, o);
-    df_info("  memory per rank: %s on %d rank%s, and the row index of the activation files", memory,
-            size, size == 1 ? "" : "s");
-    df_info("  disk: dictionary %s, checkpoints at most %s while it runs", dictionary, checkpoints);
+    df_print_plan(p->output, need);
+    df_info("  checkpoints: at most %s on disk while it runs", checkpoints);
     print_free_space(df_job_text(run->job, "out"));
     return print_scaling(run, p);
 }

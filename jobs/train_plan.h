@@ -10,6 +10,7 @@ typedef struct df_planned {
     size_t n_sites;
     const df_rows *rows; /* to train on */
     df_screen screen;    /* that the training will use */
+    const char *output;
 } df_planned;
 
 /* Memory, disk, and a table over ranks 1, 2, 4, ...: bytes and messages of a step (df_step_cost),

@@ -145,6 +145,8 @@ df_cost df_cost_allgather(int size, size_t mine, size_t all); /* bytes */
 /* df_exchange: `partners` other ranks get something; bytes to them, bytes from others. */
 df_cost df_cost_exchange(int size, size_t partners, size_t out, size_t in);
 df_cost df_cost_tree_sum(int size, int rank, size_t n, size_t width);
+/* Memory that df_tree_finish takes while it runs: bytes on this rank. */
+size_t df_tree_bytes(int size, int rank, size_t n, size_t width);
 /* Seconds on a network of this latency (s) and bandwidth of a rank's link (bytes/s). */
 double df_cost_seconds(df_cost cost, double latency, double bandwidth);
 

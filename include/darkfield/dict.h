@@ -190,6 +190,8 @@ df_status df_dict_new(df_comm *comm, size_t latents, const df_dict_site *sites, 
 /* Rank `rank` of `size` without its weights: what plans need. Not collective. */
 df_status df_dict_outline(const df_dict_shape *shape, int size, int rank,
                           df_dict **out) DF_MUST_CHECK;
+/* Bytes of the weights that df_dict_make gives the rank of a dictionary or an outline. */
+size_t df_dict_bytes(const df_dict *dict);
 void df_dict_free(df_dict **dict);
 /* Decoder rows drawn N(0,1) by (seed, latent, column), each site's part scaled to `norm`. Encoder =
  * decoder transposed times `encoder_scale` where a group reads what it writes; elsewhere drawn the
@@ -217,6 +219,10 @@ void df_coder_close(df_coder **coder);
 /* What open (and train_open) will allocate for this rank's share of `dict`, on `size` ranks. */
 size_t df_coder_plan_bytes(const df_dict *dict, df_screen screen, size_t max_rows, int size,
                            bool training);
+
+/* Entries below which the codes of so many rows stay on this rank, as a rule: half more than k a
+ * row, and an eighth of all where nothing bounds them. For buffers that can grow. */
+size_t df_codes_expected(const df_dict *dict, size_t rows);
 
 /* x [rows, width], the same on every rank, in dictionary units (scaled). training selects BatchTopK
  * by batch instead of by threshold. *codes points into the coder and holds until its next call.
@@ -463,6 +469,16 @@ double df_gemm_flop(const df_dict *dict, size_t rows, df_range latents);
 /* *.dict.h5 (design section 5). Reads this rank's share; DF_BAD_INPUT names what is
  * wrong. Collective. */
 df_status df_dict_load(df_comm *comm, const char *path, df_dict **out) DF_MUST_CHECK;
+/* The share of rank `rank` of `size` without its weights: only the header is read and checked. Not
+ * collective. */
+df_status df_dict_load_outline(const char *path, int size, int rank, df_dict **out) DF_MUST_CHECK;
+
+/* What plans of stages that read a dictionary know of it: rank 0 of `size`, which has most. */
+typedef struct df_dict_plan {
+    const df_dict *dict; /* an outline */
+    df_screen screen;    /* that the coder will have room for: df_kernels_spare_screen */
+    int size;
+} df_dict_plan;
 
 /* The training history, one row per logging interval: written into the dictionary file as
  * /history/<column> f64. Loss terms and L0 are means over the interval's steps, an FVU is the sum

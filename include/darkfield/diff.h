@@ -42,4 +42,8 @@ typedef struct df_diff_options {
 df_status df_diff_run(df_comm *comm, const df_dict *dict, const df_reader *stats,
                       const df_diff_options *options) DF_MUST_CHECK;
 
+/* What comparing will need beside what is open. Not collective. */
+df_status df_diff_plan(const df_dict_plan *plan, const df_reader *stats,
+                       const df_diff_options *options, df_need *out) DF_MUST_CHECK;
+
 #endif

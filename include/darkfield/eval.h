@@ -70,4 +70,10 @@ df_status df_evaluation_write(df_comm *comm, const df_dict *dict, const df_evalu
                               const df_recovery *recovery,
                               const df_eval_options *options) DF_MUST_CHECK;
 
+/* What evaluating the planned dictionary on these rows will need beside what is open; recovery NULL
+ * or with its number of directions. Not collective. */
+df_status df_evaluate_plan(const df_dict_plan *plan, const df_rows *rows,
+                           const df_recovery *recovery, const df_eval_options *options,
+                           df_need *out) DF_MUST_CHECK;
+
 #endif

@@ -64,4 +64,13 @@ df_status df_eigen_symmetric(const df_matrix *a, double *values, df_matrix *vect
 df_status df_solve_ridge(const df_matrix *g, double ridge, df_matrix *b,
                          double *rcond) DF_MUST_CHECK;
 
+/* ---- what they take -------------------------------------------------------------------------- */
+
+/* Bytes on rank 0 of a grid over `size` ranks, which has most. None of these is collective. */
+size_t df_matrix_bytes(size_t rows, size_t columns, int size);  /* df_matrix_new */
+size_t df_collect_bytes(size_t rows, size_t columns, int size); /* df_matrix_collect to rank 0 */
+/* df_eigen_symmetric of [n, n], and df_solve_ridge of [n, n], beside their arguments. */
+size_t df_eigen_bytes(size_t n, int size);
+size_t df_solve_bytes(size_t n, int size);
+
 #endif

@@ -36,6 +36,14 @@ df_status df_moments_new(df_comm *comm, size_t width, const double *form,
                          df_moments **out) DF_MUST_CHECK;
 void df_moments_free(df_moments **moments);
 
+/* Bytes on rank 0 of `size`, which has most: of df_moments_new; of its block alone, which finish
+ * gives back first; of the sums that stay; of what finish takes besides while it joins the ranks.
+ * Not collective. */
+typedef struct df_moments_need {
+    size_t open, block, sums, join;
+} df_moments_need;
+df_moments_need df_moments_plan(size_t width, int size);
+
 /* The next rows belong to `bucket`: one of this rank's, later than the one before. Not collective.
  */
 df_status df_moments_bucket(df_moments *moments, size_t bucket) DF_MUST_CHECK;
@@ -83,6 +91,7 @@ double df_sums_fvu(const df_sums *sums);
 /* The quadratic form of the squared error of predicting e by x: z'Qz = |e - W'x|^2 = e'e - 2 e'W'x
  * + x'WW'x, for w = W [width, width] (row: column of x) and ww = WW'. New memory, df_free it. Not
  * collective. */
+size_t df_form_bytes(size_t width);
 df_status df_form_new(size_t width, const double *w, const double *ww, double **out) DF_MUST_CHECK;
 
 /* ---- the jackknife -------------------------------------------------------------------------- */

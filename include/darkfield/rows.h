@@ -127,7 +127,8 @@ typedef struct df_shuffle_options {
  * independent of ranks and memory. A run that was killed starts again. Collective. */
 df_status df_rows_shuffle(df_comm *comm, const df_rows *rows,
                           const df_shuffle_options *options) DF_MUST_CHECK;
-/* Bytes of buffers per rank, at most. */
-uint64_t df_rows_shuffle_bytes(const df_rows *rows, const df_shuffle_options *options, int size);
+/* What that will need on rank 0 of `size`, beside the open data set. Not collective. */
+df_status df_rows_shuffle_plan(const df_rows *rows, const df_shuffle_options *options, int size,
+                               df_need *out) DF_MUST_CHECK;
 
 #endif

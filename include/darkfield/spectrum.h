@@ -90,4 +90,10 @@ typedef struct df_spectrum_options {
 df_status df_spectrum_run(df_comm *comm, const df_spectrum_input *input,
                           const df_spectrum_options *options) DF_MUST_CHECK;
 
+/* What df_spectrum_run needs on rank 0 of `size`, beside what is open and what `apply` keeps;
+ * `read`: bytes that a call of the input's read takes of training and of held-out rows. Of the
+ * input, the models, the batch and the width are looked at. Not collective. */
+df_status df_spectrum_plan(const df_spectrum_input *input, const df_spectrum_options *options,
+                           int size, const size_t read[2], df_need *out) DF_MUST_CHECK;
+
 #endif

@@ -64,4 +64,11 @@ typedef struct df_stats_input {
 df_status df_stats_run(df_comm *comm, df_kernels *kernels, df_dict *dict,
                        const df_stats_input *input, const df_stats_options *options) DF_MUST_CHECK;
 
+/* What the statistics of the planned dictionary will need beside what is open. input->models may be
+ * NULL: shape [n] says what the models of the sites are like; it may be NULL too. Not collective.
+ */
+df_status df_stats_plan(const df_dict_plan *plan, const df_stats_input *input,
+                        const df_model_shape *const *shape, const df_stats_options *options,
+                        df_need *out) DF_MUST_CHECK;
+
 #endif

@@ -113,6 +113,19 @@ typedef struct df_provenance {
 } df_provenance;
 df_status df_file_provenance(df_file *file, const df_provenance *facts) DF_MUST_CHECK;
 
+/* Scratch in which readers check blocks, and df_file_finish sums them up: rows up to so many bytes.
+ */
+#define DF_CHECK_BYTES ((uint64_t)1 << 20)
+/* What a job will need: bytes of its own memory on one rank, and on disk. */
+typedef struct df_need {
+    uint64_t memory, disk;
+} df_need;
+/* A file for plans: takes declarations like one that is created, and touches no disk. Then
+ * df_file_need says what making it would need beside what is declared, and frees it; NULL is
+ * allowed. Not collective. */
+df_status df_file_outline(const char *format, df_file **out) DF_MUST_CHECK;
+df_need df_file_need(df_file **file);
+
 /* ---- reading our HDF5 files ----------------------------------------------------------------- */
 
 typedef struct df_reader df_reader;
@@ -228,6 +241,9 @@ df_status df_acts_gather(const df_acts *acts, size_t site, const uint64_t *rows,
 /* Rows as they are stored, packed; refuses what df_acts_read refuses. */
 df_status df_acts_raw(const df_acts *acts, size_t site, uint64_t first, size_t count,
                       void *out) DF_MUST_CHECK;
+/* Bytes that df_acts_read and df_acts_gather take for `count` rows while they run, beside
+ * DF_CHECK_BYTES where blocks were not checked before. */
+size_t df_acts_read_bytes(const df_acts *acts, size_t site, size_t count);
 /* Sets bad[i] to 1 where row first + i holds NaN or infinity. Not collective; thread-safe. */
 df_status df_acts_mark_bad(const df_acts *acts, size_t site, uint64_t first, size_t count,
                            uint8_t *bad) DF_MUST_CHECK;

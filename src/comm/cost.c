@@ -79,6 +79,15 @@ static df_cost slice_cost(int size, int rank, size_t nodes, size_t all_nodes, si
                        df_cost_allgather(size, mine * sizeof(double), columns * sizeof(double)));
 }
 
+size_t df_tree_bytes(int size, int rank, size_t n, size_t width) {
+    size_t ranks = (size_t)size, all = 0, slice = width < DF_TREE_SLICE ? width : DF_TREE_SLICE;
+    for (int p = 0; p < size; p++) all += nodes_of(size, p, n);
+    bool small = all * width <= DF_TREE_SMALL;
+    size_t outgoing = small ? 0 : nodes_of(size, rank, n) * slice;
+    size_t incoming = all * (small ? width : slice / ranks + 1);
+    return (outgoing + incoming) * sizeof(double) + 3 * ranks * sizeof(size_t);
+}
+
 df_cost df_cost_tree_sum(int size, int rank, size_t n, size_t width) {
     if (n == 0 || width == 0) return (df_cost){0};
     size_t nodes = nodes_of(size, rank, n), all = 0;

@@ -281,6 +281,14 @@ static df_status allocate(df_dict *d) {
     return DF_NEW(d->w_skip, d->skip_rows.count * d->in.count);
 }
 
+size_t df_dict_bytes(const df_dict *d) {
+    size_t end = d->mine.first + d->mine.count;
+    size_t enc = df_dict_enc_floats(d, end) - df_dict_enc_floats(d, d->mine.first);
+    size_t dec = df_dict_dec_floats(d, end) - df_dict_dec_floats(d, d->mine.first);
+    size_t skip = d->kind == DF_SKIP_TRANSCODER ? d->skip_rows.count * d->in.count : 0;
+    return (enc + dec + 4 * d->mine.count + d->out.count + skip) * sizeof(float);
+}
+
 static df_status new_dict(const df_dict_shape *shape, df_range rank_of_size, bool weights,
                           df_dict **out) {
     df_dict *d;

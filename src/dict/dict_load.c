@@ -389,6 +389,28 @@ static df_status take_choices(const df_reader *file, header *h, df_dict *dict) {
     return DF_OK;
 }
 
+static df_status outline(const char *path, int size, int rank, df_dict **out) {
+    df_reader *file = NULL;
+    header h = {0};
+    df_status status;
+    DF_GO(df_reader_open(path, "darkfield-dictionary", &file));
+    DF_GO(read_header(file, &h));
+    DF_GO(df_dict_outline(&h.shape, size, rank, out));
+    DF_GO(take_choices(file, &h, *out));
+done:
+    header_free(&h);
+    df_reader_close(&file);
+    if (status != DF_OK) df_context("reading the header of the dictionary %s", path);
+    return status;
+}
+
+df_status df_dict_load_outline(const char *path, int size, int rank, df_dict **out) {
+    *out = NULL;
+    df_status status = outline(path, size, rank, out);
+    if (status != DF_OK) df_dict_free(out);
+    return status;
+}
+
 static df_status load_mine(df_comm *comm, const char *path, df_dict **out) {
     df_reader *file = NULL;
     header h = {0};

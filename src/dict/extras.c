@@ -72,18 +72,13 @@ size_t df_coder_room_bytes(const df_dict *dict, size_t max_rows, int size,
     df_dict copy = *dict;
     df_coder c = {.size = size, .worker = workers};
     df_layout l = {0};
-    size_t end = dict->mine.first + dict->mine.count, first = dict->mine.first;
     df_coder_shape(&c, &copy, max_rows);
     if (c.threads > 64) c.threads = 64;
     c.row_k = dict->activation == DF_TOPK ? dict->k : 0;
     if (df_coder_aux_room(dict) > c.row_k) c.row_k = df_coder_aux_room(dict);
     lay_out(&c, room, &l);
-    size_t weights = df_dict_enc_floats(dict, end) - df_dict_enc_floats(dict, first) +
-                     df_dict_dec_floats(dict, end) - df_dict_dec_floats(dict, first) +
-                     4 * dict->mine.count + dict->out.count +
-                     dict->skip_rows.count * dict->in.count;
     return l.used + (room->multi ? multi_capacity(&c) * 24 : 0) +
-           (room->ema ? weights * sizeof(float) : 0);
+           (room->ema ? df_dict_bytes(dict) : 0);
 }
 
 df_status df_extras_check(const df_coder *c, const df_step_settings *set) {

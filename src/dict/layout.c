@@ -49,6 +49,11 @@ size_t df_code_capacity(const df_coder *c) {
     return c->max_rows * per_row;
 }
 
+size_t df_codes_expected(const df_dict *d, size_t rows) {
+    size_t per_row = df_has_k(d) ? d->k + d->k / 2 + 1 : d->mine.count / 8 + 1;
+    return rows * smaller(per_row, d->mine.count);
+}
+
 size_t df_side_capacity(const df_coder *c, bool training) {
     df_activation a = c->dict->activation;
     bool any = a == DF_GATED || (a == DF_JUMPRELU && training);

@@ -9,25 +9,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_SITES = 256 };
+enum { MAX_SITES = 256, PIECE = 1024 }; // PIECE: rows read at once
 
 typedef struct shuffle {
     df_comm *comm;
     const df_rows *rows;
     const df_shuffle_options *o;
     df_file *file;
-    int id[MAX_SITES + 1];        // of each site, then of /source
-    size_t bytes[MAX_SITES], row; // of one row of each site; of all
-    uint64_t places, ranges;      // rows of a range; number of ranges
-    df_range mine;                // ranges of this rank
-    uint64_t chunk;               // rows that one rank reads in a round
-    uint64_t *range_of;           // [chunk] of each row just read
-    uint64_t *count;              // [ranges] rows for each
-    uint64_t *offset;             // [ranges] where they stand in `out`, in rows
-    uint64_t *got;                // [size * mine.count] rows from each rank for my ranges
-    uint64_t *filled;             // [mine.count] rows appended so far
-    size_t *send, *receive;       // [size] bytes
-    char *out, *in;               // rows to send, and received
+    int id[MAX_SITES + 1];                // of each site, then of /source
+    size_t bytes[MAX_SITES], row, widest; // of one row of each site; of all, of the widest
+    uint64_t places, ranges;              // rows of a range; number of ranges
+    df_range mine;                        // ranges of this rank
+    uint64_t chunk;                       // rows that one rank reads in a round
+    uint64_t *range_of;                   // [chunk] of each row just read
+    uint64_t *count;                      // [ranges] rows for each
+    uint64_t *offset;                     // [ranges] where they stand in `out`, in rows
+    uint64_t *got;                        // [size * mine.count] rows from each rank for my ranges
+    uint64_t *filled;                     // [mine.count] rows appended so far
+    size_t *send, *receive;               // [size] bytes
+    char *out, *in;                       // rows to send, and received
     size_t in_bytes;
     df_progress progress;
 } shuffle;
@@ -38,28 +38,19 @@ static uint64_t smaller(uint64_t a, uint64_t b) {
     return a < b ? a : b;
 }
 
-static void plan(shuffle *s) {
-    uint64_t memory = s->o->memory, n = s->rows->n, size = (uint64_t)df_comm_size(s->comm);
-    size_t widest = 0;
+static void plan(shuffle *s, int ranks, int rank) {
+    uint64_t memory = s->o->memory, n = s->rows->n, size = (uint64_t)ranks;
     for (size_t i = 0; i < s->rows->sites; i++) {
         s->bytes[i] = s->rows->site[i].width * df_type_bytes(s->rows->site[i].type);
         s->row += s->bytes[i];
-        if (s->bytes[i] > widest) widest = s->bytes[i];
+        if (s->bytes[i] > s->widest) s->widest = s->bytes[i];
     }
-    s->places = smaller(memory / (2 * widest + 40), (n + size - 1) / size);
+    s->places = smaller(memory / (2 * s->widest + 40), (n + size - 1) / size);
     s->chunk = smaller(memory / (2 * s->row + s->row / 4 + 16), (n + size - 1) / size);
     if (s->places == 0) s->places = 1;
     if (s->chunk == 0) s->chunk = 1;
     s->ranges = (n + s->places - 1) / s->places;
-    s->mine = df_share((size_t)s->ranges, df_comm_size(s->comm), df_comm_rank(s->comm));
-}
-
-uint64_t df_rows_shuffle_bytes(const df_rows *rows, const df_shuffle_options *options, int size) {
-    uint64_t row = 0;
-    for (size_t i = 0; i < rows->sites; i++)
-        row += rows->site[i].width * df_type_bytes(rows->site[i].type);
-    uint64_t all = (rows->n + (uint64_t)size - 1) / (uint64_t)size * (2 * row + row / 4 + 40);
-    return smaller(options->memory, all);
+    s->mine = df_share((size_t)s->ranges, ranks, rank);
 }
 
 static df_status get_memory(shuffle *s) {
@@ -125,7 +116,6 @@ static df_status take_rows(shuffle *s, size_t site, const uint64_t *source, df_r
 
 /* Runs of consecutive rows of one file are read at once. */
 static df_status read_site(shuffle *s, size_t site, df_range chunk, uint64_t *sent) {
-    enum { PIECE = 1024 };
     uint64_t source[PIECE];
     size_t run;
     memset(sent, 0, s->ranges * sizeof *sent);
@@ -334,13 +324,16 @@ static df_status declare(shuffle *s) {
     return df_file_provenance(s->file, &s->o->facts);
 }
 
+static df_status cannot(void) {
+    return df_fail(DF_USAGE, "only activation files of at most %d sites can be shuffled",
+                   (int)MAX_SITES);
+}
+
 df_status df_rows_shuffle(df_comm *comm, const df_rows *rows, const df_shuffle_options *options) {
     shuffle s = {.comm = comm, .rows = rows, .o = options};
     df_status status = DF_OK;
-    if (rows->kind != ROWS_FILES || rows->sites > MAX_SITES)
-        return df_fail(DF_USAGE, "only activation files of at most %d sites can be shuffled",
-                       (int)MAX_SITES);
-    plan(&s);
+    if (rows->kind != ROWS_FILES || rows->sites > MAX_SITES) return cannot();
+    plan(&s, df_comm_size(comm), df_comm_rank(comm));
     DF_GO(df_agree(comm, get_memory(&s)));
     DF_GO(df_file_create(comm, options->output, "darkfield-rows", &s.file));
     DF_GO(df_file_agree(s.file, declare(&s)));
@@ -350,5 +343,36 @@ df_status df_rows_shuffle(df_comm *comm, const df_rows *rows, const df_shuffle_o
 done:
     if (s.file != NULL) df_file_abandon(&s.file, false);
     release(&s);
+    return status;
+}
+
+/* ---- the plan - */
+
+/* Buffers of the first pass. A rank receives what its ranges draw of every round, and keeps that
+ * room while it reads the next. */
+static uint64_t first_pass_bytes(const shuffle *s, uint64_t size) {
+    uint64_t n = s->rows->n, raw = smaller(s->chunk, PIECE) * s->widest + DF_CHECK_BYTES;
+    double share = (double)smaller(s->mine.count * s->places, n) / (double)n;
+    uint64_t in = (uint64_t)((double)(s->chunk * size * s->row) * share * 17 / 16);
+    bool again = s->chunk * size < n;
+    return s->chunk * (s->row + sizeof(uint64_t)) +
+           (again      ? in + raw
+            : in > raw ? in
+                       : raw) +
+           (3 * s->ranges + (size + 1) * s->mine.count) * sizeof(uint64_t);
+}
+
+df_status df_rows_shuffle_plan(const df_rows *rows, const df_shuffle_options *options, int size,
+                               df_need *out) {
+    shuffle s = {.rows = rows, .o = options};
+    if (rows->kind != ROWS_FILES || rows->sites > MAX_SITES) return cannot();
+    plan(&s, size, 0);
+    DF_TRY(df_file_outline("darkfield-rows", &s.file));
+    df_status status = declare(&s);
+    *out = df_file_need(&s.file);
+    uint64_t first = first_pass_bytes(&s, (uint64_t)size);
+    uint64_t second = s.places * (sizeof(arrival) + 2 * s.widest);
+    if (first > out->memory) out->memory = first;
+    if (second > out->memory) out->memory = second;
     return status;
 }

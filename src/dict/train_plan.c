@@ -49,13 +49,9 @@ df_status df_train_outline(const df_train_options *o, const df_dict_site *sites,
 size_t df_train_plan_bytes(const df_train_options *options, const df_dict *d, df_screen screen,
                            const df_rows *rows, int size) {
     df_order order = train_order(options, rows);
-    df_range mine = d->mine;
     df_train_room room = train_room(options);
-    size_t end = mine.first + mine.count, history = history_rows(options);
-    size_t weights = df_dict_enc_floats(d, end) - df_dict_enc_floats(d, mine.first) +
-                     df_dict_dec_floats(d, end) - df_dict_dec_floats(d, mine.first) +
-                     4 * mine.count + d->out.count + d->skip_rows.count * d->in.count;
-    return weights * sizeof(float) +
+    size_t history = history_rows(options);
+    return df_dict_bytes(d) +
            (history * history_columns(df_dict_outputs(d)) + history_sums(df_dict_outputs(d))) *
                sizeof(double) +
            FILE_BYTES + loader_plan_bytes(&order, options->batch, d->width, size) +

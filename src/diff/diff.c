@@ -296,3 +296,28 @@ df_status df_diff_run(df_comm *comm, const df_dict *dict, const df_reader *stats
     df_free(measures);
     return status;
 }
+
+/* ---- the plan ------------------------------------------------------------------------------- */
+
+df_status df_diff_plan(const df_dict_plan *plan, const df_reader *stats,
+                       const df_diff_options *options, df_need *out) {
+    const df_dict *d = plan->dict;
+    size_t m = d->latents, rows = 0, table = 0;
+    int id[DATASETS];
+    df_file *file = NULL;
+    df_status status;
+    DF_GO(check_sites(d, stats));
+    DF_GO(table_plan(stats, m, options, &rows, &table));
+    DF_GO(df_file_outline("darkfield-diff", &file));
+    DF_GO(declare(file, m, m, rows, id));
+done:
+    *out = df_file_need(&file);
+    uint64_t kept = m * ((MEASURES + 5) * sizeof(double) + 2 * sizeof(uint8_t) + sizeof(uint64_t));
+    uint64_t gather = d->mine.count * MEASURES * sizeof(double), keys = m * sizeof(keyed);
+    uint64_t fires = m * sizeof(uint64_t), most = DF_CHECK_BYTES + (table > fires ? table : fires);
+    if (keys > most) most = keys;
+    if (gather > most) most = gather;
+    if (out->memory > most) most = out->memory;
+    out->memory = df_dict_bytes(d) + kept + most;
+    return status;
+}

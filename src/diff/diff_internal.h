@@ -28,5 +28,8 @@ typedef struct concept_table {
 df_status table_new(const df_reader *stats, const comparison *c, const df_diff_options *options,
                     concept_table *out) DF_MUST_CHECK;
 void table_free(concept_table *t);
+/* Labelled concepts of the statistics; rows of the table; bytes of making it and of the table. */
+df_status table_plan(const df_reader *stats, size_t latents, const df_diff_options *options,
+                     size_t *rows, size_t *bytes) DF_MUST_CHECK;
 
 #endif

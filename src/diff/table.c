@@ -154,3 +154,15 @@ void table_free(concept_table *t) {
     df_free(t->train_precision);
     df_free(t->train_recall);
 }
+
+df_status table_plan(const df_reader *stats, size_t latents, const df_diff_options *options,
+                     size_t *rows, size_t *bytes) {
+    int64_t concepts = 0;
+    *rows = *bytes = 0;
+    if (!df_reader_has(stats, "/concepts/spans")) return DF_OK;
+    DF_TRY(df_reader_int(stats, "/concepts", "count", &concepts));
+    *rows = options->concepts != NULL ? options->n_concepts : (size_t)concepts;
+    *bytes = (2 * latents + (4 * latents + 2) * (size_t)concepts) * sizeof(uint64_t) +
+             *rows * (sizeof(char *) + KINDS * (1 + 6 * sizeof(double)));
+    return DF_OK;
+}

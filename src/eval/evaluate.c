@@ -72,12 +72,16 @@ static df_status list_rows(pass *p, const df_eval_options *options, uint64_t *n)
 
 /* ---- the pass ------------------------------------------------------------------------------- */
 
+static size_t rows_each(const df_eval_options *options, int size) {
+    size_t each = (options->batch + (size_t)size - 1) / (size_t)size;
+    return each > 0 ? each : 1;
+}
+
 static df_status pass_open(pass *p, const df_eval_options *options, df_evaluation *out) {
     int size = df_comm_size(p->comm);
     DF_TRY(check_sites(p->dict, p->rows));
     p->buckets = df_share(DF_BUCKETS, size, df_comm_rank(p->comm));
-    p->each = (options->batch + (size_t)size - 1) / (size_t)size;
-    if (p->each == 0) p->each = 1;
+    p->each = rows_each(options, size);
     *out = (df_evaluation){.sites = df_dict_outputs(p->dict), .latents = p->dict->latents};
     DF_TRY(list_rows(p, options, &out->rows));
     DF_TRY(DF_NEW(out->fires, p->dict->mine.count));
@@ -215,4 +219,22 @@ df_status df_evaluate(df_comm *comm, df_kernels *kernels, df_dict *dict, const d
         out->fires = NULL;
     }
     return status;
+}
+
+/* ---- the plan ------------------------------------------------------------------------------- */
+
+df_status df_evaluate_plan(const df_dict_plan *plan, const df_rows *rows,
+                           const df_recovery *recovery, const df_eval_options *options,
+                           df_need *out) {
+    const df_dict *d = plan->dict;
+    size_t each = rows_each(options, plan->size);
+    DF_TRY(check_sites(d, rows));
+    DF_TRY(evaluation_need(d, recovery, options, out));
+    uint64_t fires = d->mine.count * sizeof(uint64_t);
+    uint64_t work =
+        DF_CHECK_BYTES + each * ((d->width + d->out.count) * sizeof(float) + sizeof(uint64_t)) +
+        DF_BUCKETS * sums_width(d) * sizeof(double) +
+        df_coder_plan_bytes(d, plan->screen, each * (size_t)plan->size, plan->size, false);
+    out->memory = df_dict_bytes(d) + fires + (work > out->memory ? work : out->memory);
+    return DF_OK;
 }

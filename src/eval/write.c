@@ -1,5 +1,5 @@
 /* The result file of an evaluation. */
-#include "darkfield/eval.h"
+#include "fvu.h"
 
 enum { FVU, FVU_ERROR, FIRES, DATASETS, LATENT = 0, DIRECTION, CLASS, RECOVERED };
 
@@ -124,5 +124,18 @@ df_status df_evaluation_write(df_comm *comm, const df_dict *dict, const df_evalu
     DF_GO(df_file_finish(&file));
 done:
     if (file != NULL) df_file_abandon(&file, false);
+    return status;
+}
+
+df_status evaluation_need(const df_dict *dict, const df_recovery *recovery,
+                          const df_eval_options *options, df_need *out) {
+    const df_evaluation nothing = {.sites = df_dict_outputs(dict), .latents = dict->latents};
+    df_file *file = NULL;
+    int id[DATASETS], more[RECOVERED];
+    DF_TRY(df_file_outline("darkfield-evaluation", &file));
+    df_status status = prepare(file, dict, &nothing, options, id);
+    if (status == DF_OK && recovery != NULL)
+        status = declare_recovery(file, recovery, dict->latents, more);
+    *out = df_file_need(&file);
     return status;
 }

@@ -17,8 +17,7 @@ typedef struct workspace {
 /* What PDSYEVD asks for covers the tridiagonal problem only. The back-transformation (PDORMTR)
  * takes what is left after 2 n, which for n of a few blocks is too little: it then stops on some
  * ranks while others wait. */
-static size_t least_work(const df_matrix *a) {
-    size_t n = a->rows, np = a->local_rows, nq = a->local_columns;
+size_t df_eigen_work(size_t n, size_t np, size_t nq) {
     size_t conquer = 1 + 6 * n + 2 * np * nq;
     size_t transform = (np + nq + 3 * BLOCK) * BLOCK;
     return 5 * n + 2 * BLOCK + (conquer > transform ? conquer : transform);
@@ -40,7 +39,8 @@ static df_status make_workspace(df_matrix *a, double *values, df_matrix *vectors
     workspace query = {&reals, &integers, -1, -1};
     size_t least_integers = 7 * a->rows + 8 * (size_t)a->grid->columns + 2;
     DF_TRY(pdsyevd(a, values, vectors, &query));
-    DF_TRY(df_work_size(reals, least_work(a), &w->n_reals));
+    DF_TRY(
+        df_work_size(reals, df_eigen_work(a->rows, a->local_rows, a->local_columns), &w->n_reals));
     DF_TRY(df_work_size(integers, least_integers, &w->n_integers));
     DF_TRY(DF_NEW(w->reals, (size_t)w->n_reals));
     return DF_NEW(w->integers, (size_t)w->n_integers);

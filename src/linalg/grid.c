@@ -3,10 +3,10 @@
 
 static int grids;
 
-static void choose_shape(df_grid *grid, int size) {
-    grid->rows = 1;
-    while ((grid->rows + 1) * (grid->rows + 1) <= size) grid->rows++;
-    grid->columns = size / grid->rows;
+void df_grid_choose(int size, int *rows, int *columns) {
+    *rows = 1;
+    while ((*rows + 1) * (*rows + 1) <= size) ++*rows;
+    *columns = size / *rows;
 }
 
 static df_status make(df_comm *comm, df_grid **out, int **ranks) {
@@ -17,7 +17,7 @@ static df_status make(df_comm *comm, df_grid **out, int **ranks) {
 
 static void map_ranks(df_grid *grid, int *ranks) {
     int me = df_comm_rank(grid->comm);
-    choose_shape(grid, df_comm_size(grid->comm));
+    df_grid_choose(df_comm_size(grid->comm), &grid->rows, &grid->columns);
     grid->row = me < grid->rows * grid->columns ? me / grid->columns : -1;
     grid->column = grid->row < 0 ? -1 : me % grid->columns;
     for (int r = 0; r < grid->rows * grid->columns; r++) // column-major, as BLACS reads it

@@ -23,6 +23,11 @@ struct df_matrix {
     double *local;
 };
 
+/* The shape of the grid over `size` ranks. */
+void df_grid_choose(int size, int *rows, int *columns);
+/* Doubles that PDSYEVD must have for [n, n], of which np x nq are local. */
+size_t df_eigen_work(size_t n, size_t np, size_t nq);
+
 /* Rows or columns of n that process `process` of `processes` holds. */
 size_t df_block_count(size_t n, int process, int processes);
 

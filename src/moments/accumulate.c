@@ -29,6 +29,18 @@ static size_t stack_depth(df_range own) {
     return most;
 }
 
+df_moments_need df_moments_plan(size_t width, int size) {
+    df_range own = df_share(DF_BUCKETS, size, 0);
+    size_t tiles = df_tiles_size(width), block = BLOCK_ROWS * df_tiles_across(width) * TILE;
+    size_t sums = 2 * width + tiles + DF_BUCKETS * 2 * width;
+    size_t open = stack_depth(own) * tiles + block + own.count * 2 * width;
+    return (df_moments_need){
+        .open = open * sizeof(double) + own.count * sizeof(df_bucket_sums) + sizeof(df_moments),
+        .block = block * sizeof(double),
+        .sums = sums * sizeof(double) + sizeof(df_sums),
+        .join = df_tree_bytes(size, 0, DF_BUCKETS, tiles) + (size_t)size * sizeof(size_t)};
+}
+
 static df_status make(df_comm *comm, size_t width, df_moments **out) {
     size_t levels, block, bound;
     DF_TRY(df_mul(2 * TILE, width, &bound)); // a width whose tiles would overflow is refused

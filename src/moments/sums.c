@@ -102,6 +102,10 @@ static double weight(size_t row, size_t column) {
     return row / TILE == column / TILE ? 1 : 2;
 }
 
+size_t df_form_bytes(size_t width) {
+    return df_tiles_size(width) * sizeof(double);
+}
+
 df_status df_form_new(size_t width, const double *w, const double *ww, double **out) {
     size_t d = width;
     DF_TRY(DF_NEW(*out, df_tiles_size(d)));

@@ -32,4 +32,8 @@ df_status df_spectrum_write(df_comm *comm, const df_spectrum_input *input,
                             const df_spectrum_result *results,
                             const df_spectrum_options *options) DF_MUST_CHECK;
 
+/* What the result file needs. Not collective. */
+df_status df_spectrum_file_need(const df_spectrum_input *input, const df_spectrum_options *options,
+                                df_need *out) DF_MUST_CHECK;
+
 #endif

@@ -109,3 +109,21 @@ df_status df_spectrum_run(df_comm *comm, const df_spectrum_input *input,
     if (status != DF_OK) df_context("writing %s", options->output);
     return status;
 }
+
+df_status df_spectrum_file_need(const df_spectrum_input *input, const df_spectrum_options *options,
+                                df_need *out) {
+    df_file *file = NULL;
+    numbers *id = NULL;
+    df_spectrum_result *empty = NULL;
+    df_status status;
+    DF_GO(DF_NEW(id, input->models));
+    DF_GO(DF_NEW(empty, input->models));
+    for (size_t m = 0; m < input->models; m++) empty[m].width = input->model[m].width;
+    DF_GO(df_file_outline("darkfield-spectrum", &file));
+    DF_GO(declare(file, input, empty, options, id));
+done:
+    *out = df_file_need(&file);
+    df_free(id);
+    df_free(empty);
+    return status;
+}

@@ -6,25 +6,31 @@
 
 /* ---- the batch by latent -------------------------------------------------------------------- */
 
-df_status by_latent_new(size_t latents, by_latent *out) {
-    *out = (by_latent){.latents = latents};
-    return DF_NEW(out->start, latents + 1);
-}
-
 static df_status by_latent_room(by_latent *b, size_t entries) {
     if (entries <= b->capacity) return DF_OK;
     df_free(b->slot);
     df_free(b->value);
     b->slot = NULL;
     b->value = NULL;
-    b->capacity = entries + entries / 2;
+    b->capacity = entries;
     DF_TRY(DF_NEW(b->slot, b->capacity));
     return DF_NEW(b->value, b->capacity);
 }
 
+size_t by_latent_bytes(size_t latents, size_t entries) {
+    return (latents + 1) * sizeof(uint64_t) + entries * (sizeof(uint32_t) + sizeof(float));
+}
+
+df_status by_latent_new(size_t latents, size_t entries, by_latent *out) {
+    *out = (by_latent){.latents = latents};
+    DF_TRY(DF_NEW(out->start, latents + 1));
+    return by_latent_room(out, entries);
+}
+
 /* Counting sort: rows ascend within a latent because the codes are walked row by row. */
 df_status by_latent_fill(by_latent *b, const df_codes *codes) {
-    DF_TRY(by_latent_room(b, codes->start[codes->rows]));
+    size_t entries = codes->start[codes->rows];
+    if (entries > b->capacity) DF_TRY(by_latent_room(b, entries + entries / 2));
     memset(b->start, 0, (b->latents + 1) * sizeof *b->start);
     for (uint64_t i = 0; i < codes->start[codes->rows]; i++) b->start[codes->latent[i] + 1]++;
     for (size_t j = 0; j < b->latents; j++) b->start[j + 1] += b->start[j];
@@ -47,6 +53,10 @@ void by_latent_free(by_latent *b) {
 }
 
 /* ---- frequencies and histogram -------------------------------------------------------------- */
+
+size_t tally_bytes(size_t count) {
+    return count * ((1 + DF_STATS_BINS) * sizeof(uint64_t) + sizeof(double) + sizeof(float));
+}
 
 df_status tally_new(size_t count, tally *out) {
     *out = (tally){.count = count};
@@ -80,6 +90,11 @@ void count_latent(tally *t, size_t latent, const by_latent *b) {
 }
 
 /* ---- examples ------------------------------------------------------------------------------- */
+
+size_t examples_bytes(size_t count, size_t n, size_t width) {
+    return count * n *
+           (2 * sizeof(uint64_t) + sizeof(uint32_t) + sizeof(float) + width * sizeof(float));
+}
 
 df_status examples_new(size_t count, size_t n, size_t width, examples *out) {
     *out = (examples){.count = count, .n = n, .width = width};
@@ -176,6 +191,10 @@ void count_examples(examples *e, size_t latent, const by_latent *b, const batch 
 }
 
 /* ---- labelled stretches --------------------------------------------------------------------- */
+
+size_t concepts_bytes(size_t count, size_t n) {
+    return count * (2 + 5 * n) * sizeof(uint64_t);
+}
 
 df_status concepts_new(size_t count, size_t n, const df_stretch *stretch, size_t stretches,
                        concept_counts *out) {

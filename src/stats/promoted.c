@@ -80,19 +80,35 @@ done:
     return status;
 }
 
-/* Written sites that are not as wide as the residual stream (heads, MLP neurons) have no direction
- * to unembed: p becomes 0. */
+size_t promoted_tokens(const df_dict *dict, const df_model_shape *const *shape, size_t p) {
+    for (size_t s = 0; p > 0 && s < dict->sites; s++) {
+        if (!dict->site[s].output) continue;
+        if (shape == NULL || shape[s]->width != dict->site[s].width) return 0;
+        if (p > shape[s]->vocabulary) p = shape[s]->vocabulary;
+    }
+    return p;
+}
+
+size_t promoted_bytes(const df_dict *dict, size_t p) {
+    return dict->mine.count * df_dict_outputs(dict) * p * (sizeof(uint32_t) + sizeof(float));
+}
+
+size_t promoted_scratch(const df_dict *dict, const df_model_shape *const *shape, size_t p) {
+    size_t most = 0;
+    for (size_t s = 0; p > 0 && s < dict->sites; s++) {
+        size_t each = dict->site[s].width + shape[s]->vocabulary;
+        if (dict->site[s].output && each > most) most = each;
+    }
+    return LATENTS_AT_ONCE * most * sizeof(float);
+}
+
 df_status promoted_new(const df_dict *dict, const df_stats_input *input, size_t p, promoted *out) {
+    const df_model_shape *shape[DF_MAX_SITES];
+    for (size_t s = 0; input->models != NULL && s < input->n; s++)
+        shape[s] = df_model_facts(input->models[s]);
     *out = (promoted){.count = dict->mine.count,
                       .models = df_dict_outputs(dict),
-                      .p = input->models != NULL ? p : 0};
-    for (size_t s = 0; out->p > 0 && s < input->n; s++) {
-        if (!dict->site[s].output) continue;
-        if (df_model_width(input->models[s]) != dict->site[s].width)
-            out->p = 0;
-        else if (out->p > df_model_vocabulary(input->models[s]))
-            out->p = df_model_vocabulary(input->models[s]);
-    }
+                      .p = promoted_tokens(dict, input->models != NULL ? shape : NULL, p)};
     DF_TRY(DF_NEW(out->token, out->count * out->models * out->p));
     DF_TRY(DF_NEW(out->logit, out->count * out->models * out->p));
     for (size_t s = 0, n = 0; out->p > 0 && s < input->n; s++)

@@ -69,7 +69,7 @@ static df_status pass_new(pass *p, const df_stats_options *options) {
     if (concepts > 0)
         DF_TRY(
             df_stats_stretches(acts, p->input->corpus, &p->stretch, &p->stretches, p->found.spans));
-    DF_TRY(by_latent_new(count, &p->order));
+    DF_TRY(by_latent_new(count, df_codes_expected(p->dict, p->plan.largest), &p->order));
     DF_TRY(tally_new(count, &p->found.tally));
     DF_TRY(examples_new(count, options->examples, options->window, &p->found.examples));
     DF_TRY(concepts_new(count, concepts, p->stretch, p->stretches, &p->found.concepts));
@@ -197,5 +197,74 @@ df_status df_stats_run(df_comm *comm, df_kernels *kernels, df_dict *dict,
     if (status == DF_OK) status = stats_write(comm, dict, input, options, &p.found);
     df_coder_close(&p.coder);
     pass_free(&p);
+    return status;
+}
+
+/* ---- the plan ------------------------------------------------------------------------------- */
+
+static size_t concepts_of(const df_stats_input *input) {
+    return input->corpus != NULL ? df_corpus_concepts(input->corpus) : 0;
+}
+
+/* Labelled spans of the documents, which become stretches. */
+static df_status stretch_bytes(const df_stats_input *input, size_t *out) {
+    df_stretch *stretch = NULL;
+    uint64_t *spans = NULL;
+    size_t n = 0;
+    df_status status;
+    DF_GO(DF_NEW(spans, 2 * concepts_of(input)));
+    if (concepts_of(input) > 0)
+        DF_GO(df_stats_stretches(input->acts[0], input->corpus, &stretch, &n, spans));
+    *out = n * sizeof *stretch;
+done:
+    df_free(stretch);
+    df_free(spans);
+    return status;
+}
+
+/* What pass_new allocates, but for promoted tokens. */
+static df_status pass_bytes(const df_dict_plan *p, const df_stats_input *input,
+                            const df_stats_options *o, const plan *batches, uint64_t *out) {
+    size_t width = p->dict->width, count = p->dict->mine.count, stretches = 0;
+    size_t share = df_share(batches->largest, p->size, 0).count;
+    const df_acts *acts = input->acts[0];
+    DF_TRY(stretch_bytes(input, &stretches));
+    *out = (acts->rows + acts->windows) * sizeof(uint64_t) +
+           (batches->largest + share) * width * sizeof(float) + batches->largest * 13 + stretches +
+           by_latent_bytes(count, df_codes_expected(p->dict, batches->largest)) +
+           tally_bytes(count) + examples_bytes(count, o->examples, o->window) +
+           concepts_bytes(count, concepts_of(input));
+    return DF_OK;
+}
+
+static size_t read_bytes(const df_stats_input *input, size_t rows) {
+    size_t most = 0;
+    for (size_t s = 0; s < input->n; s++) {
+        size_t bytes = df_acts_read_bytes(input->acts[s], input->site[s], rows);
+        if (bytes > most) most = bytes;
+    }
+    return most + DF_CHECK_BYTES;
+}
+
+static uint64_t larger(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
+df_status df_stats_plan(const df_dict_plan *p, const df_stats_input *input,
+                        const df_model_shape *const *shape, const df_stats_options *options,
+                        df_need *out) {
+    plan batches = {0};
+    uint64_t own = 0;
+    size_t promote = promoted_tokens(p->dict, shape, options->promoted);
+    df_status status;
+    DF_GO(plan_new(input->acts[0], options, &batches));
+    DF_GO(pass_bytes(p, input, options, &batches, &own));
+    DF_GO(stats_write_need(p->dict, input, options, promote, out));
+    uint64_t coder = df_coder_plan_bytes(p->dict, p->screen, batches.largest, p->size, false);
+    uint64_t later = coder + larger(out->memory, read_bytes(input, batches.largest));
+    out->memory = df_dict_bytes(p->dict) + own + promoted_bytes(p->dict, promote) +
+                  larger(promoted_scratch(p->dict, shape, promote), later);
+done:
+    plan_free(&batches);
     return status;
 }

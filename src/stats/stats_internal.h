@@ -12,6 +12,7 @@ typedef struct tally {
     float *max;          /* [count] */
     uint64_t *histogram; /* [count, DF_STATS_BINS] */
 } tally;
+size_t tally_bytes(size_t count);
 df_status tally_new(size_t count, tally *out) DF_MUST_CHECK;
 void tally_free(tally *t);
 
@@ -23,7 +24,9 @@ typedef struct by_latent {
     uint32_t *slot;  /* row of the batch */
     float *value;
 } by_latent;
-df_status by_latent_new(size_t latents, by_latent *out) DF_MUST_CHECK;
+/* With room for so many entries; it grows where there are more. */
+size_t by_latent_bytes(size_t latents, size_t entries);
+df_status by_latent_new(size_t latents, size_t entries, by_latent *out) DF_MUST_CHECK;
 df_status by_latent_fill(by_latent *b, const df_codes *codes) DF_MUST_CHECK;
 void by_latent_free(by_latent *b);
 
@@ -36,6 +39,7 @@ typedef struct examples {
     uint32_t *shown;   /* [count, n] */
     float *activation; /* [count, n, width] */
 } examples;
+size_t examples_bytes(size_t count, size_t n, size_t width);
 df_status examples_new(size_t count, size_t n, size_t width, examples *out) DF_MUST_CHECK;
 void examples_free(examples *e);
 
@@ -48,6 +52,7 @@ typedef struct concept_counts {
     uint64_t *inside, *found; /* [count, n, 2] */
     uint64_t *last;           /* [count, n] 1 + the last stretch found by the latent */
 } concept_counts;
+size_t concepts_bytes(size_t count, size_t n);
 df_status concepts_new(size_t count, size_t n, const df_stretch *stretch, size_t stretches,
                        concept_counts *out) DF_MUST_CHECK;
 void concepts_free(concept_counts *c);
@@ -77,6 +82,12 @@ typedef struct promoted {
     uint32_t *token;
     float *logit;
 } promoted;
+/* How many tokens there are to promote, p at most. Written sites that are not as wide as the
+ * residual stream (heads, MLP neurons) have no direction to unembed: 0. shape [sites], NULL: 0. */
+size_t promoted_tokens(const df_dict *dict, const df_model_shape *const *shape, size_t p);
+/* Bytes of p of them a latent, and of what promoted_new takes while it runs. */
+size_t promoted_bytes(const df_dict *dict, size_t p);
+size_t promoted_scratch(const df_dict *dict, const df_model_shape *const *shape, size_t p);
 df_status promoted_new(const df_dict *dict, const df_stats_input *input, size_t p,
                        promoted *out) DF_MUST_CHECK;
 void promoted_free(promoted *x);
@@ -90,6 +101,9 @@ typedef struct findings {
     uint64_t *spans; /* [concepts, 2] */
     promoted promoted;
 } findings;
+/* What writing them needs: p promoted tokens, so many concepts. Not collective. */
+df_status stats_write_need(const df_dict *dict, const df_stats_input *input,
+                           const df_stats_options *options, size_t p, df_need *out) DF_MUST_CHECK;
 df_status stats_write(df_comm *comm, const df_dict *dict, const df_stats_input *input,
                       const df_stats_options *options, const findings *found) DF_MUST_CHECK;
 

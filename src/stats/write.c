@@ -235,3 +235,30 @@ df_status stats_write(df_comm *comm, const df_dict *dict, const df_stats_input *
     df_free(v.offset);
     return status;
 }
+
+/* What write_derived takes. */
+static size_t derived_bytes(const df_dict *dict, const df_stats_options *o) {
+    return dict->mine.count *
+           (2 * sizeof(double) + o->examples * (sizeof(uint64_t) + o->window * sizeof(uint32_t)));
+}
+
+df_status stats_write_need(const df_dict *dict, const df_stats_input *input,
+                           const df_stats_options *options, size_t p, df_need *out) {
+    vocabulary v = {0};
+    df_file *file = NULL;
+    int id[DATASETS];
+    size_t extent[2] = {p > 0 ? df_dict_outputs(dict) : 0,
+                        input->corpus != NULL ? df_corpus_concepts(input->corpus) : 0};
+    df_status status;
+    DF_GO(vocabulary_new(input->tokenizer, &v));
+    DF_GO(df_file_outline("darkfield-statistics", &file));
+    DF_GO(describe(file, dict, input, options, 0));
+    DF_GO(declare(file, dict, options, &v, extent, id));
+done:
+    *out = df_file_need(&file);
+    if (derived_bytes(dict, options) > out->memory) out->memory = derived_bytes(dict, options);
+    if (status == DF_OK) out->memory += v.offset[v.tokens] + (v.tokens + 1) * sizeof *v.offset;
+    df_free(v.bytes);
+    df_free(v.offset);
+    return status;
+}

@@ -54,11 +54,24 @@ typedef struct buffer { /* for raw rows */
     size_t rows;
 } buffer;
 
+// Rows that are read at once.
+static size_t rows_at_once(size_t row_bytes, size_t count) {
+    size_t rows = CHUNK_BYTES / row_bytes < count ? CHUNK_BYTES / row_bytes : count;
+    return rows > 0 ? rows : 1;
+}
+
+static size_t row_bytes_of(const df_acts *acts, size_t site) {
+    return acts->site[site].width * df_type_bytes(acts->site[site].type);
+}
+
+size_t df_acts_read_bytes(const df_acts *acts, size_t site, size_t count) {
+    size_t row_bytes = row_bytes_of(acts, site);
+    return rows_at_once(row_bytes, count) * row_bytes;
+}
+
 static df_status buffer_open(const df_acts *acts, size_t site, size_t count, buffer *out) {
-    size_t row_bytes = acts->site[site].width * df_type_bytes(acts->site[site].type);
-    *out = (buffer){.rows = CHUNK_BYTES / row_bytes};
-    if (out->rows > count) out->rows = count;
-    if (out->rows == 0) out->rows = 1;
+    size_t row_bytes = row_bytes_of(acts, site);
+    *out = (buffer){.rows = rows_at_once(row_bytes, count)};
     out->path = df_format("/sites/%s", acts->site[site].name);
     if (out->path == NULL) return DF_FAILED;
     return DF_NEW(out->raw, out->rows * row_bytes);

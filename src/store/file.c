@@ -86,6 +86,30 @@ df_status df_file_create(df_comm *comm, const char *path, const char *format, df
     return status;
 }
 
+df_status df_file_outline(const char *format, df_file **out) {
+    df_status status = new_file(NULL, "", format, out);
+    if (status != DF_OK) store_file_free(out);
+    return status;
+}
+
+df_need df_file_need(df_file **pointer) {
+    enum { DESCRIPTION = 16 << 10 }; // of the objects, about
+    df_file *file = *pointer;
+    df_need need = {0};
+    if (file == NULL) return need;
+    need.disk = DESCRIPTION;
+    for (size_t i = 0; i < file->n_attributes; i++) need.disk += file->attributes[i].room;
+    for (size_t i = 0; i < file->n_datasets; i++) {
+        const store_object *object = &file->datasets[i];
+        uint64_t checksums = object->block_rows * object->row_bytes + 8 * object->blocks;
+        if (checksums > need.memory) need.memory = checksums;
+        need.disk += object->bytes + 8 * object->blocks;
+    }
+    need.memory += DESCRIPTION;
+    store_file_free(pointer);
+    return need;
+}
+
 void df_file_abandon(df_file **file_pointer, bool keep_part) {
     df_file *file = *file_pointer;
     if (file == NULL) return;

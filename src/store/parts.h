@@ -13,7 +13,7 @@
 #include <stdatomic.h>
 
 #define STORE_CALL_BYTES ((uint64_t)256 << 20) /* most bytes that one pwrite or pread moves */
-#define STORE_BLOCK_BYTES ((uint64_t)1 << 20)  /* about the bytes of one checksum block */
+#define STORE_BLOCK_BYTES DF_CHECK_BYTES       /* about the bytes of one checksum block */
 #define STORE_CHECKSUMS "/checksums"
 #define STORE_PROVENANCE "/provenance"
 #define STORE_VERSION 1

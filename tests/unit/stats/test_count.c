@@ -70,7 +70,7 @@ static void count_rows(const world *w, size_t batch_rows, counted *out) {
     static uint8_t heldout[ROWS];
     static size_t near[ROWS + 1];
     by_latent order;
-    assert_ok(by_latent_new(LATENTS, &order));
+    assert_ok(by_latent_new(LATENTS, 2, &order));
     assert_ok(tally_new(LATENTS, &out->tally));
     assert_ok(examples_new(LATENTS, KEPT, SHOWN, &out->examples));
     assert_ok(concepts_new(LATENTS, CONCEPTS, w->stretch, w->stretches, &out->concepts));
