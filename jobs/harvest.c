@@ -114,13 +114,6 @@ static df_status open_tokenizer(const harvest *h, df_tokenizer **out) {
                    h->model_path, df_tokenizer_size(*out) - 1, h->shape.vocabulary);
 }
 
-static df_status open_corpus(const df_run *run, df_corpus **out) {
-    const df_job *job = run->job;
-    return df_corpus_open(df_job_text(job, "text.file"), df_job_text(job, "text.field"),
-                          df_job_text(job, "text.labels"),
-                          (uint64_t)df_job_int(job, "text.max_documents"), out);
-}
-
 static df_status check_context(const harvest *h) {
     if (h->shape.positions == 0 || h->how.context <= h->shape.positions) return DF_OK;
     return df_fail(DF_USAGE, "%s: harvest.context is %zu, but model %s has %zu positions",
@@ -131,7 +124,7 @@ static df_status check_context(const harvest *h) {
 // The file's name without its folder: where a text lies is no content.
 static const char *corpus_name(const df_run *run) {
     const char *path = df_job_text(run->job, "text.file"), *slash = strrchr(path, '/');
-    return slash != NULL ? slash + 1 : path;
+    return slash != NULL && slash[1] != '\0' ? slash + 1 : path;
 }
 
 /* ---- the output file ------------------------------------------------------------------------ */
@@ -300,7 +293,7 @@ static df_status prepare(harvest *h, bool *current) {
     df_tokenizer *tokenizer = NULL;
     df_timer_start("tokenise");
     df_status status = df_agree(world, open_tokenizer(h, &tokenizer));
-    if (status == DF_OK) status = df_agree(world, open_corpus(h->run, &corpus));
+    if (status == DF_OK) status = df_agree(world, df_job_corpus(h->run, &corpus));
     if (status == DF_OK) status = hash_inputs(h, corpus, tokenizer);
     if (status == DF_OK) *current = df_stage_is_current(h->run, h->path, FORMAT, h->job);
     if (status == DF_OK && !*current)

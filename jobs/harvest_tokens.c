@@ -42,12 +42,42 @@ static df_status raise_carried(carried *failure) {
     return code;
 }
 
+// Ids that are there already. Bytes are counted in what the tokens show; a BOS token that stands
+// there counts as the added one.
+static df_status take_tokens(const tokenising *t, size_t document, piece *p) {
+    size_t n, vocabulary = df_tokenizer_size(t->tokenizer);
+    const uint32_t *id = df_corpus_tokens(t->corpus, document, &n);
+    size_t added = t->bos >= 0 && (n == 0 || id[0] != (uint32_t)t->bos),
+           skip = !added && t->bos >= 0;
+    uint64_t at = 0;
+    DF_TRY(DF_NEW(p->id, n + added));
+    DF_TRY(DF_NEW(p->end, n + added));
+    if (added) p->id[0] = (uint32_t)t->bos;
+    p->count = n + added;
+    for (size_t i = 0; i < n; i++) {
+        size_t bytes;
+        if (id[i] >= vocabulary)
+            return df_fail(DF_BAD_INPUT,
+                           "document %zu, token %zu: id %u is none of the tokenizer's %zu",
+                           document, i, id[i], vocabulary);
+        df_tokenizer_piece(t->tokenizer, id[i], &bytes);
+        at += bytes;
+        if (at > UINT32_MAX) return df_fail(DF_BAD_INPUT, "document %zu is too long", document);
+        p->id[i + added] = id[i];
+        p->end[i + added] = i == 0 && skip ? 0 : (uint32_t)at;
+        if (i == 0 && skip) at = 0;
+    }
+    return DF_OK;
+}
+
 static df_status tokenise_one(const tokenising *t, size_t i, df_tokens *tokens) {
     size_t bytes, added = t->bos >= 0;
+    piece *p = &t->pieces[i];
+    if (df_corpus_tokens(t->corpus, t->mine.first + i, &bytes) != NULL)
+        return take_tokens(t, t->mine.first + i, p);
     const char *text = df_corpus_text(t->corpus, t->mine.first + i, &bytes);
     DF_TRY_AS(df_tokenizer_encode(t->tokenizer, text, bytes, false, tokens),
               "tokenising document %zu", t->mine.first + i);
-    piece *p = &t->pieces[i];
     DF_TRY(DF_NEW(p->id, tokens->count + added));
     DF_TRY(DF_NEW(p->end, tokens->count + added));
     if (added) p->id[0] = (uint32_t)t->bos;

@@ -78,6 +78,9 @@ df_status df_job_harvest_sites(const df_run *run, df_columns *out) DF_MUST_CHECK
 /* site, sites or train.input is given, not two of the first. */
 df_status df_job_require_sites(const df_job *job) DF_MUST_CHECK;
 
+/* The text of the job, as the options text.* say. Not collective; close with df_corpus_close. */
+df_status df_job_corpus(const df_run *run, df_corpus **out) DF_MUST_CHECK;
+
 /* The content hash of an input, taken on rank 0. Collective. */
 df_status df_input_digest(const df_run *run, const char *path, uint64_t *out) DF_MUST_CHECK;
 

@@ -17,7 +17,7 @@ build_packages=(
     libyaml-dev libjansson-dev        # job files; model files
     libpcre2-dev libutf8proc-dev      # tokenizers
     libxxhash-dev librandom123-dev    # checksums; counter-based random numbers
-    zlib1g-dev                        # npz files
+    zlib1g-dev libzstd-dev            # npz files; packed texts
     python3 python3-h5py python3-matplotlib python3-jinja2 # the report
 )
 test_packages=(

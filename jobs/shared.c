@@ -68,11 +68,17 @@ const df_option df_shared_options[] = {
     {.key = "text.file",
      .type = DF_OPT_TEXT,
      .is_volatile = true,
-     .help = "the corpus: JSON Lines (*.jsonl) or plain text"},
+     .help = "the corpus: JSON Lines (*.jsonl), plain text (also .gz, .zst), or token ids (*.npy, "
+             "*.npz, *.safetensors); a file, a folder or a pattern"},
     {.key = "text.field",
      .type = DF_OPT_TEXT,
      .fallback = "text",
-     .help = "member that holds a document's text"},
+     .help = "member that holds a document's text, or the array of token ids"},
+    {.key = "text.chat",
+     .type = DF_OPT_CHOICE,
+     .fallback = "none",
+     .choices = "none chatml llama2 llama3 mistral mistral-tekken gemma",
+     .help = "the field holds a list of {\"role\", \"content\"}, written as text in this format"},
     {.key = "text.labels",
      .type = DF_OPT_TEXT,
      .optional = true,
@@ -245,6 +251,16 @@ static df_status match_site(df_inputs *in, const df_dict *dict, size_t s) {
 df_status df_inputs_match(df_inputs *inputs, const df_dict *dict) {
     for (size_t s = 0; s < dict->sites; s++) DF_TRY(match_site(inputs, dict, s));
     return DF_OK;
+}
+
+df_status df_job_corpus(const df_run *run, df_corpus **out) {
+    const df_job *job = run->job;
+    const char *chat = df_job_text(job, "text.chat");
+    const df_corpus_how how = {.field = df_job_text(job, "text.field"),
+                               .labels = df_job_text(job, "text.labels"),
+                               .chat = strcmp(chat, "none") != 0 ? chat : NULL,
+                               .max_documents = (uint64_t)df_job_int(job, "text.max_documents")};
+    return df_corpus_open(df_job_text(job, "text.file"), &how, out);
 }
 
 df_status df_inputs_came_from(const df_acts *acts, const char *what, const char *path,

@@ -59,12 +59,10 @@ static void sources_close(sources *s) {
 }
 
 static df_status open_corpus(const df_run *run, sources *s) {
-    const char *labels = df_job_text(run->job, "text.labels");
-    const char *file = df_job_text(run->job, "text.file");
-    if (labels == NULL) return DF_OK;
-    DF_TRY(df_corpus_open(file, df_job_text(run->job, "text.field"), labels,
-                          (uint64_t)df_job_int(run->job, "text.max_documents"), &s->corpus));
-    return df_inputs_came_from(s->acts.acts[0], "corpus", file, df_corpus_hash(s->corpus));
+    if (df_job_text(run->job, "text.labels") == NULL) return DF_OK;
+    DF_TRY(df_job_corpus(run, &s->corpus));
+    return df_inputs_came_from(s->acts.acts[0], "corpus", df_job_text(run->job, "text.file"),
+                               df_corpus_hash(s->corpus));
 }
 
 static df_status open_tokenizer(const df_acts *acts, const char *model, sources *s) {

@@ -31,7 +31,8 @@ typedef enum df_type {
     DF_F16,
     DF_F32,
     DF_F64,
-    DF_I32
+    DF_I32,
+    DF_U16
 } df_type;
 size_t df_type_bytes(df_type type);     /* of one element */
 const char *df_type_name(df_type type); /* "bf16" */
@@ -282,10 +283,11 @@ typedef struct df_tensor {
     uint64_t elements;
 } df_tensor;
 /* path: a folder (model.safetensors, or model.safetensors.index.json and its shards), or one file:
- * safetensors or npz, told by its first bytes. What is stored plainly is mapped; deflated and
- * Fortran-ordered members of an npz are unpacked into memory, their checksums verified. Hostile
- * headers (lengths, overlaps, offsets past the end, shapes that disagree with bytes, duplicate
- * names, sizes that no compression reaches) are DF_BAD_INPUT. Not collective. */
+ * safetensors, npz or npy (one array, named as the file), told by its first bytes. What is stored
+ * plainly is mapped; deflated and Fortran-ordered members of an npz are unpacked into memory, their
+ * checksums verified. Hostile headers (lengths, overlaps, offsets past the end, shapes that
+ * disagree with bytes, duplicate names, sizes that no compression reaches) are DF_BAD_INPUT. Not
+ * collective. */
 df_status df_tensors_open(const char *path, df_tensors **out) DF_MUST_CHECK;
 void df_tensors_close(df_tensors **tensors);
 size_t df_tensors_count(const df_tensors *tensors);
@@ -316,21 +318,34 @@ void df_tensor_file_abandon(df_tensor_file **file); /* collective */
 
 /* ---- text corpora --------------------------------------------------------------------------- */
 
-typedef struct df_corpus
-    df_corpus; /* documents of a text: JSON Lines with a field, or plain text (one document) */
+/* Documents: of JSON Lines (*.jsonl, *.ndjson, *.json) with a field; of plain text, one a file; or
+ * of token ids, in npy, npz or safetensors (u16, u32, i32, u64 or i64: an array named by the field,
+ * "tokens" or "input_ids", [documents, tokens], or [tokens] beside "offsets" [documents + 1]).
+ * Texts may be packed by gzip or zstd. */
+typedef struct df_corpus df_corpus;
+typedef struct df_corpus_how {
+    const char *field;  /* NULL: "text" */
+    const char *labels; /* name of the field that holds [[name, first, end], ...]; NULL: none */
+    /* The field holds a list of {"role": ..., "content": ...}, written as text of this format:
+     * chatml (Qwen), llama2, llama3, mistral, mistral-tekken, gemma. NULL: it holds text. */
+    const char *chat;
+    uint64_t max_documents; /* 0: all */
+} df_corpus_how;
 typedef struct df_span { /* a labelled stretch of a document */
     uint32_t concept;    /* index into df_corpus_concept */
     uint32_t first, end; /* bytes */
 } df_span;
-/* field NULL: "text". Invalid UTF-8 becomes U+FFFD, counted and warned about. labels: name of the
- * field that holds
- * [[name, first, end], ...], NULL for none. max_documents 0: all. Not collective. */
-df_status df_corpus_open(const char *path, const char *field, const char *labels,
-                         uint64_t max_documents, df_corpus **out) DF_MUST_CHECK;
+/* path: a file, a folder of files, or a pattern with * ? [ (files in the order of their names'
+ * bytes). Invalid UTF-8 becomes U+FFFD, counted and warned about. What is damaged, truncated or of
+ * another form is DF_BAD_INPUT naming file and line. Not collective. */
+df_status df_corpus_open(const char *path, const df_corpus_how *how, df_corpus **out) DF_MUST_CHECK;
 void df_corpus_close(df_corpus **corpus);
 uint64_t df_corpus_documents(const df_corpus *corpus);
 uint64_t df_corpus_hash(const df_corpus *corpus); /* of the documents' texts */
+/* Zero-terminated; "" in a corpus of tokens. */
 const char *df_corpus_text(const df_corpus *corpus, uint64_t document, size_t *bytes);
+/* NULL in a corpus of texts. */
+const uint32_t *df_corpus_tokens(const df_corpus *corpus, uint64_t document, size_t *n);
 size_t df_corpus_concepts(const df_corpus *corpus);
 const char *df_corpus_concept(const df_corpus *corpus, size_t i); /* sorted by name */
 const df_span *df_corpus_spans(const df_corpus *corpus, uint64_t document,

@@ -1,33 +1,8 @@
-/* Text corpora: JSON Lines or plain text, read once through a mapping; the texts are kept in one
- * piece of memory. */
-#include "darkfield/store.h"
-#include "mapping.h"
+/* Corpora: JSON Lines or plain text, read once; the texts are kept in one piece of memory. */
+#include "corpus_parts.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-typedef struct passage { /* one document */
-    size_t first, bytes; /* in the text */
-    size_t first_span, spans;
-} passage;
-
-struct df_corpus {
-    char *text;
-    size_t text_bytes, text_capacity;
-    passage *documents;
-    size_t n_documents, document_capacity;
-    df_span *spans;
-    size_t n_spans, span_capacity;
-    char **concepts; /* sorted */
-    size_t n_concepts;
-    json_t *numbers; /* while reading: concept -> number of its first mention */
-    uint64_t hash, repairs;
-};
-
-typedef struct source { /* what is being read */
-    const char *path, *field, *labels;
-    uint64_t max_documents, line;
-} source;
 
 /* ---- documents ------------------------------------------------------------------------------ */
 
@@ -55,16 +30,19 @@ static df_status add_document(df_corpus *corpus, const char *text, size_t bytes)
 }
 
 static void hash_documents(df_corpus *corpus) {
+    bool ids = corpus->tokens != NULL;
     for (size_t i = 0; i < corpus->n_documents; i++) {
-        uint64_t bytes = corpus->documents[i].bytes;
-        corpus->hash = df_hash_more(corpus->hash, &bytes, sizeof bytes);
-        corpus->hash = df_hash_more(corpus->hash, corpus->text + corpus->documents[i].first, bytes);
+        uint64_t n = corpus->documents[i].bytes, first = corpus->documents[i].first;
+        corpus->hash = df_hash_more(corpus->hash, &n, sizeof n);
+        corpus->hash =
+            ids ? df_hash_more(corpus->hash, corpus->tokens + first, n * sizeof(uint32_t))
+                : df_hash_more(corpus->hash, corpus->text + first, n);
     }
 }
 
 /* ---- labels --------------------------------------------------------------------------------- */
 
-static df_status bad_label(const source *from, const char *what) {
+static df_status bad_label(const corpus_source *from, const char *what) {
     return df_fail(DF_BAD_INPUT,
                    "%s:%llu: \"%s\": %s; expected [[name, first byte, end byte], ...]", from->path,
                    (unsigned long long)from->line, from->labels, what);
@@ -79,7 +57,7 @@ static df_status concept_number(df_corpus *corpus, const char *name, uint32_t *o
     return df_fail(DF_FAILED, "out of memory for concept \"%s\"", name);
 }
 
-static df_status add_span(df_corpus *corpus, const source *from, const json_t *label) {
+static df_status add_span(df_corpus *corpus, const corpus_source *from, const json_t *label) {
     passage *owner = &corpus->documents[corpus->n_documents - 1];
     const json_t *name = json_array_get(label, 0), *first = json_array_get(label, 1);
     const json_t *end = json_array_get(label, 2);
@@ -100,7 +78,7 @@ static df_status add_span(df_corpus *corpus, const source *from, const json_t *l
 }
 
 // A document without labels is one without the field.
-static df_status add_spans(df_corpus *corpus, const source *from, const json_t *object) {
+static df_status add_spans(df_corpus *corpus, const corpus_source *from, const json_t *object) {
     const json_t *labels = from->labels != NULL ? json_object_get(object, from->labels) : NULL;
     if (labels == NULL || json_is_null(labels)) return DF_OK;
     if (!json_is_array(labels)) return bad_label(from, "it is no array");
@@ -152,22 +130,41 @@ static df_status sort_concepts(df_corpus *corpus) {
 
 /* ---- JSON Lines ----------------------------------------------------------------------------- */
 
-static df_status add_object(df_corpus *corpus, const source *from, const json_t *object) {
+static df_status add_chat(df_corpus *corpus, const corpus_source *from, const json_t *messages) {
+    char *text;
+    size_t bytes;
+    DF_TRY(store_chat_text(from, messages, &text, &bytes));
+    df_status status = add_document(corpus, text, bytes);
+    df_free(text);
+    return status;
+}
+
+static df_status not_found(const corpus_source *from, const json_t *text) {
+    return df_fail(DF_BAD_INPUT, "%s:%llu: expected %s \"%s\" (the document's %s), found %s",
+                   from->path, (unsigned long long)from->line,
+                   from->chat != NULL ? "a list" : "a string", from->field,
+                   from->chat != NULL ? "messages" : "text",
+                   text == NULL          ? "no such field"
+                   : json_is_array(text) ? "a list: is it of messages? (text.chat)"
+                                         : "another type");
+}
+
+static df_status add_object(df_corpus *corpus, const corpus_source *from, const json_t *object) {
     const json_t *text = json_object_get(object, from->field);
     if (!json_is_object(object))
         return df_fail(DF_BAD_INPUT, "%s:%llu: expected a JSON object on each line", from->path,
                        (unsigned long long)from->line);
-    if (!json_is_string(text))
-        return df_fail(DF_BAD_INPUT,
-                       "%s:%llu: expected a string \"%s\" (the document's text), found %s",
-                       from->path, (unsigned long long)from->line, from->field,
-                       text == NULL ? "no such field" : "another type");
-    DF_TRY(add_document(corpus, json_string_value(text), json_string_length(text)));
+    if (from->chat != NULL ? !json_is_array(text) : !json_is_string(text))
+        return not_found(from, text);
+    DF_TRY(from->chat != NULL
+               ? add_chat(corpus, from, text)
+               : add_document(corpus, json_string_value(text), json_string_length(text)));
     return add_spans(corpus, from, object);
 }
 
 // jansson wants valid UTF-8: a line that is not is repaired first.
-static df_status parse_line(df_corpus *corpus, const source *from, const char *line, size_t bytes) {
+static df_status parse_line(df_corpus *corpus, const corpus_source *from, const char *line,
+                            size_t bytes) {
     json_t *object = NULL;
     char *repaired = NULL;
     size_t room;
@@ -195,13 +192,14 @@ static bool blank(const char *line, size_t bytes) {
     return true;
 }
 
-static df_status read_lines(df_corpus *corpus, source *from, const char *text, size_t bytes) {
+static df_status read_lines(df_corpus *corpus, corpus_source *from, const char *text,
+                            size_t bytes) {
     while (bytes > 0) {
         const char *newline = memchr(text, '\n', bytes);
         size_t n = newline != NULL ? (size_t)(newline - text) : bytes;
         from->line++;
         if (!blank(text, n)) DF_TRY(parse_line(corpus, from, text, n));
-        if (from->max_documents > 0 && corpus->n_documents >= from->max_documents) return DF_OK;
+        if (store_corpus_is_full(corpus, from)) return DF_OK;
         n += newline != NULL;
         text += n;
         bytes -= n;
@@ -211,59 +209,69 @@ static df_status read_lines(df_corpus *corpus, source *from, const char *text, s
 
 /* ---- any text ------------------------------------------------------------------------------- */
 
-static bool ends_with(const char *path, const char *suffix) {
-    size_t n = strlen(path), m = strlen(suffix);
-    return n >= m && strcmp(path + n - m, suffix) == 0;
+static df_status read_text(df_corpus *corpus, corpus_source *from, const store_content *content) {
+    bool marked = content->size >= 3 && memcmp(content->bytes, "\xef\xbb\xbf", 3) == 0;
+    size_t skip = marked ? 3 : 0; // byte order mark
+    const char *text = content->bytes + skip;
+    if (store_is_lines(from->path)) return read_lines(corpus, from, text, content->size - skip);
+    if (from->labels != NULL || from->chat != NULL)
+        return df_fail(DF_BAD_INPUT,
+                       "%s: %s (\"%s\") need JSON Lines: a name ending in .jsonl (.gz, .zst)",
+                       from->path, from->labels != NULL ? "labels" : "messages",
+                       from->labels != NULL ? from->labels : from->field);
+    return content->size > skip ? add_document(corpus, text, content->size - skip) : DF_OK;
 }
 
-static bool is_lines(const char *path) {
-    return ends_with(path, ".jsonl") || ends_with(path, ".ndjson") || ends_with(path, ".json");
+static df_status read_file(df_corpus *corpus, corpus_source *from) {
+    store_content content;
+    bool arrays = store_is_arrays(from->path);
+    if (corpus->n_documents > 0 && arrays != (corpus->tokens != NULL))
+        return df_fail(DF_BAD_INPUT, "%s: texts and arrays of tokens make no one corpus",
+                       from->path);
+    if (arrays) return store_read_tokens(corpus, from);
+    DF_TRY(store_read_content(from->path, &content));
+    from->line = 0;
+    df_status status = read_text(corpus, from, &content);
+    store_free_content(&content);
+    return status;
 }
 
-static df_status read_text(df_corpus *corpus, source *from, const store_mapping *map) {
-    size_t skip =
-        map->size >= 3 && memcmp(map->bytes, "\xef\xbb\xbf", 3) == 0 ? 3 : 0; // byte order mark
-    const char *text = map->bytes + skip;
-    if (is_lines(from->path)) {
-        DF_TRY(read_lines(corpus, from, text, map->size - skip));
-    } else {
-        if (from->labels != NULL)
-            return df_fail(DF_BAD_INPUT,
-                           "%s: labels (\"%s\") need JSON Lines: a name ending in .jsonl",
-                           from->path, from->labels);
-        if (map->size > skip) DF_TRY(add_document(corpus, text, map->size - skip));
+static df_status read_files(df_corpus *corpus, const char *path, corpus_source *from) {
+    char **files;
+    size_t n;
+    DF_TRY(store_list_texts(path, &files, &n));
+    df_status status = DF_OK;
+    for (size_t i = 0; i < n && status == DF_OK && !store_corpus_is_full(corpus, from); i++) {
+        from->path = files[i];
+        status = read_file(corpus, from);
     }
-    if (corpus->n_documents == 0)
-        return df_fail(DF_BAD_INPUT, "%s holds no documents: expected at least one", from->path);
-    return DF_OK;
+    store_free_list(files, n);
+    if (status == DF_OK && corpus->n_documents == 0)
+        status = df_fail(DF_BAD_INPUT, "%s holds no documents: expected at least one", path);
+    return status;
 }
 
-static df_status fill(df_corpus *corpus, source *from) {
-    store_mapping map;
+static df_status fill(df_corpus *corpus, const char *path, corpus_source *from) {
     corpus->numbers = json_object();
-    if (corpus->numbers == NULL) return df_fail(DF_FAILED, "out of memory for %s", from->path);
-    DF_TRY(store_map(from->path, &map));
-    df_status status = read_text(corpus, from, &map);
-    store_unmap(&map);
-    DF_TRY(status);
+    if (corpus->numbers == NULL) return df_fail(DF_FAILED, "out of memory for %s", path);
+    DF_TRY(read_files(corpus, path, from));
     DF_TRY(sort_concepts(corpus));
     hash_documents(corpus);
     if (corpus->repairs > 0)
-        df_warn("%s: %llu invalid UTF-8 sequences were replaced by U+FFFD", from->path,
+        df_warn("%s: %llu invalid UTF-8 sequences were replaced by U+FFFD", path,
                 (unsigned long long)corpus->repairs);
     return DF_OK;
 }
 
-df_status df_corpus_open(const char *path, const char *field, const char *labels,
-                         uint64_t max_documents, df_corpus **out) {
+df_status df_corpus_open(const char *path, const df_corpus_how *how, df_corpus **out) {
     df_corpus *corpus;
-    source from = {.path = path,
-                   .field = field != NULL ? field : "text",
-                   .labels = labels,
-                   .max_documents = max_documents};
+    corpus_source from = {.field = how->field != NULL ? how->field : "text",
+                          .labels = how->labels,
+                          .chat = how->chat,
+                          .max_documents = how->max_documents};
     *out = NULL;
     DF_TRY(DF_NEW(corpus, 1));
-    df_status status = fill(corpus, &from);
+    df_status status = fill(corpus, path, &from);
     json_decref(corpus->numbers);
     corpus->numbers = NULL;
     if (status == DF_OK)
@@ -282,6 +290,7 @@ void df_corpus_close(df_corpus **corpus_pointer) {
     df_free(corpus->spans);
     df_free(corpus->documents);
     df_free(corpus->text);
+    df_free(corpus->tokens);
     df_free(corpus);
 }
 
@@ -293,7 +302,14 @@ uint64_t df_corpus_hash(const df_corpus *corpus) {
     return corpus->hash;
 }
 
+const uint32_t *df_corpus_tokens(const df_corpus *corpus, uint64_t document, size_t *n) {
+    *n = corpus->documents[document].bytes;
+    return corpus->tokens != NULL ? corpus->tokens + corpus->documents[document].first : NULL;
+}
+
 const char *df_corpus_text(const df_corpus *corpus, uint64_t document, size_t *bytes) {
+    if (bytes != NULL) *bytes = 0;
+    if (corpus->tokens != NULL) return "";
     if (bytes != NULL) *bytes = corpus->documents[document].bytes;
     return corpus->text + corpus->documents[document].first;
 }

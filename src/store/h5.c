@@ -58,12 +58,14 @@ hid_t store_h5_type(df_type type) {
         return H5Tcopy(H5T_IEEE_F64LE);
     case DF_I32:
         return H5Tcopy(H5T_STD_I32LE);
+    case DF_U16:
+        return H5Tcopy(H5T_STD_U16LE);
     }
     return -1;
 }
 
 bool store_h5_type_of(hid_t file_type, df_type *out) {
-    for (df_type type = DF_U8; type <= DF_I32; type++) {
+    for (df_type type = DF_U8; type <= DF_U16; type++) {
         hid_t ours = store_h5_type(type);
         bool same = ours >= 0 && H5Tequal(ours, file_type) > 0;
         if (ours >= 0) H5Tclose(ours);

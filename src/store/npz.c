@@ -55,7 +55,7 @@ static df_status take_type(array *a) {
         int type;
     } known[] = {{"<f4", DF_F32}, {"<f8", DF_F64}, {"<f2", DF_F16}, {"<i4", DF_I32},
                  {"<i8", DF_I64}, {"<u4", DF_U32}, {"<u8", DF_U64}, {"|u1", DF_U8},
-                 {"|b1", -1},     {"|i1", -1},     {"<i2", -1},     {"<u2", -1}};
+                 {"|b1", -1},     {"|i1", -1},     {"<i2", -1},     {"<u2", DF_U16}};
     char descr[16];
     if (!take_string(a, descr, sizeof descr)) return bad(a, "\"descr\" is no plain type");
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
@@ -188,6 +188,24 @@ static df_status add_member(df_tensors *all, const char *file, const store_membe
     if (a.name == NULL) return DF_FAILED;
     df_status status = store_zip_unpack(file, member, &bytes, &owned);
     if (status == DF_OK) status = open_array(&a, bytes, member->bytes, &data);
+    if (status == DF_OK) status = keep(all, &a, data, &owned);
+    df_free(owned);
+    df_free(a.name);
+    return status;
+}
+
+bool store_is_npy(const store_mapping *map) {
+    return map->size >= 6 && memcmp(map->bytes, "\x93NUMPY", 6) == 0;
+}
+
+df_status store_npy_read(df_tensors *all, const char *file, const store_mapping *map) {
+    const char *slash = strrchr(file, '/'), *name = slash != NULL ? slash + 1 : file, *data = NULL;
+    size_t n = strlen(name);
+    void *owned = NULL;
+    bool suffix = n > 4 && strcmp(name + n - 4, ".npy") == 0;
+    array a = {.file = file, .name = df_format("%.*s", (int)(suffix ? n - 4 : n), name)};
+    if (a.name == NULL) return DF_FAILED;
+    df_status status = open_array(&a, map->bytes, map->size, &data);
     if (status == DF_OK) status = keep(all, &a, data, &owned);
     df_free(owned);
     df_free(a.name);

@@ -23,7 +23,7 @@ static const struct {
 } dtypes[] = {
     {"BF16", 2, DF_BF16}, {"F16", 2, DF_F16}, {"F32", 4, DF_F32}, {"F64", 8, DF_F64},
     {"U8", 1, DF_U8},     {"U32", 4, DF_U32}, {"U64", 8, DF_U64}, {"I64", 8, DF_I64},
-    {"BOOL", 1, -1},      {"I8", 1, -1},      {"I16", 2, -1},     {"U16", 2, -1},
+    {"BOOL", 1, -1},      {"I8", 1, -1},      {"I16", 2, -1},     {"U16", 2, DF_U16},
     {"I32", 4, DF_I32},   {"F8_E4M3", 1, -1}, {"F8_E5M2", 1, -1},
 };
 
@@ -186,7 +186,8 @@ static df_status add_shard(df_tensors *all, const char *file) {
     store_mapping *map = &all->shards[all->n_shards];
     DF_TRY(store_map(file, map));
     all->n_shards++;
-    return store_is_zip(map) ? store_npz_read(all, file, map) : read_header(all, file, map);
+    if (store_is_zip(map)) return store_npz_read(all, file, map);
+    return store_is_npy(map) ? store_npy_read(all, file, map) : read_header(all, file, map);
 }
 
 static int by_name(const void *a, const void *b) {

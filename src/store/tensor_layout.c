@@ -20,6 +20,8 @@ static const char *dtype(df_type type) {
         return "I64";
     case DF_I32:
         return "I32";
+    case DF_U16:
+        return "U16";
     case DF_BF16:
         return "BF16";
     case DF_F16:
@@ -101,6 +103,8 @@ static const char *npy_type(df_type type) {
         return "<i8";
     case DF_I32:
         return "<i4";
+    case DF_U16:
+        return "<u2";
     case DF_F16:
         return "<f2";
     case DF_F32:

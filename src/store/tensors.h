@@ -25,6 +25,10 @@ bool store_is_zip(const store_mapping *map);
 /* Every member NAME.npy of a zip archive becomes the tensor NAME. */
 df_status store_npz_read(df_tensors *all, const char *file, const store_mapping *map) DF_MUST_CHECK;
 
+/* A single array, named as the file without ".npy". */
+bool store_is_npy(const store_mapping *map);
+df_status store_npy_read(df_tensors *all, const char *file, const store_mapping *map) DF_MUST_CHECK;
+
 /* One member of an archive, as its central directory says; checked against the file. */
 typedef struct store_member {
     const char *name; /* not terminated */

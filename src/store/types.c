@@ -10,9 +10,9 @@ static const struct {
     const char *name;
     size_t bytes;
 } types[] = {
-    [DF_U8] = {"u8", 1},   [DF_U32] = {"u32", 4},   [DF_U64] = {"u64", 8},
-    [DF_I64] = {"i64", 8}, [DF_BF16] = {"bf16", 2}, [DF_F16] = {"f16", 2},
-    [DF_F32] = {"f32", 4}, [DF_F64] = {"f64", 8},   [DF_I32] = {"i32", 4},
+    [DF_U8] = {"u8", 1},     [DF_U32] = {"u32", 4}, [DF_U64] = {"u64", 8}, [DF_I64] = {"i64", 8},
+    [DF_BF16] = {"bf16", 2}, [DF_F16] = {"f16", 2}, [DF_F32] = {"f32", 4}, [DF_F64] = {"f64", 8},
+    [DF_I32] = {"i32", 4},   [DF_U16] = {"u16", 2},
 };
 
 size_t df_type_bytes(df_type type) {
@@ -31,7 +31,7 @@ df_status df_type_parse(const char *name, df_type *out) {
     }
     return df_fail(
         DF_BAD_INPUT,
-        "unknown element type \"%s\": expected u8, u32, u64, i32, i64, bf16, f16, f32 or f64",
+        "unknown element type \"%s\": expected u8, u16, u32, u64, i32, i64, bf16, f16, f32 or f64",
         name);
 }
 

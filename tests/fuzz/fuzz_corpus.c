@@ -1,5 +1,5 @@
-/* JSON Lines with labels, and plain text: whatever the bytes, a status; texts are valid UTF-8,
- * labels lie inside. */
+/* JSON Lines with labels, plain text, conversations (each also packed), arrays of ids: whatever the
+ * bytes, a status; texts are valid UTF-8, labels lie inside. */
 #include "darkfield/store.h"
 #include "fuzz_file.h"
 
@@ -21,12 +21,14 @@ static void look(const df_corpus *corpus) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static const char *const suffixes[2] = {".jsonl", ".txt"};
+    static const char *const suffixes[] = {".jsonl", ".txt", ".jsonl", ".npy", ".npz"};
+    static const char *const chats[] = {NULL, NULL, "llama2", NULL, NULL};
     df_log_rank(1); // silence
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 5; i++) {
         const char *path = fuzz_file(data, size, suffixes[i]);
         df_corpus *corpus;
-        if (df_corpus_open(path, NULL, i == 0 ? "labels" : NULL, 0, &corpus) == DF_OK) look(corpus);
+        const df_corpus_how how = {.labels = i == 0 ? "labels" : NULL, .chat = chats[i]};
+        if (df_corpus_open(path, &how, &corpus) == DF_OK) look(corpus);
         df_corpus_close(&corpus);
         unlink(path);
     }

@@ -235,6 +235,66 @@ static bool same_window(const df_acts *acts, df_forward *forward, uint64_t w, fl
     return true;
 }
 
+// The tokens of a file as a corpus of their own: flat ids beside offsets, BOS among them or not.
+static df_status write_tokens(const df_acts *acts, const char *path, bool bos) {
+    uint64_t offsets[91] = {0};
+    uint32_t *ids;
+    df_tensor_file *file;
+    size_t n = 0;
+    DF_TRY(DF_NEW(ids, acts->rows));
+    for (uint64_t d = 0; d < acts->documents; d++) {
+        for (uint64_t r = acts->document[d] + !bos; r < acts->document[d + 1]; r++)
+            ids[n++] = acts->tokens[r];
+        offsets[d + 1] = n;
+    }
+    const df_tensor_spec specs[] = {
+        {.name = "offsets", .type = DF_U64, .dims = 1, .shape = {91}},
+        {.name = "tokens", .type = DF_U32, .dims = 1, .shape = {n}},
+    };
+    df_status status = df_tensor_file_create(world, path, specs, 2, &file);
+    if (status == DF_OK && df_comm_rank(world) == 0) {
+        status = df_tensor_file_put(file, 0, 0, 91, offsets);
+        if (status == DF_OK) status = df_tensor_file_put(file, 1, 0, n, ids);
+    }
+    df_free(ids);
+    return status == DF_OK ? df_tensor_file_finish(&file) : status;
+}
+
+static bool same_rows(const df_acts *a, const df_acts *b) {
+    float x[128], y[128];
+    if (df_acts_aligned(a, b) != DF_OK) return false;
+    if (memcmp(a->token_end, b->token_end, a->rows * sizeof *a->token_end) != 0) return false;
+    for (uint64_t r = 0; r < a->rows; r++)
+        if (df_acts_read(a, 0, r, 1, x, 128) != DF_OK ||
+            df_acts_read(b, 0, r, 1, y, 128) != DF_OK || memcmp(x, y, sizeof x) != 0)
+            return false;
+    return true;
+}
+
+// Tokens harvested from an array give the rows that their text gave.
+static void test_tokens(void **state) {
+    (void)state;
+    static const char *const names[] = {"without.npz", "with.safetensors"};
+    static const char *const outs[] = {"from-npz", "from-safetensors"};
+    df_acts *text = NULL, *ids = NULL;
+    char *path = acts_path("alone");
+    df_test_all(world, df_acts_open(path, &text) == DF_OK && text->documents == 90);
+    df_free(path);
+    for (int bos = 0; bos < 2; bos++) {
+        char *tokens = df_format("%s/%s", folder, names[bos]),
+             *set = df_format("text.file=%s", tokens);
+        df_test_all(world, write_tokens(text, tokens, bos) == DF_OK);
+        df_test_all(world, run_stage(world, outs[bos], set, 2) == DF_OK);
+        path = acts_path(outs[bos]);
+        df_test_all(world, df_acts_open(path, &ids) == DF_OK && same_rows(text, ids));
+        df_acts_close(&ids);
+        df_free(tokens);
+        df_free(set);
+        df_free(path);
+    }
+    df_acts_close(&text);
+}
+
 // Sites of different widths, down to one column, in one pass and one file.
 static void test_widths(void **state) {
     (void)state;
@@ -349,11 +409,17 @@ static int make_folder(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_alone),    cmocka_unit_test(test_together),
-        cmocka_unit_test(test_skips),    cmocka_unit_test(test_resumes),
-        cmocka_unit_test(test_forgets),  cmocka_unit_test(test_contents),
-        cmocka_unit_test(test_widths),   cmocka_unit_test(test_document_packing),
-        cmocka_unit_test(test_refusals), cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_alone),
+        cmocka_unit_test(test_together),
+        cmocka_unit_test(test_skips),
+        cmocka_unit_test(test_resumes),
+        cmocka_unit_test(test_forgets),
+        cmocka_unit_test(test_contents),
+        cmocka_unit_test(test_tokens),
+        cmocka_unit_test(test_widths),
+        cmocka_unit_test(test_document_packing),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_not_finite),
     };
     if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
     if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;

@@ -212,7 +212,7 @@ static void spans_become_rows_with_the_token_before(void **state) {
                        "2]]}\n{\"text\": \"gh ij\", \"labels\": [[\"x\", 4, 5]]}\n";
     assert_ok(df_write_file(path, text, strlen(text)));
     df_corpus *corpus = NULL;
-    assert_ok(df_corpus_open(path, NULL, "labels", 0, &corpus));
+    assert_ok(df_corpus_open(path, &(df_corpus_how){.labels = "labels"}, &corpus));
     uint32_t end[] = {0, 2, 3, 5, 8,
                       0, 3, 4, 5}; // BOS, "ab", " ", "cd", " ef"; BOS, "gh ", "i", "j"
     uint64_t document[] = {0, 5, 9}, source[] = {0, 1}, spans[4] = {0};

@@ -21,7 +21,7 @@ static void put(const char *name, const char *bytes, size_t n) {
 static df_corpus *open_text(const char *name, const char *text, const char *labels) {
     df_corpus *corpus;
     put(name, text, strlen(text));
-    assert_ok(df_corpus_open(path, NULL, labels, 0, &corpus));
+    assert_ok(df_corpus_open(path, &(df_corpus_how){.labels = labels}, &corpus));
     return corpus;
 }
 
@@ -53,11 +53,11 @@ static void a_part_or_another_field_can_be_asked_for(void **state) {
     uint64_t hash;
     const char *text = "{\"body\": \"a\"}\n{\"body\": \"b\"}\nnot JSON, never reached\n";
     put("b.ndjson", text, strlen(text));
-    assert_ok(df_corpus_open(path, "body", NULL, 2, &corpus));
+    assert_ok(df_corpus_open(path, &(df_corpus_how){.field = "body", .max_documents = 2}, &corpus));
     assert_int_equal(df_corpus_documents(corpus), 2);
     hash = df_corpus_hash(corpus);
     df_corpus_close(&corpus);
-    assert_ok(df_corpus_open(path, "body", NULL, 1, &corpus));
+    assert_ok(df_corpus_open(path, &(df_corpus_how){.field = "body", .max_documents = 1}, &corpus));
     assert_true(df_corpus_hash(corpus) != hash);
     df_corpus_close(&corpus);
     corpus = open_text("c.jsonl", "{\"text\": \"ab\"}\n", NULL); // other borders, another hash
@@ -71,8 +71,8 @@ static void plain_text_is_one_document(void **state) {
     assert_int_equal(df_corpus_documents(corpus), 1);
     assert_text(corpus, 0, "Two\nlines {\n");
     df_corpus_close(&corpus);
-    assert_fails(df_corpus_open(path, NULL, "concepts", 0, &corpus), DF_BAD_INPUT,
-                 "need JSON Lines");
+    assert_fails(df_corpus_open(path, &(df_corpus_how){.labels = "concepts"}, &corpus),
+                 DF_BAD_INPUT, "need JSON Lines");
 }
 
 static void labels_are_sorted_by_name(void **state) {
@@ -131,7 +131,8 @@ static void invalid_utf8_is_replaced(void **state) {
 static void bad(const char *text, const char *labels, const char *because) {
     df_corpus *corpus;
     put("bad.jsonl", text, strlen(text));
-    assert_fails(df_corpus_open(path, NULL, labels, 0, &corpus), DF_BAD_INPUT, because);
+    assert_fails(df_corpus_open(path, &(df_corpus_how){.labels = labels}, &corpus), DF_BAD_INPUT,
+                 because);
     assert_null(corpus);
     assert_int_equal(df_memory_now(), 0);
 }
@@ -152,9 +153,8 @@ static void errors_name_the_line(void **state) {
     bad("{\"text\": \"abc\", \"l\": [[\"a\", 2, 2]]}", "l", "empty");
     bad("{\"text\": \"abc\", \"l\": [[\"a\", -1, 2]]}", "l", "empty or");
     bad("{\"text\": \"abc\", \"l\": [[\"a\", 1]]}", "l", "not of that form");
-    assert_fails(df_corpus_open("/no/such.jsonl", NULL, NULL, 0, &corpus), DF_BAD_INPUT,
-                 "/no/such.jsonl");
-    assert_fails(df_corpus_open(folder, NULL, NULL, 0, &corpus), DF_BAD_INPUT, "folder");
+    assert_fails(df_corpus_open("/no/such.jsonl", &(df_corpus_how){.field = NULL}, &corpus),
+                 DF_BAD_INPUT, "/no/such.jsonl");
 }
 
 static void mutations_never_crash(void **state) {
@@ -171,7 +171,7 @@ static void mutations_never_crash(void **state) {
             bytes[r % (sizeof seed - 1)] = (char)(r >> 32);
         }
         put("m.jsonl", bytes, sizeof seed - 1 - (i % 3 == 0 ? i % sizeof seed / 2 : 0));
-        df_status status = df_corpus_open(path, NULL, "l", 0, &corpus);
+        df_status status = df_corpus_open(path, &(df_corpus_how){.labels = "l"}, &corpus);
         assert_true(status == DF_OK || status == DF_BAD_INPUT);
         opened += status == DF_OK;
         df_corpus_close(&corpus);
@@ -188,7 +188,7 @@ static void failing_memory_is_survived(void **state) {
     put("m.jsonl", text, strlen(text));
     for (int64_t call = 0;; call++) {
         df_memory_fail_after(call);
-        df_status status = df_corpus_open(path, NULL, "l", 0, &corpus);
+        df_status status = df_corpus_open(path, &(df_corpus_how){.labels = "l"}, &corpus);
         df_memory_fail_after(-1);
         if (status == DF_OK) break;
         assert_int_equal(status, DF_FAILED);
@@ -203,8 +203,8 @@ static void the_quickstart_text_is_read(void **state) {
     (void)state;
     df_corpus *corpus;
     size_t spans = 0, n;
-    assert_ok(
-        df_corpus_open(DF_SOURCE_DIR "/jobs/quickstart/text.jsonl", NULL, "concepts", 0, &corpus));
+    assert_ok(df_corpus_open(DF_SOURCE_DIR "/jobs/quickstart/text.jsonl",
+                             &(df_corpus_how){.labels = "concepts"}, &corpus));
     assert_int_equal(df_corpus_documents(corpus), 6000);
     for (uint64_t d = 0; d < 6000; d++) {
         df_corpus_spans(corpus, d, &n);
