@@ -96,3 +96,19 @@ def spectra(spectrum, models):
     axes[0][0].set_ylabel("eigenvalue (the model's units, squared)")
     axes[0][0].legend(frameon=False)
     return _svg(figure)
+
+
+def loss_by_position(evaluate, names, many=16):
+    """Loss of the first conditions along the window, in `many` runs of positions of equal length."""
+    curve, count = evaluate["loss/by_position/nll"], evaluate["loss/by_position/count"]
+    edges = np.linspace(0, len(count), min(many, len(count)) + 1).astype(int)
+    figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 2.6), squeeze=False)
+    for m, (axis, name) in enumerate(zip(axes[0], names)):
+        for c, (label, colour) in enumerate((("clean", INK), ("spliced", BLUE), ("zero", GREY), ("mean", ORANGE))):
+            sums = np.nan_to_num(curve[m, c]) * count
+            totals = [(sums[a:b].sum(), count[a:b].sum(), (a + b - 1) / 2) for a, b in zip(edges, edges[1:]) if count[a:b].sum() > 0]
+            axis.plot([place for _, _, place in totals], [total / n for total, n, _ in totals], color=colour, lw=1.4, label=label)
+        axis.set(xlabel="position in the window", ylabel="loss (nats)", title=name)
+        axis.set_ylim(bottom=0)
+    axes[0][0].legend(frameon=False)
+    return _svg(figure)

@@ -160,6 +160,25 @@ def spectrum_rows(spectrum):
     return rows
 
 
+CONDITIONS = {"clean": "themselves (clean)", "spliced": "their reconstruction", "zero": "zero", "mean": "their mean", "isotropic": "+ noise, any direction",
+              "covariance_x": "+ noise like the activations", "covariance_e": "+ noise like the error", "other_error": "+ another row's error",
+              "minus_error": "+ the error reversed"}
+
+
+def loss_table(evaluate):
+    """What each condition of evaluate.loss did to each model, or None."""
+    if evaluate is None or "loss/nll" not in evaluate:
+        return None
+    facts = evaluate.group("loss")
+    columns = {k: evaluate[f"loss/{k}"] for k in ("nll", "kl", "top1", "kl_ratio")}
+    recovered = [evaluate["loss/recovered"], evaluate["loss/recovered_error"]]
+    models = [{"name": facts[f"model{m}"], **{k: [float(part[m, i]) for part in recovered] for i, k in enumerate(("zero", "mean"))}} for m in range(int(facts["models"]))]
+    rows = [{"name": CONDITIONS[facts[f"condition{c}"]],
+             "cells": [{"nll": columns["nll"][m, c], "kl": columns["kl"][m, c], "top1": columns["top1"][m, c], "ratio": float(columns["kl_ratio"][m, c])}
+                       for m in range(len(models))]} for c in range(int(facts["conditions"]))]
+    return {"models": models, "rows": rows, "windows": int(facts["windows"]), "scored": int(facts["scored"])}
+
+
 def facts(run):
     """Provenance of each file: what was run, where, for how long."""
     rows = []
@@ -186,9 +205,10 @@ def build(run, null, title):
     vocabulary = Vocabulary(run.stats) if run.stats is not None else None
     names = [run.diff.attributes[f"model{i}"] for i in (0, 1)] if run.diff is not None else []
     page = {"title": title, "cards": cards(run, null), "corpus": corpus_rows(run), "facts": facts(run), "missing": run.missing, "names": names,
-            "figures": {}, "distinguishing": distinguishing(run, vocabulary), "concepts": concept_table(run.diff),
+            "figures": dict.fromkeys(("training", "norms", "density", "loss", "spectra")), "distinguishing": distinguishing(run, vocabulary), "concepts": concept_table(run.diff),
             "null": outside_shared(null.diff) if null and null.diff is not None else None,
             "classes": list(zip(CLASSES, (int(c) for c in run.diff["classes/count"]))) if run.diff is not None else None,
+            "loss": loss_table(run.evaluate),
             "spectrum": spectrum_rows(run.spectrum) if run.spectrum is not None else None}
     if run.stats is not None and run.diff is None:
         page["latents"] = single_model_latents(run, vocabulary)
@@ -199,6 +219,8 @@ def build(run, null, title):
         page["figures"]["norms"] = figures.relative_norms(run.diff, null.diff if null else None, names)
     if run.stats is not None:
         page["figures"]["density"] = figures.density(run.stats["latents/frequency"], int(run.stats.attributes["rows"]))
+    if page["loss"]:
+        page["figures"]["loss"] = figures.loss_by_position(run.evaluate, [m["name"] for m in page["loss"]["models"]])
     if run.spectrum is not None:
         page["figures"]["spectra"] = figures.spectra(run.spectrum, [r["model"] for r in page["spectrum"]])
     return page

@@ -113,6 +113,15 @@ static df_status list_hashes(df_data *d) {
     return d->hashes != NULL ? DF_OK : DF_FAILED;
 }
 
+df_status df_job_evaluation_filter(const df_run *run, df_acts_filter *out, uint32_t **tokens) {
+    *out = (df_acts_filter){.part = 1};
+    *tokens = NULL;
+    DF_TRY(read_skip(run->job, "evaluate.skip_first", out));
+    DF_TRY(read_tokens(run->job, "train.skip_tokens", tokens, &out->tokens));
+    out->token = *tokens;
+    return DF_OK;
+}
+
 static df_status open_mine(const df_run *run, bool evaluation, df_data *d) {
     if (df_job_is_synthetic(run)) {
         df_synthetic toy = df_job_synthetic(run);

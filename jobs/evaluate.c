@@ -1,4 +1,5 @@
 /* darkfield evaluate: what a dictionary explains of held-out documents. */
+#include "evaluate_loss.h"
 #include "jobs.h"
 
 #include "darkfield/eval.h"
@@ -52,6 +53,8 @@ static df_status evaluate(df_run *run, const df_data *data, const char *dict_pat
     df_dict *dict = NULL;
     df_evaluation found = {0};
     df_recovery recovery = {0};
+    df_loss loss = {0};
+    bool with_loss = df_job_bool(run->job, "evaluate.loss");
     bool known = df_job_is_synthetic(run);
     df_status status;
     DF_GO(df_dict_load(run->world, dict_path, &dict));
@@ -66,11 +69,14 @@ static df_status evaluate(df_run *run, const df_data *data, const char *dict_pat
         DF_GO(df_recover(run->world, dict, &toy, found.fires, &recovery));
         print_recovery(&recovery);
     }
-    DF_GO(df_evaluation_write(run->world, dict, &found, known ? &recovery : NULL, o));
+    if (with_loss) DF_GO(df_run_loss(run, data, dict, &loss));
+    const df_eval_more more = {known ? &recovery : NULL, with_loss ? &loss : NULL};
+    DF_GO(df_evaluation_write(run->world, dict, &found, &more, o));
     df_info("evaluate: wrote %s", o->output);
 done:
     df_free(found.fires);
     df_recovery_free(&recovery);
+    df_loss_free(&loss);
     df_dict_free(&dict);
     return status;
 }
@@ -118,15 +124,20 @@ static df_status print_plan(df_run *run, const char *dict_path, const char *outp
     df_need need;
     df_recovery recovery = {0};
     df_eval_options o = read_options(run, output, NULL);
-    bool known = df_job_is_synthetic(run);
+    df_loss loss = {0};
+    bool known = df_job_is_synthetic(run), with_loss = df_job_bool(run->job, "evaluate.loss");
+    uint64_t running = 0; // bytes while models run
     df_status status;
     if (df_plan_is_early(run, "evaluate", dict_path, NULL)) return DF_OK;
     if (known) recovery.directions = df_job_synthetic(run).directions;
     DF_GO(df_data_open(run, true, &data));
     DF_GO(df_plan_dict(run, dict_path, &plan, &dict));
-    DF_GO(df_agree(run->world,
-                   df_evaluate_plan(&plan, data.rows, known ? &recovery : NULL, &o, &need)));
-    df_info("evaluate: FVU, L0 and dead latents of %s", dict_path);
+    if (with_loss) DF_GO(df_agree(run->world, df_plan_loss(run, &data, &plan, &loss, &running)));
+    const df_eval_more more = {known ? &recovery : NULL, with_loss ? &loss : NULL};
+    DF_GO(df_agree(run->world, df_evaluate_plan(&plan, data.rows, &more, &o, &need)));
+    if (running > need.memory) need.memory = running;
+    df_info("evaluate: FVU, L0 and dead latents of %s%s", dict_path,
+            with_loss ? ", and the loss with it spliced" : "");
     df_print_plan(output, need);
 done:
     df_dict_free(&dict);
@@ -146,10 +157,13 @@ static df_status run_evaluate(df_run *run) {
     return status;
 }
 
+static const df_option *const more_options[] = {df_loss_options, NULL};
+
 const df_stage df_stage_evaluate = {
     .name = "evaluate",
-    .help = "FVU, L0 and dead latents on held-out documents",
+    .help = "FVU, L0 and dead latents on held-out documents; what a splice costs the models",
     .options = options,
     .n_options = sizeof options / sizeof *options,
+    .more = more_options,
     .run = run_evaluate,
 };

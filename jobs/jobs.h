@@ -110,6 +110,10 @@ typedef struct df_data {
 } df_data;
 df_status df_data_open(const df_run *run, bool evaluation, df_data *out) DF_MUST_CHECK;
 void df_data_close(df_data *data);
+/* Which rows evaluation reads; the filter borrows *tokens (df_free), which is new memory in every
+ * case. Not collective. */
+df_status df_job_evaluation_filter(const df_run *run, df_acts_filter *out,
+                                   uint32_t **tokens) DF_MUST_CHECK;
 bool df_job_is_synthetic(const df_run *run); /* train.source */
 df_synthetic df_job_synthetic(const df_run *run);
 /* An activation file of the job does not exist: a dry run comes before harvest. Collective. */

@@ -60,6 +60,7 @@ models:
 text: {file: '${text//\'/\'\'}', heldout: 0.1}
 site: blocks.$((layers - 1)).hook_resid_post
 train: {activation: batchtopk, latents: 1024, k: 8, steps: 6000, decay: 3000, batch: 1024}
+evaluate: {loss: true}
 JOB
 }
 

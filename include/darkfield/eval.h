@@ -11,7 +11,8 @@
  *   /sites/fvu, /sites/fvu_error f64 [S]   /latents/fires u64 [m]   (rows on which the latent is
  * active) and of synthetic rows /recovery/latent_cosine f64 [m], /recovery/direction_cosine f64
  * [directions], /recovery/direction_class u8 [directions] with attributes mmcs_learned_to_true,
- * mmcs_true_to_learned, found, alive, only_a, only_b; root attributes l0, rows, latents, dead,
+ * mmcs_true_to_learned, found, alive, only_a, only_b; where the loss was asked for, /loss/... of
+ * loss.h; root attributes l0, rows, latents, dead,
  * dense, alive, sites; site0, model0, ... */
 #ifndef DARKFIELD_EVAL_H
 #define DARKFIELD_EVAL_H
@@ -19,6 +20,7 @@
 #include "darkfield/base.h"
 #include "darkfield/comm.h"
 #include "darkfield/dict.h"
+#include "darkfield/loss.h"
 #include "darkfield/rows.h"
 #include "darkfield/store.h"
 
@@ -65,15 +67,20 @@ df_status df_recover(df_comm *comm, const df_dict *dict, const df_synthetic *toy
                      const uint64_t *fires, df_recovery *out) DF_MUST_CHECK;
 void df_recovery_free(df_recovery *recovery); /* Not collective */
 
-/* Writes the result file; recovery NULL: none. Collective. */
+/* What the result file holds beside the figures; NULL: not there. */
+typedef struct df_eval_more {
+    const df_recovery *recovery;
+    const df_loss *loss;
+} df_eval_more;
+/* Writes the result file. Collective. */
 df_status df_evaluation_write(df_comm *comm, const df_dict *dict, const df_evaluation *found,
-                              const df_recovery *recovery,
+                              const df_eval_more *more,
                               const df_eval_options *options) DF_MUST_CHECK;
 
-/* What evaluating the planned dictionary on these rows will need beside what is open; recovery NULL
- * or with its number of directions. Not collective. */
-df_status df_evaluate_plan(const df_dict_plan *plan, const df_rows *rows,
-                           const df_recovery *recovery, const df_eval_options *options,
-                           df_need *out) DF_MUST_CHECK;
+/* What evaluating the planned dictionary on these rows will need beside what is open, without the
+ * runs that make `more`: of its recovery, the number of directions is read; of its loss, models,
+ * conditions, context and names. Not collective. */
+df_status df_evaluate_plan(const df_dict_plan *plan, const df_rows *rows, const df_eval_more *more,
+                           const df_eval_options *options, df_need *out) DF_MUST_CHECK;
 
 #endif

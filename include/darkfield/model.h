@@ -82,8 +82,8 @@ void df_forward_close(df_forward **forward); /* *forward may be NULL */
 uint64_t df_forward_bytes(const df_model_shape *shape, size_t context, const char *const *sites,
                           size_t n_sites);
 
-/* Runs one window of 1..context token ids. out[i] [n, width of site i] receives site i; out NULL
- * when there are no sites. logits [n, vocabulary] or NULL. An id outside the vocabulary is
+/* Runs one window of 1..context token ids. out[i] [n, width of site i] receives site i; out NULL:
+ * they are not wanted. logits [n, vocabulary] or NULL. An id outside the vocabulary is
  * DF_BAD_INPUT naming it. */
 df_status df_forward_run(df_forward *forward, const uint32_t *ids, size_t n, float *const *out,
                          float *logits) DF_MUST_CHECK;

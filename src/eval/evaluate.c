@@ -223,13 +223,12 @@ df_status df_evaluate(df_comm *comm, df_kernels *kernels, df_dict *dict, const d
 
 /* ---- the plan ------------------------------------------------------------------------------- */
 
-df_status df_evaluate_plan(const df_dict_plan *plan, const df_rows *rows,
-                           const df_recovery *recovery, const df_eval_options *options,
-                           df_need *out) {
+df_status df_evaluate_plan(const df_dict_plan *plan, const df_rows *rows, const df_eval_more *more,
+                           const df_eval_options *options, df_need *out) {
     const df_dict *d = plan->dict;
     size_t each = rows_each(options, plan->size);
     DF_TRY(check_sites(d, rows));
-    DF_TRY(evaluation_need(d, recovery, options, out));
+    DF_TRY(evaluation_need(d, more, options, out));
     uint64_t fires = d->mine.count * sizeof(uint64_t);
     uint64_t work =
         DF_CHECK_BYTES + each * ((d->width + d->out.count) * sizeof(float) + sizeof(uint64_t)) +

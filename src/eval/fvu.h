@@ -14,8 +14,8 @@ void sums_add(const df_dict *dict, const float *x, const float *x_hat, size_t n,
  * collective. */
 df_status sums_fvu(const df_dict *dict, const double *buckets, df_evaluation *out) DF_MUST_CHECK;
 
-/* What the result file needs (write.c); recovery may be NULL. Not collective. */
-df_status evaluation_need(const df_dict *dict, const df_recovery *recovery,
+/* What the result file needs (write.c). Not collective. */
+df_status evaluation_need(const df_dict *dict, const df_eval_more *more,
                           const df_eval_options *options, df_need *out) DF_MUST_CHECK;
 
 #endif

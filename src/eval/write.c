@@ -109,33 +109,38 @@ static df_status prepare(df_file *file, const df_dict *dict, const df_evaluation
 }
 
 df_status df_evaluation_write(df_comm *comm, const df_dict *dict, const df_evaluation *found,
-                              const df_recovery *recovery, const df_eval_options *options) {
+                              const df_eval_more *more, const df_eval_options *options) {
     df_file *file = NULL;
-    int id[DATASETS], more[RECOVERED];
+    int id[DATASETS], known[RECOVERED], loss[DF_LOSS_DATASETS];
     df_status status;
     DF_GO(df_file_create(comm, options->output, "darkfield-evaluation", &file));
     DF_GO(df_file_agree(file, prepare(file, dict, found, options, id)));
-    if (recovery != NULL)
-        DF_GO(df_file_agree(file, declare_recovery(file, recovery, found->latents, more)));
+    if (more->recovery != NULL)
+        DF_GO(df_file_agree(file, declare_recovery(file, more->recovery, found->latents, known)));
+    if (more->loss != NULL) DF_GO(df_file_agree(file, df_loss_declare(file, more->loss, loss)));
     DF_GO(df_file_ready(file));
-    DF_GO(df_file_agree(file, fill(comm, file, dict, found, id)));
-    if (recovery != NULL)
-        DF_GO(df_file_agree(file, fill_recovery(comm, file, dict, recovery, more)));
+    status = fill(comm, file, dict, found, id);
+    if (status == DF_OK && more->recovery != NULL)
+        status = fill_recovery(comm, file, dict, more->recovery, known);
+    if (status == DF_OK && more->loss != NULL && df_comm_rank(comm) == 0)
+        status = df_loss_write(file, more->loss, loss);
+    DF_GO(df_file_agree(file, status));
     DF_GO(df_file_finish(&file));
 done:
     if (file != NULL) df_file_abandon(&file, false);
     return status;
 }
 
-df_status evaluation_need(const df_dict *dict, const df_recovery *recovery,
+df_status evaluation_need(const df_dict *dict, const df_eval_more *more,
                           const df_eval_options *options, df_need *out) {
     const df_evaluation nothing = {.sites = df_dict_outputs(dict), .latents = dict->latents};
     df_file *file = NULL;
-    int id[DATASETS], more[RECOVERED];
+    int id[DATASETS], known[RECOVERED], loss[DF_LOSS_DATASETS];
     DF_TRY(df_file_outline("darkfield-evaluation", &file));
     df_status status = prepare(file, dict, &nothing, options, id);
-    if (status == DF_OK && recovery != NULL)
-        status = declare_recovery(file, recovery, dict->latents, more);
+    if (status == DF_OK && more->recovery != NULL)
+        status = declare_recovery(file, more->recovery, dict->latents, known);
+    if (status == DF_OK && more->loss != NULL) status = df_loss_declare(file, more->loss, loss);
     *out = df_file_need(&file);
     return status;
 }

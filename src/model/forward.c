@@ -207,7 +207,7 @@ static void hand_out_logits(const df_forward *f, float *logits) {
         size_t bytes = rows_at(first, f->tokens) * vocabulary * sizeof *logits;
         unembed(f, first);
         if (logits != NULL) memcpy(logits + first * vocabulary, f->logits, bytes);
-        for (size_t i = 0; i < f->sites; i++)
+        for (size_t i = 0; wanted && i < f->sites; i++)
             if (f->place[i].kind == SITE_LOGITS)
                 memcpy(f->out[i] + first * vocabulary, f->logits, bytes);
     }

@@ -54,7 +54,7 @@ static void copy_pattern(const df_forward *f, float *pattern, float *rows, bool 
 }
 
 static void reach_pattern(const df_forward *f, size_t layer) {
-    for (size_t i = 0; i < f->sites; i++)
+    for (size_t i = 0; f->out != NULL && i < f->sites; i++)
         if (f->place[i].kind == SITE_PATTERN && f->place[i].layer == layer)
             copy_pattern(f, f->pattern, f->out[i], false);
 }

@@ -7,7 +7,7 @@
 /* ---- sites ---------------------------------------------------------------------------------- */
 
 bool df_forward_wants(const df_forward *f, site_kind kind, size_t layer) {
-    for (size_t i = 0; i < f->sites; i++)
+    for (size_t i = 0; f->out != NULL && i < f->sites; i++)
         if (f->place[i].kind == kind && f->place[i].layer == layer) return true;
     return false;
 }
@@ -15,7 +15,7 @@ bool df_forward_wants(const df_forward *f, site_kind kind, size_t layer) {
 void df_forward_reach(const df_forward *f, site_kind kind, size_t layer, float *rows) {
     df_forward_edit(f, (site_place){kind, layer}, 0, f->tokens, rows);
     size_t columns = df_site_columns(&f->model->config.shape, kind, f->context);
-    for (size_t i = 0; i < f->sites; i++)
+    for (size_t i = 0; f->out != NULL && i < f->sites; i++)
         if (f->place[i].kind == kind && f->place[i].layer == layer)
             memcpy(f->out[i], rows, f->tokens * columns * sizeof *rows);
 }

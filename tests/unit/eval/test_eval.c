@@ -166,7 +166,7 @@ static uint64_t file_digest(df_comm *comm, const char *path, size_t batch) {
     df_eval_options o = options_for(path, batch);
     uint64_t hash = 0;
     bool good = d != NULL && evaluate_on(comm, d, acts, &o, &e) == DF_OK &&
-                df_evaluation_write(comm, d, &e, NULL, &o) == DF_OK &&
+                df_evaluation_write(comm, d, &e, &(df_eval_more){0}, &o) == DF_OK &&
                 df_digest(path, &hash) == DF_OK;
     df_free(e.fires);
     df_dict_free(&d);

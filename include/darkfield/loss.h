@@ -1,0 +1,126 @@
+/* darkfield/loss.h: what a dictionary costs the models it describes (a part of module eval).
+ *
+ * A model reads held-out text while the sites that the dictionary writes are replaced, all sites of
+ * the model at once, by what a condition says. x: the clean run's rows; x^: their reconstruction,
+ * read from the clean run of all models; e = x - x^, all in the model's own units.
+ *
+ *   clean           nothing is changed
+ *   spliced         x^
+ *   zero, mean      0; the mean of x over the rows in use
+ *   isotropic       x + |e| u, u uniform on the sphere (Gurnee 2024)
+ *   covariance_x    x + |e| u, u along a draw of N(0, covariance of x)
+ *   covariance_e    the same with the covariance of e (Lee and Heimersheim 2024, arXiv 2410.12555)
+ *   other_error     x + |e| e'/|e'|, e' the error of another row of the window
+ *   minus_error     x + e, as far from x as x^ = x - e is, in the opposite direction
+ *
+ * Of every condition: the loss in nats per predicted token, KL(clean || condition) of the next
+ * token's distribution, and the share of positions whose most likely token is the clean run's.
+ * Recovered: (L_r - L_spliced) / (L_r - L_clean) for r = zero, mean. Ratio: KL(spliced) / KL(null).
+ * Errors are the jackknife over 64 runs of windows (df_jackknife).
+ *
+ * Every number is a function of models, dictionary, text and seed, never of ranks or threads. */
+#ifndef DARKFIELD_LOSS_H
+#define DARKFIELD_LOSS_H
+
+#include "darkfield/base.h"
+#include "darkfield/comm.h"
+#include "darkfield/dict.h"
+#include "darkfield/model.h"
+#include "darkfield/moments.h"
+#include "darkfield/store.h"
+
+typedef enum df_loss_condition {
+    DF_LOSS_CLEAN,
+    DF_LOSS_SPLICED,
+    DF_LOSS_ZERO,
+    DF_LOSS_MEAN,
+    DF_LOSS_ISOTROPIC, /* the first null */
+    DF_LOSS_COVARIANCE_X,
+    DF_LOSS_COVARIANCE_E,
+    DF_LOSS_OTHER_ERROR,
+    DF_LOSS_MINUS_ERROR,
+    DF_LOSS_CONDITIONS
+} df_loss_condition;
+const char *df_loss_name(df_loss_condition condition); /* "covariance_x" */
+
+typedef enum df_loss_quantity {
+    DF_LOSS_NLL,
+    DF_LOSS_KL,
+    DF_LOSS_TOP1,
+    DF_LOSS_QUANTITIES
+} df_loss_quantity;
+
+/* ---- the text ------------------------------------------------------------------------------- */
+
+/* Windows of tokens; row flags say which rows are changed, and at which the next token counts. */
+typedef struct df_loss_text {
+    size_t context;
+    uint64_t windows;
+    uint64_t *window; // [windows + 1] first row of each
+    uint32_t *token;  // [rows]
+    uint8_t *changed; // [rows]
+    uint8_t *scored;  // [rows] never the last of a window
+} df_loss_text;
+
+/* The held-out documents of activation files (of one model), packed as the harvest packed its text;
+ * at most `most` windows, 0: all. Rows that the filter leaves out stay as they are; added BOS
+ * tokens are not scored. DF_BAD_INPUT where the files hold no windows of text or no held-out
+ * document. Not collective; df_loss_text_free. */
+df_status df_loss_text_make(df_acts *const *acts, size_t files, const df_acts_filter *filter,
+                            uint64_t most, df_loss_text *out) DF_MUST_CHECK;
+void df_loss_text_free(df_loss_text *text);
+
+/* ---- the runs ------------------------------------------------------------------------------- */
+
+enum { DF_LOSS_MODELS = 2 };
+
+typedef struct df_loss_input {
+    const df_loss_text *text;
+    const df_model *model[DF_LOSS_MODELS]; /* those that the dictionary's sites name */
+    const char *name[DF_LOSS_MODELS];
+    size_t models;
+    uint64_t seed;
+    bool nulls; /* run isotropic and what follows too */
+} df_loss_input;
+
+/* The same on every rank. Conditions that were not run are NaN. */
+typedef struct df_loss {
+    size_t models, conditions, context;
+    const char *name[DF_LOSS_MODELS]; /* the input's */
+    uint64_t windows, scored, changed;
+    df_estimate figure[DF_LOSS_MODELS][DF_LOSS_CONDITIONS][DF_LOSS_QUANTITIES];
+    df_estimate recovered[DF_LOSS_MODELS][2];                 /* of zero, of mean */
+    df_estimate kl_ratio[DF_LOSS_MODELS][DF_LOSS_CONDITIONS]; /* spliced over this null */
+    double *curve;   /* [models, conditions, DF_LOSS_QUANTITIES, context] means by position; NaN
+                        where nothing was scored */
+    uint64_t *count; /* [context] scored positions */
+} df_loss;
+
+/* Runs all conditions. Memory per thread: activations of a window of each model, and models + 1
+ * times its logits. DF_BAD_INPUT when a site's model is not among those given, DF_USAGE when the
+ * text's windows are too long for one. Collective; df_loss_free. */
+df_status df_loss_run(df_comm *comm, df_kernels *kernels, df_dict *dict, const df_loss_input *input,
+                      df_loss *out) DF_MUST_CHECK;
+void df_loss_free(df_loss *loss);
+
+/* Bytes that df_loss_run will take on rank 0 beside dictionary, models and text, with so many
+ * threads; input->model may be NULL, shape [models] stands in. Not collective. */
+uint64_t df_loss_bytes(const df_dict_plan *plan, const df_loss_input *input, size_t threads,
+                       const df_model_shape *const *shape);
+
+/* ---- the result file ------------------------------------------------------------------------ */
+
+/* Below /loss of a file of format "darkfield-evaluation" (M models, C conditions):
+ *   nll kl top1 (and nll_error, ...) f64 [M, C]      recovered, recovered_error f64 [M, 2]: of
+ *   zero, of mean      kl_ratio, kl_ratio_error f64 [M, C]: NaN but for nulls
+ *   by_position/{nll,kl,top1} f64 [M, C, context]    by_position/count u64 [context]
+ * attributes models, conditions, windows, scored, changed, model0, ..., condition0, ...
+ * Declares them and notes their ids: DF_LOSS_DATASETS of them. Collective. */
+enum { DF_LOSS_DATASETS = 14 };
+df_status df_loss_declare(df_file *file, const df_loss *loss,
+                          int id[static DF_LOSS_DATASETS]) DF_MUST_CHECK;
+/* Writes them; one rank calls it. Not collective. */
+df_status df_loss_write(df_file *file, const df_loss *loss,
+                        const int id[static DF_LOSS_DATASETS]) DF_MUST_CHECK;
+
+#endif

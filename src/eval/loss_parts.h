@@ -1,0 +1,76 @@
+/* The parts of the loss evaluation. Private to module eval. */
+#ifndef DF_EVAL_LOSS_PARTS_H
+#define DF_EVAL_LOSS_PARTS_H
+
+#include "darkfield/hooks.h"
+#include "darkfield/loss.h"
+
+/* One written site. */
+typedef struct loss_site {
+    const df_dict_site *site;
+    size_t model, width, out; // out: its first column of x^
+    float *mean;              // [width]
+    double *root[2];          // [width, width] Cholesky factors of the covariances of x and of e
+} loss_site;
+
+/* What all windows share. */
+typedef struct loss_plan {
+    const df_dict *dict;
+    const df_loss_input *input;
+    size_t conditions, context;
+    loss_site *written; // [n_written]
+    size_t n_written;
+    size_t of_model[DF_MAX_SITES]; // the model of each site of a row
+} loss_plan;
+
+/* Rows of a site on their way to a model: changed ones are taken from values [n, width]. */
+typedef struct loss_splice {
+    const float *values;
+    const uint8_t *changed; // [n] of the window
+} loss_splice;
+
+/* One thread's window. Sites stand side by side, each [n, width] from context * its first column.
+ */
+typedef struct loss_window {
+    df_forward *forward[DF_LOSS_MODELS]; // hands out the sites of its model, in the row's order
+    float *raw;                          // [context, dict width] of the clean run
+    float *values;                       // [context, out] what a condition puts there
+    float *clean[DF_LOSS_MODELS];        // [context, vocabulary] the clean run's probabilities p
+    float *logits;                       // [context, vocabulary]
+    double *nll, *now;                   // [context] losses, log sum e^b of the logits b at hand
+    double *level, *own;                 // [models, context] of the clean logits a: log sum e^a,
+                                         // sum p a
+    uint32_t *top;                       // [models, context] where they are largest
+    double *draw;                        // [2, widest written site]
+    double *sums;                        // [models, conditions, DF_LOSS_QUANTITIES, context]
+    loss_splice *splice;                 // [n_written]
+    df_intervention *edit;               // [n_written]
+    uint64_t number;                     // of the window
+    df_range rows;                       // of the text
+} loss_window;
+
+/* The clean run of every model: raw, and x [n, dict width] in the dictionary's units. */
+df_status df_loss_clean(const loss_plan *plan, loss_window *w, float *x) DF_MUST_CHECK;
+/* All conditions of the window, from x_hat [n, out.count]; fills sums. */
+df_status df_loss_conditions(const loss_plan *plan, loss_window *w,
+                             const float *x_hat) DF_MUST_CHECK;
+/* What a condition makes of the rows of written site `s`, into values [n, width]. */
+void df_loss_fill(const loss_plan *plan, loss_window *w, df_loss_condition condition, size_t s,
+                  const float *x_hat);
+
+/* The sums of one quantity of one condition, by position. */
+static inline double *df_loss_sums(const loss_plan *plan, double *sums, size_t model,
+                                   size_t condition, size_t quantity) {
+    return sums +
+           ((model * plan->conditions + condition) * DF_LOSS_QUANTITIES + quantity) * plan->context;
+}
+
+/* The lower factor L of a covariance C = L L', in place of C [n, n]; columns of directions without
+ * variance are zero. */
+void df_loss_root(double *c, size_t n);
+
+/* Figures from the sums of each bucket of windows [DF_BUCKETS, 1 + models * conditions *
+ * DF_LOSS_QUANTITIES], the number of scored positions first. */
+df_status df_loss_figures(const double *buckets, df_loss *out) DF_MUST_CHECK;
+
+#endif

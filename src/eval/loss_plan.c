@@ -1,0 +1,93 @@
+/* What the loss evaluation will need: the sizes that loss.c allocates. */
+#include "loss_parts.h"
+
+#include <string.h>
+
+typedef struct loss_sizes {
+    const df_dict *dict;
+    const df_loss_input *input;
+    const df_model_shape *const *shape;
+    uint64_t context, models, slots, sums; // sums: numbers of a window
+    uint64_t widest, written, vocabulary;
+} loss_sizes;
+
+static loss_sizes measure(const df_dict_plan *plan, const df_loss_input *input, size_t slots,
+                          const df_model_shape *const *shape) {
+    size_t conditions = input->nulls ? DF_LOSS_CONDITIONS : DF_LOSS_ISOTROPIC;
+    loss_sizes z = {.dict = plan->dict,
+                    .input = input,
+                    .shape = shape,
+                    .context = input->text->context,
+                    .models = input->models,
+                    .slots = slots,
+                    .written = df_dict_outputs(plan->dict)};
+    z.sums = z.models * conditions * DF_LOSS_QUANTITIES * z.context;
+    for (size_t s = 0; s < z.written; s++)
+        if (df_dict_output(plan->dict, s)->width > z.widest)
+            z.widest = df_dict_output(plan->dict, s)->width;
+    for (size_t m = 0; m < z.models; m++)
+        if (shape[m]->vocabulary > z.vocabulary) z.vocabulary = shape[m]->vocabulary;
+    return z;
+}
+
+static uint64_t forward_bytes(const loss_sizes *z, size_t model) {
+    const char *site[DF_MAX_SITES];
+    size_t n = 0;
+    for (size_t s = 0; s < z->dict->sites; s++)
+        if (strcmp(z->dict->site[s].model, z->input->name[model]) == 0)
+            site[n++] = z->dict->site[s].name;
+    return df_forward_bytes(z->shape[model], z->context, site, n) +
+           z->context * z->shape[model]->vocabulary * sizeof(float);
+}
+
+static uint64_t window_bytes(const loss_sizes *z) {
+    uint64_t floats = z->context * (z->dict->width + z->dict->out.count + z->vocabulary);
+    uint64_t doubles = 2 * z->context + 2 * z->models * z->context + 2 * z->widest + z->sums;
+    uint64_t bytes = sizeof(loss_window) + floats * sizeof(float) + doubles * sizeof(double) +
+                     z->models * z->context * sizeof(uint32_t) +
+                     z->written * (sizeof(loss_splice) + sizeof(df_intervention));
+    for (size_t m = 0; m < z->models; m++) bytes += forward_bytes(z, m);
+    return bytes;
+}
+
+static uint64_t site_bytes(const df_dict_site *site, bool nulls) {
+    return sizeof(loss_site) + sizeof(df_moments *) + site->width * sizeof(float) +
+           (nulls ? 2 * site->width * site->width * sizeof(double) : 0);
+}
+
+// While covariances are gathered and joined, site after site.
+static uint64_t moments_bytes(const loss_sizes *z, int size) {
+    uint64_t now = 0, most = 0;
+    for (size_t s = 0; s < z->written; s++)
+        now += df_moments_plan((size_t)df_dict_output(z->dict, s)->width, size).open;
+    most = now;
+    for (size_t s = 0; s < z->written; s++) {
+        df_moments_need need = df_moments_plan((size_t)df_dict_output(z->dict, s)->width, size);
+        uint64_t joining = now - need.block + need.sums + need.join;
+        if (joining > most) most = joining;
+        now -= need.open;
+    }
+    return most;
+}
+
+// While the figures are made.
+static uint64_t figures_bytes(const loss_sizes *z, int size, size_t buckets) {
+    uint64_t stride = 1 + z->sums / z->context;
+    return (DF_BUCKETS * stride + z->sums + buckets * DF_BUCKETS * stride) * sizeof(double) +
+           z->context * sizeof(uint64_t) + df_tree_bytes(size, 0, DF_BUCKETS, DF_BUCKETS * stride);
+}
+
+uint64_t df_loss_bytes(const df_dict_plan *plan, const df_loss_input *input, size_t threads,
+                       const df_model_shape *const *shape) {
+    const loss_sizes z = measure(plan, input, threads, shape);
+    size_t buckets = df_share(DF_BUCKETS, plan->size, 0).count, rows = threads * z.context;
+    uint64_t kept = z.slots * window_bytes(&z) + z.context * 2 * z.widest * sizeof(float) +
+                    rows * (z.dict->width + z.dict->out.count) * sizeof(float) +
+                    (buckets * z.sums + DF_BUCKETS * (1 + z.dict->out.count)) * sizeof(double);
+    for (size_t s = 0; s < z.written; s++)
+        kept += site_bytes(df_dict_output(z.dict, s), input->nulls);
+    kept += df_coder_plan_bytes(z.dict, plan->screen, rows * (size_t)plan->size, plan->size, false);
+    uint64_t first = input->nulls ? moments_bytes(&z, plan->size) : 0;
+    uint64_t last = figures_bytes(&z, plan->size, buckets);
+    return kept + (first > last ? first : last);
+}

@@ -1,0 +1,121 @@
+/* What the loss evaluation leaves in the result file. */
+#include "darkfield/loss.h"
+
+#include <string.h>
+
+/* The figures with their errors, then the curves. */
+enum { FIGURES = 5, CURVE = 2 * FIGURES, COUNT = CURVE + DF_LOSS_QUANTITIES };
+
+static df_status describe(df_file *file, const df_loss *loss) {
+    char name[32];
+    DF_TRY(df_file_int(file, "/loss", "models", (int64_t)loss->models));
+    DF_TRY(df_file_int(file, "/loss", "conditions", (int64_t)loss->conditions));
+    DF_TRY(df_file_int(file, "/loss", "windows", (int64_t)loss->windows));
+    DF_TRY(df_file_int(file, "/loss", "scored", (int64_t)loss->scored));
+    DF_TRY(df_file_int(file, "/loss", "changed", (int64_t)loss->changed));
+    for (size_t m = 0; m < loss->models; m++) {
+        snprintf(name, sizeof name, "model%zu", m);
+        DF_TRY(df_file_text(file, "/loss", name, loss->name[m]));
+    }
+    for (size_t c = 0; c < loss->conditions; c++) {
+        snprintf(name, sizeof name, "condition%zu", c);
+        DF_TRY(df_file_text(file, "/loss", name, df_loss_name((df_loss_condition)c)));
+    }
+    return DF_OK;
+}
+
+df_status df_loss_declare(df_file *file, const df_loss *loss, int id[static DF_LOSS_DATASETS]) {
+    const uint64_t m = loss->models, c = loss->conditions, n = loss->context;
+    const char *both = "model, condition", *place = "model, condition, position";
+    const char *error = "its jackknife error over 64 runs of windows";
+    const df_dataset all[DF_LOSS_DATASETS] = {
+        {"/loss/nll", DF_F64, 2, {m, c}, "nats", "mean loss per predicted token", both},
+        {"/loss/nll_error", DF_F64, 2, {m, c}, "nats", error, both},
+        {"/loss/kl", DF_F64, 2, {m, c}, "nats", "mean KL(clean || condition)", both},
+        {"/loss/kl_error", DF_F64, 2, {m, c}, "nats", error, both},
+        {"/loss/top1",
+         DF_F64,
+         2,
+         {m, c},
+         "1",
+         "share whose likeliest token is the clean one",
+         both},
+        {"/loss/top1_error", DF_F64, 2, {m, c}, "1", error, both},
+        {"/loss/recovered",
+         DF_F64,
+         2,
+         {m, 2},
+         "1",
+         "share of the loss of zero, of mean ablation "
+         "that the dictionary recovers",
+         "model, reference"},
+        {"/loss/recovered_error", DF_F64, 2, {m, 2}, "1", error, "model, reference"},
+        {"/loss/kl_ratio", DF_F64, 2, {m, c}, "1", "KL of the splice over that of the null", both},
+        {"/loss/kl_ratio_error", DF_F64, 2, {m, c}, "1", error, both},
+        {"/loss/by_position/nll",
+         DF_F64,
+         3,
+         {m, c, n},
+         "nats",
+         "mean loss by place in the window",
+         place},
+        {"/loss/by_position/kl",
+         DF_F64,
+         3,
+         {m, c, n},
+         "nats",
+         "mean KL by place in the window",
+         place},
+        {"/loss/by_position/top1",
+         DF_F64,
+         3,
+         {m, c, n},
+         "1",
+         "agreement by place in the window",
+         place},
+        {"/loss/by_position/count", DF_U64, 1, {n}, "tokens", "scored positions", "position"}};
+    for (int i = 0; i < DF_LOSS_DATASETS; i++) DF_TRY(df_file_dataset(file, &all[i], &id[i]));
+    return describe(file, loss);
+}
+
+// Row m of figure number `f` (nll, kl, top1, recovered, kl_ratio) and of its errors.
+static void row_of(const df_loss *loss, size_t m, size_t f, double *value, double *error) {
+    size_t n = f == DF_LOSS_QUANTITIES ? 2 : loss->conditions;
+    for (size_t i = 0; i < n; i++) {
+        const df_estimate *e = f < DF_LOSS_QUANTITIES    ? &loss->figure[m][i][f]
+                               : f == DF_LOSS_QUANTITIES ? &loss->recovered[m][i]
+                                                         : &loss->kl_ratio[m][i];
+        value[i] = e->value;
+        error[i] = e->error;
+    }
+}
+
+// One quantity's curves, [models, conditions, context].
+static df_status write_curve(df_file *file, const df_loss *loss, size_t quantity, int id) {
+    size_t row = loss->conditions * loss->context;
+    double *values;
+    df_status status = DF_NEW(values, row);
+    for (size_t m = 0; status == DF_OK && m < loss->models; m++) {
+        for (size_t c = 0; c < loss->conditions; c++)
+            memcpy(values + c * loss->context,
+                   loss->curve +
+                       ((m * loss->conditions + c) * DF_LOSS_QUANTITIES + quantity) * loss->context,
+                   loss->context * sizeof *values);
+        status = df_file_write(file, id, m, 1, values);
+    }
+    df_free(values);
+    return status;
+}
+
+df_status df_loss_write(df_file *file, const df_loss *loss, const int id[static DF_LOSS_DATASETS]) {
+    double value[DF_LOSS_CONDITIONS], error[DF_LOSS_CONDITIONS];
+    for (size_t m = 0; m < loss->models; m++)
+        for (size_t f = 0; f < FIGURES; f++) {
+            row_of(loss, m, f, value, error);
+            DF_TRY(df_file_write(file, id[2 * f], m, 1, value));
+            DF_TRY(df_file_write(file, id[2 * f + 1], m, 1, error));
+        }
+    for (size_t q = 0; q < DF_LOSS_QUANTITIES; q++)
+        DF_TRY(write_curve(file, loss, q, id[CURVE + q]));
+    return df_file_write(file, id[COUNT], 0, loss->context, loss->count);
+}
