@@ -78,6 +78,8 @@ typedef struct df_traffic {
     uint64_t bytes, messages;
 } df_traffic;
 df_traffic df_comm_traffic(const df_comm *comm);
+/* The time it has spent there, waiting for others included; 0 on one rank. Not collective. */
+double df_comm_seconds(const df_comm *comm);
 
 /* ---- how work is split ---------------------------------------------------------------------- */
 

@@ -22,8 +22,10 @@ static df_status adopt(df_comm *comm, int rank, df_status mine) {
 
 df_status df_agree(df_comm *comm, df_status mine) {
     int first = mine == DF_OK ? comm->size : comm->rank;
+    df_comm_enter(comm);
     df_comm_count(comm, sizeof first);
     MPI_Allreduce(MPI_IN_PLACE, &first, 1, MPI_INT, MPI_MIN, comm->mpi);
+    df_comm_leave(comm);
     return first == comm->size ? DF_OK : adopt(comm, first, mine);
 }
 

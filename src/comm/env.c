@@ -89,10 +89,22 @@ df_traffic df_comm_traffic(const df_comm *comm) {
     return comm->traffic;
 }
 
+double df_comm_seconds(const df_comm *comm) {
+    return comm->seconds;
+}
+
 void df_comm_count(df_comm *comm, size_t bytes) {
     if (comm->size == 1) return;
     comm->traffic.bytes += bytes;
     comm->traffic.messages++;
+}
+
+void df_comm_enter(df_comm *comm) {
+    if (comm->size > 1 && comm->inside++ == 0) comm->entered = df_now();
+}
+
+void df_comm_leave(df_comm *comm) {
+    if (comm->size > 1 && --comm->inside == 0) comm->seconds += df_now() - comm->entered;
 }
 
 /* The name of one rank's host, as the other ranks see it. */

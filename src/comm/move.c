@@ -10,15 +10,19 @@ static size_t smaller(size_t a, size_t b) {
 }
 
 void df_barrier(df_comm *comm) {
+    df_comm_enter(comm);
     MPI_Barrier(comm->mpi);
+    df_comm_leave(comm);
 }
 
 void df_broadcast(df_comm *comm, int root, void *data, size_t bytes) {
+    df_comm_enter(comm);
     for (size_t at = 0; at < bytes; at += df_comm_piece) {
         size_t count = smaller(bytes - at, df_comm_piece);
         if (comm->rank == root) df_comm_count(comm, count);
         MPI_Bcast((char *)data + at, (int)count, MPI_BYTE, root, comm->mpi);
     }
+    df_comm_leave(comm);
 }
 
 /* Fills the int counts and offsets; false when they would not fit and pieces are needed. */
@@ -33,7 +37,7 @@ static bool as_ints(df_comm *comm, const size_t *counts) {
     return true;
 }
 
-void df_allgather(df_comm *comm, const void *mine, const size_t *counts, void *all) {
+static void allgather(df_comm *comm, const void *mine, const size_t *counts, void *all) {
     if (as_ints(comm, counts)) {
         df_comm_count(comm, counts[comm->rank]);
         MPI_Allgatherv(mine, comm->counts[comm->rank], MPI_BYTE, all, comm->counts, comm->offsets,
@@ -45,6 +49,12 @@ void df_allgather(df_comm *comm, const void *mine, const size_t *counts, void *a
         if (r == comm->rank && counts[r] > 0) memmove(to, mine, counts[r]);
         df_broadcast(comm, r, to, counts[r]);
     }
+}
+
+void df_allgather(df_comm *comm, const void *mine, const size_t *counts, void *all) {
+    df_comm_enter(comm);
+    allgather(comm, mine, counts, all);
+    df_comm_leave(comm);
 }
 
 static void send_pieces(df_comm *comm, int to, const char *data, size_t bytes) {
@@ -61,7 +71,7 @@ static void receive_pieces(df_comm *comm, int from, char *data, size_t bytes) {
                  MPI_STATUS_IGNORE);
 }
 
-void df_gather(df_comm *comm, int root, const void *mine, const size_t *counts, void *all) {
+static void gather(df_comm *comm, int root, const void *mine, const size_t *counts, void *all) {
     if (as_ints(comm, counts)) {
         if (comm->rank != root) df_comm_count(comm, counts[comm->rank]);
         MPI_Gatherv(mine, comm->counts[comm->rank], MPI_BYTE, all, comm->counts, comm->offsets,
@@ -79,6 +89,12 @@ void df_gather(df_comm *comm, int root, const void *mine, const size_t *counts, 
         else if (counts[r] > 0)
             memmove(to, mine, counts[r]);
     }
+}
+
+void df_gather(df_comm *comm, int root, const void *mine, const size_t *counts, void *all) {
+    df_comm_enter(comm);
+    gather(comm, root, mine, counts, all);
+    df_comm_leave(comm);
 }
 
 /* One step of the exchange: bytes to one partner while others come from another, piece by piece. */
@@ -117,6 +133,7 @@ static size_t before(const size_t *counts, int rank) {
 void df_exchange(df_comm *comm, const void *send, const size_t *send_counts, void *receive,
                  const size_t *receive_counts) {
     int size = comm->size, me = comm->rank;
+    df_comm_enter(comm);
     if (send_counts[me] > 0)
         memcpy((char *)receive + before(receive_counts, me),
                (const char *)send + before(send_counts, me), send_counts[me]);
@@ -130,22 +147,27 @@ void df_exchange(df_comm *comm, const void *send, const size_t *send_counts, voi
                   receive_counts[from]};
         exchange_pair(comm, &p);
     }
+    df_comm_leave(comm);
 }
 
 void df_allgather_size(df_comm *comm, size_t mine, size_t *all) {
     uint64_t value = mine; // size_t is 64 bits wherever this runs; MPI has a name for uint64_t only
+    df_comm_enter(comm);
     df_comm_count(comm, sizeof value);
     MPI_Allgather(&value, 1, MPI_UINT64_T, all, 1, MPI_UINT64_T, comm->mpi);
+    df_comm_leave(comm);
 }
 
 static void reduce(df_comm *comm, void *values, size_t n, MPI_Datatype type, MPI_Op op) {
     size_t piece = df_comm_piece / sizeof(uint64_t) > 0 ? df_comm_piece / sizeof(uint64_t) : 1;
+    df_comm_enter(comm);
     for (size_t at = 0; at < n; at += piece) {
         size_t count = smaller(n - at, piece);
         df_comm_count(comm, count * sizeof(uint64_t));
         MPI_Allreduce(MPI_IN_PLACE, (char *)values + at * sizeof(uint64_t), (int)count, type, op,
                       comm->mpi);
     }
+    df_comm_leave(comm);
 }
 
 void df_sum_u64(df_comm *comm, uint64_t *values, size_t n) {

@@ -2,6 +2,7 @@
 #include "coder.h"
 
 #include <float.h>
+#include <math.h>
 #include <string.h>
 
 /* ---- open and close ------------------------------------------------------------------------- */
@@ -66,6 +67,7 @@ df_status df_coder_open(df_comm *comm, df_kernels *kernels, df_dict *dict, size_
         c->screen = df_kernels_screen(kernels);
         c->spare = df_kernels_spare_screen(kernels);
         c->caution = DF_LIKELY;
+        c->cut_margin = 0.1f;
         c->rank = df_comm_rank(comm);
         c->size = df_comm_size(comm);
         df_coder_shape(c, dict, max_rows);
@@ -102,20 +104,30 @@ static df_status encode_rows(df_coder *c) {
     return DF_OK;
 }
 
+#define LEAST_MARGIN 0.02f /* by how much a guess lies below the last cut, at least */
+
+/* A batch whose floors began at nothing tells nothing about the screen. */
+static void forget_waste(df_coder *c) {
+    for (int t = 0; t < c->threads; t++) c->worker[t].wasted = 0;
+}
+
 /* The last batch's cut is a good floor to start from; where it was not, all is done again with
  * floors that are certain. */
 static df_status encode_batch(df_coder *c) {
     size_t keep = c->dict->k * c->rows;
-    float guess = 0.9f * c->cut_score;
+    float guess = (1.0f - c->cut_margin) * c->cut_score;
     DF_TRY(
         df_agree(c->comm, df_screen_lists(c, guess > FLT_TRUE_MIN ? guess : FLT_TRUE_MIN, keep)));
+    c->cut_margin = fmaxf(0.8f * c->cut_margin, LEAST_MARGIN);
     if (!df_select_batch(c, keep)) {
+        c->cut_margin = fminf(5.0f * c->cut_margin, 0.5f);
         c->caution = DF_CERTAIN;
         df_status status = df_agree(c->comm, df_screen_lists(c, FLT_TRUE_MIN, keep));
         if (status == DF_OK) (void)df_select_batch(c, keep); // cannot fail again
         c->caution = DF_LIKELY;
         DF_TRY(status);
     }
+    if (!(guess > FLT_TRUE_MIN)) forget_waste(c);
     return df_agree(c->comm, df_lists_to_codes(c, &c->main));
 }
 
@@ -147,13 +159,12 @@ df_status df_coder_encode(df_coder *c, const float *x, size_t rows, bool trainin
     return df_encode(c, x, rows, training, 0.0);
 }
 
-/* A candidate of int8 that was not selected costs about as much as the wider screen does for 64
- * latents of a row. The last batch decides; no result
- * depends on it. */
+/* A candidate of int8 that was not selected costs about as much as the wider screen does for 40
+ * latents of a row. The last batch decides; no result depends on it. */
 static void choose_screen(df_coder *c) {
     uint64_t wasted = 0;
     for (int t = 0; t < c->threads; t++) wasted += c->worker[t].wasted;
-    if (wasted > c->rows * (c->local / 64 + 16)) c->screen = c->spare;
+    if (wasted > c->rows * (c->local / 40 + 16)) c->screen = c->spare;
 }
 
 df_status df_encode(df_coder *c, const float *x, size_t rows, bool training, double bandwidth) {

@@ -117,7 +117,8 @@ struct df_coder {
     int32_t *start;                /* of int8 */
     float shared_floor;            /* of all threads' lists */
     float caution;                 /* DF_LIKELY or DF_CERTAIN */
-    float cut_score; /* BatchTopK: the smallest selected score; 0 when nothing was selected */
+    float cut_score;  /* BatchTopK: the smallest selected score; 0 when nothing was selected */
+    float cut_margin; /* how far below it, relatively, the next batch's floor begins */
 
     df_code_store main, aux;
     df_code_store

@@ -129,19 +129,22 @@ static void make_room(df_coder *c, df_worker *w, df_candidates *s, size_t keep, 
 
 /* ---- units of rows -------------------------------------------------------------------------- */
 
-/* Rows of one unit: whole tiles that stay near while all latents pass, and enough units for all
- * threads. */
-static size_t unit_rows(const df_coder *c) {
-    size_t tile = df_panel_bytes(c->screen, DF_TILE_ROWS, c->dict->in.count);
-    size_t rows = SCREEN_BYTES / tile * DF_TILE_ROWS;
-    size_t even = df_row_tiles((c->rows + (size_t)c->threads - 1) / (size_t)c->threads);
-    if (rows > even * DF_TILE_ROWS) rows = even * DF_TILE_ROWS;
-    if (rows > SCREEN_ROWS) rows = SCREEN_ROWS;
-    return rows > DF_TILE_ROWS ? rows : DF_TILE_ROWS;
+/* How many units: each of whole tiles that stay near while all latents pass, and every thread gets
+ * as many. */
+static size_t count_units(const df_coder *c) {
+    size_t most = SCREEN_BYTES / df_panel_bytes(c->screen, DF_TILE_ROWS, c->dict->in.count);
+    size_t tiles = df_row_tiles(c->rows), threads = (size_t)c->threads;
+    if (most > SCREEN_ROWS / DF_TILE_ROWS) most = SCREEN_ROWS / DF_TILE_ROWS;
+    if (most < 1) most = 1;
+    return (tiles + most * threads - 1) / (most * threads) * threads;
 }
 
-static df_range unit_range(const df_coder *c, size_t step, size_t i) {
-    return (df_range){i * step, c->rows - i * step < step ? c->rows - i * step : step};
+/* The rows of unit i; none where there are fewer tiles than threads. */
+static df_range unit_range(const df_coder *c, size_t units, size_t i) {
+    df_range tiles = df_share(df_row_tiles(c->rows), (int)units, (int)i);
+    size_t first = tiles.first * DF_TILE_ROWS, end = first + tiles.count * DF_TILE_ROWS;
+    if (end > c->rows) end = c->rows;
+    return (df_range){first, end > first ? end - first : 0};
 }
 
 /* ---- TopK: candidates per row --------------------------------------------------------------- */
@@ -233,11 +236,11 @@ static void screen_row_unit(df_coder *c, df_worker *w, df_view view, df_range un
 }
 
 void df_screen_rows(df_coder *c, df_view view, size_t k) {
-    size_t step = unit_rows(c), units = (c->rows + step - 1) / step;
+    size_t units = count_units(c);
     c->picked_k = k;
 #pragma omp parallel for schedule(dynamic)
     for (size_t i = 0; i < units; i++)
-        screen_row_unit(c, df_coder_worker(c), view, unit_range(c, step, i), k);
+        screen_row_unit(c, df_coder_worker(c), view, unit_range(c, units, i), k);
 }
 
 /* ---- the others: candidates per thread ------------------------------------------------------ */
@@ -312,7 +315,7 @@ static df_status first_failure(df_coder *c) {
 }
 
 df_status df_screen_lists(df_coder *c, float floor, size_t keep) {
-    size_t step = unit_rows(c), units = (c->rows + step - 1) / step;
+    size_t units = count_units(c);
     c->shared_floor = floor;
     for (int t = 0; t < c->threads; t++) {
         df_worker *w = &c->worker[t];
@@ -326,6 +329,6 @@ df_status df_screen_lists(df_coder *c, float floor, size_t keep) {
     }
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < units; i++)
-        list_unit(c, df_coder_worker(c), unit_range(c, step, i), keep);
+        list_unit(c, df_coder_worker(c), unit_range(c, units, i), keep);
     return first_failure(c);
 }

@@ -183,9 +183,42 @@ static float highest_floor(df_coder *c) {
     return (float)floor;
 }
 
-/* It holds for everyone, so that less needs settling. */
-static void share_floor(df_coder *c) {
+/* Levels of a floor: the bits of a float above the lowest one, 2^14 of them at a time, which is
+ * 0.2 % of it. */
+#define LEVEL_BITS 14
+
+static uint32_t level_of(const df_candidates *s, size_t i, uint32_t lowest) {
+    uint32_t bits = bits_of(i < s->exact ? s->upper[i] : s->value[i]);
+    uint32_t level = bits > lowest && bits <= bits_of(FLT_MAX) ? (bits - lowest) >> LEVEL_BITS : 0;
+    return level < DIGITS ? level : DIGITS - 1;
+}
+
+static void count_levels(df_coder *c, uint32_t lowest) {
+    memset(c->counters, 0, DIGITS * sizeof *c->counters);
+#pragma omp parallel for schedule(static)
+    for (int t = 0; t < c->threads; t++) {
+        const df_candidates *s = &c->worker[t].list;
+        uint32_t count[DIGITS] = {0};
+        for (size_t i = 0; i < s->count; i++) count[level_of(s, i, lowest)]++;
+#pragma omp critical
+        for (size_t i = 0; i < DIGITS; i++) c->counters[i] += count[i];
+    }
+    df_sum_u64(c->comm, c->counters, DIGITS);
+}
+
+/* One floor for all threads and ranks, which at least `keep` of all candidates reach, so that less
+ * needs settling. The lowest level may hold scores below it. */
+static void share_floor(df_coder *c, size_t keep) {
     float floor = highest_floor(c);
+    uint32_t lowest = bits_of(floor);
+    count_levels(c, lowest);
+    uint64_t reached = 0;
+    for (size_t level = DIGITS - 1; level > 0 && reached < keep; level--) {
+        reached += c->counters[level];
+        if (reached < keep) continue;
+        uint32_t bits = lowest + ((uint32_t)level << LEVEL_BITS);
+        memcpy(&floor, &bits, sizeof floor);
+    }
     for (int t = 0; t < c->threads; t++) c->worker[t].list.floor = floor;
 }
 
@@ -203,10 +236,10 @@ static uint64_t count_reaching(df_coder *c, float floor) {
     return total;
 }
 
-static void settle_lists(df_coder *c, size_t keep, float above) {
+static void settle_lists(df_coder *c, float above) {
 #pragma omp parallel for schedule(static)
     for (int t = 0; t < c->threads; t++) {
-        df_candidates_narrow(&c->worker[t], &c->worker[t].list, keep);
+        df_candidates_narrow(&c->worker[t], &c->worker[t].list, SIZE_MAX);
         size_t before = c->worker[t].list.count;
         df_candidates_settle(c, &c->worker[t].list);
         df_candidates_above(&c->worker[t].list, above);
@@ -226,9 +259,9 @@ static float smallest_score(df_coder *c) {
 
 bool df_select_batch(df_coder *c, size_t keep) {
     uint64_t before, ignored;
-    share_floor(c);
-    settle_lists(c, keep, 0.0f);
-    float floor = highest_floor(c);
+    share_floor(c, keep);
+    settle_lists(c, 0.0f);
+    float floor = c->worker[0].list.floor;
     uint64_t total = count_reaching(c, floor);
     if (total < keep && floor > FLT_TRUE_MIN) return false;
     if (total > keep) {
@@ -289,5 +322,5 @@ df_status df_lists_to_codes(df_coder *c, df_code_store *out) {
 }
 
 void df_settle_above(df_coder *c, float above) {
-    settle_lists(c, SIZE_MAX, above);
+    settle_lists(c, above);
 }

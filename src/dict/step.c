@@ -334,6 +334,7 @@ static void count_silent(df_coder *c, float above) {
 
 df_status df_coder_step(df_coder *c, const float *x, size_t rows, const df_step_settings *set,
                         df_step_report *report) {
+    double communicated = df_comm_seconds(c->comm);
     DF_TRY(forward(c, x, rows, set, report));
     double start = df_now();
     df_adam adam = df_adam_at(set->lr, set->beta1, set->beta2, set->epsilon, ++c->state.step);
@@ -354,6 +355,7 @@ df_status df_coder_step(df_coder *c, const float *x, size_t rows, const df_step_
     move_threshold(c, set->threshold_rate);
     count_silent(c, (float)set->fired_above);
     report->adam_seconds = df_now() - start;
+    report->comm_seconds = df_comm_seconds(c->comm) - communicated;
     return DF_OK;
 }
 

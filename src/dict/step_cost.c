@@ -73,17 +73,19 @@ static df_cost encode(const place *p) {
     if (p->dict->activation == DF_JUMPRELU)
         return df_cost_times(agree, p->objective->bandwidth > 0.0 ? 3 : 2);
     if (p->dict->activation == DF_GATED) return df_cost_times(agree, 3);
-    return df_cost_add(df_cost_times(agree, 3), df_cost_times(one, 4)); // floors, total, smallest
+    df_cost cut = df_cost_times(one, 3); // highest floor, total, smallest
+    cut = df_cost_add(cut, df_cost_reduce(p->size, RADIX_COUNTERS)); // levels
+    return df_cost_add(df_cost_times(agree, 3), cut);
 }
 
 /* What BatchTopK may need besides: a second screen where the last batch's cut was too high a start
- * (its status, floors and total); three digits of the cut's score, its ties, six digits of the last
- * tie's place. */
+ * (its status, floor, levels and total); three digits of the cut's score, its ties, six digits of
+ * the last tie's place. */
 static df_cost search(const place *p) {
     df_cost one = df_cost_reduce(p->size, 1);
     if (p->dict->activation != DF_BATCHTOPK) return (df_cost){0};
-    df_cost again = df_cost_add(df_cost_agree(p->size), df_cost_times(one, 3));
-    df_cost digits = df_cost_times(df_cost_reduce(p->size, RADIX_COUNTERS), 9);
+    df_cost pass = df_cost_reduce(p->size, RADIX_COUNTERS), digits = df_cost_times(pass, 9);
+    df_cost again = df_cost_add(df_cost_agree(p->size), df_cost_add(df_cost_times(one, 2), pass));
     return df_cost_add(again, df_cost_add(digits, one));
 }
 

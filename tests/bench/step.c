@@ -10,43 +10,68 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MOST_ROWS = 4096, MOST_LATENTS = 8192 };
+
+typedef struct shape {
+    size_t rows, latents;
+} shape;
+
 typedef struct bench {
     df_comm *comm;
     df_kernels *kernels;
     df_dict *dict;
     df_coder *coder;
     float *x;       // [batches, rows, width]
-    float *product; // [threads, 512, 1024]
+    float *product; // [threads, MOST_ROWS, MOST_LATENTS]
+    shape block;    // of the GEMM
     size_t latents, width, rows, k, batches;
     df_objective objective;
 } bench;
 
-/* The GEMM: 2 * rows * latents of this rank * width flop by sgemm, on all threads, in its best
- * block shape here. */
-static double time_gemm(bench *b) {
-    size_t step = b->rows / (size_t)omp_get_max_threads();
-    step = step < 512 ? step : 512;
-    size_t wide = 1024, blocks = (b->rows + step - 1) / step, local = b->dict->mine.count;
+static size_t smaller(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
+/* The GEMM: 2 * rows * latents of this rank * width flop by sgemm, on all threads, in blocks. */
+static double time_gemm(bench *b, shape block, size_t latents) {
+    size_t across = (latents + block.latents - 1) / block.latents;
+    size_t blocks = (b->rows + block.rows - 1) / block.rows * across;
     df_barrier(b->comm);
     double start = df_now();
 #pragma omp parallel for schedule(dynamic)
-    for (size_t i = 0; i < blocks; i++)
-        for (size_t j = 0; j < local; j += wide) {
-            df_gemm g = {.m = i * step + step < b->rows ? step : b->rows - i * step,
-                         .n = j + wide < local ? wide : local - j,
-                         .k = b->width,
-                         .alpha = 1.0f,
-                         .a = b->x + i * step * b->width,
-                         .lda = b->width,
-                         .b = b->dict->w_enc + j * b->width,
-                         .ldb = b->width,
-                         .ldc = wide};
-            g.c = b->product + (size_t)omp_get_thread_num() * 512 * wide;
-            df_gemm_nt(&g);
-        }
+    for (size_t t = 0; t < blocks; t++) {
+        size_t i = t / across * block.rows, j = t % across * block.latents;
+        df_gemm g = {.m = smaller(block.rows, b->rows - i),
+                     .n = smaller(block.latents, latents - j),
+                     .k = b->width,
+                     .alpha = 1.0f,
+                     .a = b->x + i * b->width,
+                     .lda = b->width,
+                     .b = b->dict->w_enc + j * b->width,
+                     .ldb = b->width,
+                     .ldc = block.latents};
+        g.c = b->product + (size_t)omp_get_thread_num() * MOST_ROWS * MOST_LATENTS;
+        df_gemm_nt(&g);
+    }
     double seconds = df_now() - start;
     df_max_double(b->comm, &seconds, 1);
     return seconds;
+}
+
+/* The quickest block shape here, tried on a part of the latents. */
+static shape best_shape(bench *b) {
+    size_t each = b->rows / (size_t)omp_get_max_threads(),
+           part = smaller(MOST_LATENTS, b->dict->mine.count);
+    shape best = {0, 0};
+    double least = INFINITY;
+    for (size_t rows = 128; rows <= MOST_ROWS; rows *= 2)
+        for (size_t latents = 256; latents <= MOST_LATENTS; latents *= 2) {
+            shape tried = {smaller(rows, each), latents};
+            double seconds = time_gemm(b, tried, part);
+            if (seconds < least) best = tried;
+            least = fmin(least, seconds);
+        }
+    return best;
 }
 
 static df_status time_step(bench *b, size_t i, df_step_report *report, double *seconds) {
@@ -166,7 +191,7 @@ static df_status open_bench(bench *b, const char *name) {
     float *zero;
     b->batches = 4;
     DF_TRY(DF_NEW(b->x, b->batches * b->rows * b->width));
-    DF_TRY(DF_NEW(b->product, (size_t)omp_get_max_threads() * 512 * 1024));
+    DF_TRY(DF_NEW(b->product, (size_t)omp_get_max_threads() * MOST_ROWS * MOST_LATENTS));
     DF_TRY(DF_NEW(zero, b->width));
     make_rows(b);
     DF_TRY(df_kernels_open("auto", &b->kernels));
@@ -196,8 +221,9 @@ static void print(const bench *b, double gemm, double step, const double *parts,
     int ranks = df_comm_size(b->comm), threads = omp_get_max_threads();
     printf("%s: m %zu, d %zu, B %zu, k %zu, %d ranks x %d threads, %s\n", name, b->latents,
            b->width, b->rows, b->k, ranks, threads, df_kernels_path(b->kernels));
-    printf("  %-18s %8.1f ms   %6.1f GFLOP/s\n", "GEMM alone", gemm * 1e3,
-           2e-9 * (double)(b->rows * b->latents * b->width) / gemm);
+    printf("  %-18s %8.1f ms   %6.1f GFLOP/s in blocks of %zu x %zu\n", "GEMM alone", gemm * 1e3,
+           2e-9 * (double)(b->rows * b->latents * b->width) / gemm, b->block.rows,
+           b->block.latents);
     printf("  %-18s %8.1f ms   ratio %.3f\n", "step", step * 1e3, step / gemm);
     for (size_t i = 0; i + 1 < PARTS; i++)
         printf("    %-16s %8.1f ms\n", part_names[i], parts[i] * 1e3);
@@ -212,9 +238,10 @@ static df_status run(bench *b, size_t pairs, const char *name) {
     df_step_report report;
     DF_TRY(DF_NEW(gemm, pairs));
     DF_TRY(DF_NEW(step, pairs));
+    b->block = best_shape(b);
     for (size_t i = 0; i < 3; i++) DF_TRY(time_step(b, i, &report, &step[0]));
     for (size_t i = 0; i < pairs; i++) {
-        gemm[i] = time_gemm(b);
+        gemm[i] = time_gemm(b, b->block, b->dict->mine.count);
         DF_TRY(time_step(b, i, &report, &step[i]));
         add_parts(&report, parts);
     }

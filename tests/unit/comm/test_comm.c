@@ -200,6 +200,7 @@ static void hosts_name_every_rank(void **state) {
 static void traffic_is_counted(void **state) {
     (void)state;
     df_traffic before = df_comm_traffic(world);
+    double seconds = df_comm_seconds(world);
     size_t counts[64];
     unsigned char byte = 1, all[64];
     for (size_t r = 0; r < size_of(); r++) counts[r] = 1;
@@ -208,6 +209,7 @@ static void traffic_is_counted(void **state) {
     uint64_t expected = size_of() > 1;
     df_test_all(world, after.bytes - before.bytes == expected &&
                            after.messages - before.messages == expected);
+    df_test_all(world, (df_comm_seconds(world) > seconds) == (size_of() > 1));
 }
 
 static void shares_cover_everything_once(void **state) {

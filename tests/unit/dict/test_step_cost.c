@@ -118,7 +118,8 @@ static bool one_of_six(df_traffic counted, df_step_cost cost) {
     const df_cost none = {.latencies = 0};
     const df_cost cut[] = {none, df_cost_add(df_cost_times(pass, 3), one),
                            df_cost_add(df_cost_times(pass, 9), one)};
-    const df_cost again[] = {none, df_cost_add(df_cost_agree(size), df_cost_times(one, 3))};
+    const df_cost second = df_cost_add(df_cost_times(one, 2), pass);
+    const df_cost again[] = {none, df_cost_add(df_cost_agree(size), second)};
     for (size_t i = 0; i < 6; i++)
         if (same_traffic(counted, df_cost_add(cost.least, df_cost_add(cut[i / 2], again[i % 2]))))
             return true;
@@ -173,8 +174,8 @@ static void test_ties(void **state) {
     int size = df_comm_size(world);
     df_cost one = df_cost_reduce(size, 1);
     df_cost cost =
-        df_cost_add(df_cost_times(df_cost_reduce(size, 2048), 9),
-                    df_cost_add(df_cost_times(one, 5), df_cost_times(df_cost_agree(size), 3)));
+        df_cost_add(df_cost_times(df_cost_reduce(size, 2048), 10),
+                    df_cost_add(df_cost_times(one, 4), df_cost_times(df_cost_agree(size), 3)));
     df_traffic before = df_comm_traffic(world);
     df_status status = df_coder_encode(c, x, ROWS, true, &codes);
     df_traffic counted = since(before);
