@@ -236,6 +236,27 @@ uint32_t df_screen_tile_plain(const df_tile *tile, float product[static DF_TILE_
  * finding that one. */
 float df_level_of(const float *values, size_t n, size_t k, float level);
 
+/* ---- bf16 GEMM ------------------------------------------------------------------------------ */
+
+/* C [m, n] = bf16(A) bf16(W)', sums in fp32, on the calling thread; A [m, k] is rounded on the way.
+ * W is packed once: df_bf16_weight_bytes. scratch holds df_bf16_scratch_bytes(m), at any address. A
+ * row of C depends on its row of A alone, and on the path. Finite operands below 3e38. The twin
+ * agrees up to rounding of the sums. */
+typedef struct df_gemm_bf16 {
+    size_t m, n, k;
+    const float *a;
+    size_t lda;
+    const void *weight;
+    void *scratch;
+    float *c;
+    size_t ldc;
+} df_gemm_bf16;
+size_t df_bf16_weight_bytes(size_t n, size_t k);
+size_t df_bf16_scratch_bytes(size_t m);
+void df_bf16_pack_weight(const float *w, size_t n, size_t k, void *packed); /* w [n, k] */
+void df_gemm_bf16_nt(const df_gemm_bf16 *g);
+void df_gemm_bf16_nt_plain(const df_gemm_bf16 *g);
+
 /* Asks for a row of n floats to be brought near, for use soon. */
 static inline void df_prefetch(const float *row, size_t n) {
     for (size_t i = 0; i < n; i += 16) __builtin_prefetch(row + i, 0, 2);

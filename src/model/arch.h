@@ -192,7 +192,9 @@ void df_rope_frequencies(const rope_plan *rope, size_t rotary, size_t n, double 
 
 typedef struct model_weights {
     float *block;     // one allocation for everything
+    size_t slots;     // of `at`
     const float **at; // [(ROLE_PER_LAYER + layers * (ROLE_COUNT - ROLE_PER_LAYER))], NULL: absent
+    void **packed;    // [the same] bf16 panels of projections; NULL: products are in fp32
 } model_weights;
 
 static inline size_t df_weight_slot(role use, size_t layer) {
@@ -216,6 +218,17 @@ struct df_model {
 static inline const float *df_weight(const df_model *model, role use, size_t layer) {
     return model->weights.at[df_weight_slot(use, layer)];
 }
+
+/* y [rows, n] = x [rows, k] W', W [n, k] the weight of that role, in the model's precision.
+ * scratch: df_bf16_scratch_bytes(rows). */
+typedef struct weight_product {
+    role use;
+    size_t layer, rows, n, k;
+    const float *x;
+    float *y;
+    void *scratch;
+} weight_product;
+void df_weight_multiply(const df_model *model, const weight_product *product);
 
 /* ---- sites ---------------------------------------------------------------------------------- */
 

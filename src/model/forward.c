@@ -9,7 +9,7 @@ typedef struct piece {
     size_t floats;
 } piece;
 
-enum { PIECES = 18 };
+enum { PIECES = 19 };
 
 static size_t padded_rows(size_t context) {
     return (context + DF_FORWARD_ROWS - 1) / DF_FORWARD_ROWS * DF_FORWARD_ROWS;
@@ -33,6 +33,7 @@ static size_t list_pieces(df_forward *f, const df_model_shape *s, size_t rows, b
                                {&f->gate, s->gated ? rows * s->mlp_width : 0},
                                {&f->up, rows * s->mlp_width},
                                {&f->scores, df_attention_scratch(rows)},
+                               {&f->packed, df_bf16_scratch_bytes(rows) / sizeof(float)},
                                {&f->pattern, pattern ? s->heads * rows * rows : 0},
                                {&f->logits, DF_FORWARD_ROWS * s->vocabulary},
                                {&f->cosine[0], angles},
@@ -183,16 +184,13 @@ static size_t rows_at(size_t first, size_t n) {
 // Logits of rows [first, first + DF_FORWARD_ROWS) into f->logits.
 static void unembed(const df_forward *f, size_t first) {
     const df_model_shape *s = &f->model->config.shape;
-    df_gemm_nt(&(df_gemm){.m = DF_FORWARD_ROWS,
-                          .n = s->vocabulary,
-                          .k = s->width,
-                          .alpha = 1.0f,
-                          .a = f->normed + first * s->width,
-                          .lda = s->width,
-                          .b = df_model_unembed(f->model),
-                          .ldb = s->width,
-                          .c = f->logits,
-                          .ldc = s->vocabulary});
+    df_weight_multiply(f->model, &(weight_product){.use = ROLE_UNEMBED,
+                                                   .rows = DF_FORWARD_ROWS,
+                                                   .n = s->vocabulary,
+                                                   .k = s->width,
+                                                   .x = f->normed + first * s->width,
+                                                   .y = f->logits,
+                                                   .scratch = f->packed});
     float cap = (float)f->model->config.logit_cap;
     if (cap > 0.0f) df_soft_cap(cap, DF_FORWARD_ROWS * s->vocabulary, f->logits);
     df_forward_edit(f, (site_place){SITE_LOGITS, 0}, first, rows_at(first, f->tokens), f->logits);

@@ -20,6 +20,7 @@ struct df_forward {
     float *q, *mixed;                // [rows, heads * head_width]
     float *k, *v;                    // [rows, kv_heads * head_width]
     float *gate, *up;                // [rows, mlp_width]
+    float *packed;                   // rows of a product in bf16
     float *scores;                   // [df_attention_scratch(rows)]
     float *pattern;                  // [heads, rows, rows] where a site wants it, else NULL
     float *logits;                   // [DF_FORWARD_ROWS, vocabulary]

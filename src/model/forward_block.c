@@ -26,16 +26,14 @@ void df_forward_project(const df_forward *f, role weight, size_t layer, df_exten
                         const float *x, float *y) {
     const float *bias = df_weight(f->model, weight - ROLE_Q + ROLE_Q_BIAS, layer);
     size_t inputs = extent.rows, outputs = extent.width;
-    df_gemm_nt(&(df_gemm){.m = f->rows,
-                          .n = outputs,
-                          .k = inputs,
-                          .alpha = 1.0f,
-                          .a = x,
-                          .lda = inputs,
-                          .b = df_weight(f->model, weight, layer),
-                          .ldb = inputs,
-                          .c = y,
-                          .ldc = outputs});
+    df_weight_multiply(f->model, &(weight_product){.use = weight,
+                                                   .layer = layer,
+                                                   .rows = f->rows,
+                                                   .n = outputs,
+                                                   .k = inputs,
+                                                   .x = x,
+                                                   .y = y,
+                                                   .scratch = f->packed});
     if (bias != NULL) df_add_rows(bias, (df_extent){f->rows, outputs}, y);
 }
 

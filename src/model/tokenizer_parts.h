@@ -90,10 +90,10 @@ uint32_t df_vocabulary_find(const df_vocabulary *vocabulary, const char *text, s
 
 typedef enum df_step_kind {
     DF_STEP_NORMAL_FORM, // of Unicode
-    DF_STEP_REPLACE, // from -> to, everywhere
-    DF_STEP_PREPEND, // `to` before each piece that is not empty
-    DF_STEP_SPLIT,   // pieces cut by a pattern
-    DF_STEP_BYTES    // from here on patterns see one printable character a byte
+    DF_STEP_REPLACE,     // from -> to, everywhere
+    DF_STEP_PREPEND,     // `to` before each piece that is not empty
+    DF_STEP_SPLIT,       // pieces cut by a pattern
+    DF_STEP_BYTES        // from here on patterns see one printable character a byte
 } df_step_kind;
 
 typedef enum df_normal_form { DF_NFC, DF_NFD, DF_NFKC, DF_NFKD } df_normal_form;

@@ -300,7 +300,8 @@ df_status df_weights_read(const char *folder, const model_config *config, model_
     DF_GO(DF_NEW(load.claimed, df_tensors_count(tensors)));
     DF_GO(for_each_rule(&load, check_rule));
     DF_GO(DF_NEW(out->block, config->shape.parameters));
-    DF_GO(DF_NEW(out->at, df_weight_slot(ROLE_PER_LAYER, config->shape.layers)));
+    out->slots = df_weight_slot(ROLE_PER_LAYER, config->shape.layers);
+    DF_GO(DF_NEW(out->at, out->slots));
     DF_GO(read_all(&load));
     DF_GO(refuse_unexpected(&load));
 done:
@@ -314,6 +315,9 @@ done:
 }
 
 void df_weights_free(model_weights *weights) {
+    for (size_t i = 0; weights->packed != NULL && i < weights->slots; i++)
+        df_free(weights->packed[i]);
+    df_free(weights->packed);
     df_free(weights->block);
     df_free(weights->at);
     *weights = (model_weights){0};

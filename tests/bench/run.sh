@@ -2,12 +2,12 @@
 # Benches by name: tests/bench/run.sh [--json FILE] [NAME...]; without names all. BUILD is the build folder (default: build).
 # Each bench prints a table and one JSON object per line; --json gathers the objects into one array.
 # DARKFIELD_FIXTURES: a folder with tokenizers/gpt2 and text, for tokenizer's English with the GPT-2 vocabulary (else the quickstart's own).
-# FOLDER: where data-read keeps its file. PAIRS: alternated pairs of GEMM and step (20); PYTHON: an interpreter with torch for the torch-* rows.
+# FOLDER: where data-read and the forward benches keep their files (up to 600 MB). PAIRS: alternated pairs of GEMM and step (20); PYTHON: an interpreter with torch for the torch-* rows.
 set -eu
 
 build=${BUILD:-build}
 here=$(dirname "$0")
-known="step-topk step-batchtopk step-crosscoder step-relu step-jumprelu step-large torch-dense torch-sparse data-read tokenizer"
+known="step-topk step-batchtopk step-crosscoder step-relu step-jumprelu step-large torch-dense torch-sparse data-read tokenizer forward-gpt2 forward-llama forward-llama-bf16"
 json=
 names=
 while [ $# -gt 0 ]; do
@@ -70,6 +70,13 @@ tokenizer() {
     rm -rf "$folder"
 }
 
+# forward NAME: a model of that shape with random weights, windows of 512, one core
+forward() {
+    folder=$(mktemp -d "${FOLDER:-${TMPDIR:-/tmp}}/darkfield-bench.XXXXXX")
+    OMP_NUM_THREADS=1 $mpirun -n 1 "$build/tests/bench/bench_forward" "$1" "$folder" "${ROUNDS:-7}"
+    rm -rf "$folder"
+}
+
 bench() {
     case $1 in
     step-topk | step-batchtopk) everywhere $1 ;;
@@ -80,6 +87,7 @@ bench() {
     torch-sparse) torch sparse 1; torch sparse 2 ;;
     data-read) data 1 1; data 2 1 ;;
     tokenizer) tokenizer ;;
+    forward-gpt2 | forward-llama | forward-llama-bf16) forward $1 ;;
     *) echo "run.sh: unknown bench '$1'; there are: $known" >&2; return 2 ;;
     esac
 }
