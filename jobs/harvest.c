@@ -36,6 +36,12 @@ static const df_option options[] = {
      .fallback = "f32",
      .choices = "f32 bf16 f16",
      .help = "element type of the stored activations"},
+    {.key = "harvest.compute",
+     .type = DF_OPT_CHOICE,
+     .fallback = "f32",
+     .choices = "f32 bf16",
+     .help = "operands of the products with weights; bf16 (sums in f32) is quicker where the CPU "
+             "has it, and what it changes is measured on the first window, printed and stored"},
     {.key = "harvest.interval",
      .type = DF_OPT_REAL,
      .fallback = "30",
@@ -129,6 +135,18 @@ static const char *corpus_name(const df_run *run) {
 
 /* ---- the output file ------------------------------------------------------------------------ */
 
+// sites/NAME, attribute bf16_deviation.
+static df_status declare_deviations(harvest *h) {
+    df_status status = DF_OK;
+    for (size_t i = 0; i < h->sites && status == DF_OK; i++) {
+        char *path = df_format("/sites/%s", h->site[i]);
+        status =
+            path == NULL ? DF_FAILED : df_file_real(h->file, path, "bf16_deviation", (double)NAN);
+        df_free(path);
+    }
+    return status;
+}
+
 static df_status declare(harvest *h, const uint64_t *width, const int64_t *layer) {
     const df_job *job = h->run->job;
     const df_acts_spec spec = {.rows = h->text.rows,
@@ -141,7 +159,7 @@ static df_status declare(harvest *h, const uint64_t *width, const int64_t *layer
                                .layer = layer,
                                .model = h->name,
                                .model_path = h->model_path,
-                               .dtype = "f32",
+                               .dtype = df_job_text(job, "harvest.compute"),
                                .architecture = h->shape.family,
                                .hidden = (int64_t)h->shape.width,
                                .layers = (int64_t)h->shape.layers,
@@ -172,6 +190,7 @@ static df_status declare(harvest *h, const uint64_t *width, const int64_t *layer
     DF_TRY(df_file_dataset(h->file, &nll, NULL));
     DF_TRY(df_file_dataset(h->file, &scored, NULL));
     DF_TRY(df_file_text(h->file, "/", "job", h->job));
+    if (h->bf16) DF_TRY(declare_deviations(h));
     return df_file_provenance(h->file, &h->run->provenance);
 }
 
@@ -232,6 +251,8 @@ static df_status set_means(harvest *h) {
         char *path = df_format("/sites/%s", h->site[i]);
         df_status status =
             path == NULL ? DF_FAILED : df_file_set_real(h->file, path, "mean_square", square);
+        if (status == DF_OK && h->bf16)
+            status = df_file_set_real(h->file, path, "bf16_deviation", h->deviation[i]);
         df_free(path);
         DF_TRY(status);
         df_info("  %s: mean |x|^2 %.6g over %llu rows", h->site[i], square,
@@ -266,6 +287,7 @@ static df_status fill(harvest *h) {
     }
     df_timer_start("read model");
     df_status status = df_agree(world, df_model_open(h->model_path, &h->model));
+    if (status == DF_OK) status = df_harvest_precision(h);
     df_timer_stop("read model");
     DF_TRY(status);
     DF_TRY(df_harvest_units(h));
@@ -274,7 +296,7 @@ static df_status fill(harvest *h) {
 
 static void print_plan(const harvest *h) {
     const df_model_shape *s = &h->shape;
-    uint64_t weights = s->parameters * sizeof(float);
+    uint64_t weights = s->parameters * sizeof(float) + (h->bf16 ? df_model_bf16_bytes(s) : 0);
     uint64_t disk = h->text.rows * (df_harvest_columns(h, h->sites) * df_type_bytes(h->type) +
                                     2 * sizeof(uint32_t));
     df_info("model %s (%s): %zu layers, width %zu, %zu heads, vocabulary %zu, %.4g parameters",
@@ -323,6 +345,7 @@ static df_status harvest_one(df_run *run, size_t i) {
                  .name = df_model_name(run, i),
                  .model_path = df_model_path(run, i),
                  .how = read_packing(run),
+                 .bf16 = strcmp(df_job_text(run->job, "harvest.compute"), "bf16") == 0,
                  .interval = df_job_real(run->job, "harvest.interval")};
     df_status status = DF_FAILED;
     h.path = df_path_acts(run, h.name);

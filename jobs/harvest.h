@@ -1,6 +1,6 @@
 /* harvest.h: the parts of the harvest stage. harvest.c holds the stage, harvest_tokens.c turns the
  * corpus into windows of tokens, harvest_units.c runs the windows, harvest_progress.c remembers
- * what a killed run had finished. */
+ * what a killed run had finished, harvest_precision.c chooses the arithmetic. */
 #ifndef DARKFIELD_HARVEST_H
 #define DARKFIELD_HARVEST_H
 
@@ -60,6 +60,8 @@ typedef struct harvest {
     df_model_shape shape;
     df_model *model;
     df_type type;
+    bool bf16;                            // products in bf16
+    double deviation[HARVEST_MOST_SITES]; // of bf16 from fp32, for each site
     df_columns columns;
     const char *const *site; // [sites] of columns
     size_t sites;
@@ -78,6 +80,10 @@ size_t df_harvest_columns(const harvest *h, size_t s);
 
 /* Bytes that df_harvest_units takes beside model and text. */
 uint64_t df_harvest_bytes(const harvest *h);
+
+/* harvest_precision.c. Collective: makes the model multiply in bf16 where the job says so, and
+ * fills h->deviation. */
+df_status df_harvest_precision(harvest *h) DF_MUST_CHECK;
 
 /* ---- progress ------------------------------------------------------------------------------- */
 

@@ -235,6 +235,50 @@ static bool same_window(const df_acts *acts, df_forward *forward, uint64_t w, fl
     return true;
 }
 
+static double root_square(const df_acts *a, const df_acts *b) {
+    double apart = 0, length = 0;
+    float x[128], y[128];
+    for (uint64_t r = 0; r < a->rows; r++) {
+        if (df_acts_read(a, 0, r, 1, x, 128) != DF_OK || df_acts_read(b, 0, r, 1, y, 128) != DF_OK)
+            return 1;
+        for (size_t i = 0; i < 128; i++) {
+            apart += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
+            length += (double)x[i] * (double)x[i];
+        }
+    }
+    return sqrt(apart / length);
+}
+
+// Products in bf16: near those in fp32, by about what the file says; the same on any ranks.
+static void test_precision(void **state) {
+    (void)state;
+    df_acts *exact = NULL, *rounded = NULL;
+    double said = 0;
+    char *path = acts_path("alone"), *dtype = NULL;
+    df_test_all(world, run_stage(world, "rounded", "harvest.compute=bf16", 2) == DF_OK);
+    df_comm *self = NULL;
+    df_status status = df_comm_rank(world) == 0 ? df_comm_self(&self) : DF_OK;
+    if (self != NULL) status = run_stage(self, "rounded-alone", "harvest.compute=bf16", 1);
+    if (self != NULL) df_comm_free(&self);
+    df_barrier(world);
+    df_test_all(world, status == DF_OK && digest("rounded") == digest("rounded-alone"));
+    df_test_all(world, df_acts_open(path, &exact) == DF_OK);
+    df_free(path);
+    path = acts_path("rounded");
+    df_test_all(world, df_acts_open(path, &rounded) == DF_OK);
+    df_test_all(world, df_reader_real(rounded->file, "/sites/blocks.3.hook_resid_post",
+                                      "bf16_deviation", &said) == DF_OK);
+    df_test_all(world, df_reader_text(rounded->file, "/model", "dtype", &dtype) == DF_OK &&
+                           strcmp(dtype, "bf16") == 0);
+    double apart = root_square(exact, rounded);
+    print_message("bf16: %.3g apart, %.3g on the first window\n", apart, said);
+    df_test_all(world, apart > 1e-4 && apart < 0.02 && said > apart / 3 && said < apart * 3);
+    df_acts_close(&exact);
+    df_acts_close(&rounded);
+    df_free(path);
+    df_free(dtype);
+}
+
 // The tokens of a file as a corpus of their own: flat ids beside offsets, BOS among them or not.
 static df_status write_tokens(const df_acts *acts, const char *path, bool bos) {
     uint64_t offsets[91] = {0};
@@ -409,17 +453,12 @@ static int make_folder(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_alone),
-        cmocka_unit_test(test_together),
-        cmocka_unit_test(test_skips),
-        cmocka_unit_test(test_resumes),
-        cmocka_unit_test(test_forgets),
-        cmocka_unit_test(test_contents),
-        cmocka_unit_test(test_tokens),
-        cmocka_unit_test(test_widths),
-        cmocka_unit_test(test_document_packing),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_alone),     cmocka_unit_test(test_together),
+        cmocka_unit_test(test_skips),     cmocka_unit_test(test_resumes),
+        cmocka_unit_test(test_forgets),   cmocka_unit_test(test_contents),
+        cmocka_unit_test(test_precision), cmocka_unit_test(test_tokens),
+        cmocka_unit_test(test_widths),    cmocka_unit_test(test_document_packing),
+        cmocka_unit_test(test_refusals),  cmocka_unit_test(test_not_finite),
     };
     if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
     if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
