@@ -2,9 +2,12 @@
 #include "darkfield/base.h"
 #include "log.h"
 
+#include <limits.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
 #define REMEMBERED 20
 #define WARNING_BYTES 400
@@ -33,10 +36,17 @@ static void wipe_bar(void) {
     fflush(stdout);
 }
 
+// A wrapped line could not be wiped: what fits in the terminal's width, or all where none is known.
+static int bar_columns(void) {
+    struct winsize size = {0};
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return INT_MAX;
+    return size.ws_col > 20 ? size.ws_col - 1 : 20;
+}
+
 void df_log_bar(const char *text) {
     wipe_bar();
     if (text == NULL) return;
-    fputs(text, stdout);
+    printf("%.*s", bar_columns(), text);
     bar_drawn = true;
     fflush(stdout);
 }

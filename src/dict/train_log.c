@@ -1,11 +1,11 @@
-/* What a training prints: a bar on a terminal, else a table with a line per interval, at most 120
- * columns wide. */
+/* What a training prints: a table with a line per interval, at most 120 columns wide, and a bar
+ * below it on a terminal. */
 #include "train_internal.h"
 
 #include <inttypes.h>
 #include <math.h>
 
-enum { LINE_BYTES = 256, FVU_COLUMNS = 28, MOST_FVU = 3 };
+enum { LINE_BYTES = 256, FVU_COLUMNS = 27, MOST_FVU = 3 };
 
 df_status log_measure(train_run *run) {
     double rate = 1.0;
@@ -112,13 +112,11 @@ void log_start(train_run *run, df_progress *progress) {
     run->clock = (train_clock){df_now(), run->state->step};
     df_info("train: %" PRIu64 " steps; the encoder GEMM alone takes %.4g ms of a step here",
             o->steps, 1e3 * run->gemm_seconds);
-    if (!progress->terminal) print_names(run);
+    print_names(run);
 }
 
 void log_step(train_run *run, df_progress *progress, const df_step_report *report,
               const double *row) {
-    if (progress->terminal)
-        move_bar(run, progress, report);
-    else if (row != NULL)
-        print_row(run, row);
+    if (row != NULL) print_row(run, row);
+    if (progress->terminal) move_bar(run, progress, report);
 }

@@ -12,6 +12,10 @@ out=$copy/runs/pocket
 if quickstart -- "${small[@]}" && [ "$(tail -n 1 "$work/page")" = "$out/report.html" ]; then ok main_job.quickstart
 else bad main_job.quickstart "exit $?: $(tail -n 3 "$work/page" "$work/log")"; finish; fi
 
+table=$(grep -E '^ +(step|[0-9]+) +(loss|[0-9.e+-]+) ' "$work/page")
+if [ "$(wc -l <<<"$table")" -ge 4 ] && ! grep -qE '^.{121}' <<<"$table"; then ok main_job.table
+else bad main_job.table "no training table of at most 120 columns: $(head -n 2 <<<"$table")"; fi
+
 page=$out/report.html
 if [ -s "$page" ]; then ok main_job.report; else bad main_job.report "$page was not written"; fi
 # Self-contained: nothing is fetched, neither from the network nor from beside the page.

@@ -1,7 +1,9 @@
 /* The log: who speaks, what is remembered, how numbers and progress look. */
+#define _XOPEN_SOURCE 700 // posix_openpt
 #include "df_test.h"
 
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 // ---- catching an output stream in a file -------------------------------------------------------
@@ -184,6 +186,31 @@ static void test_bar(void **state) {
     df_free(text);
 }
 
+// On a terminal of 40 columns nothing is wrapped.
+static void test_bar_fits(void **state) {
+    (void)state;
+    int terminal = posix_openpt(O_RDWR | O_NOCTTY), kept = dup(STDOUT_FILENO);
+    assert_int_equal(grantpt(terminal) | unlockpt(terminal), 0);
+    int other = open(ptsname(terminal), O_RDWR | O_NOCTTY);
+    struct winsize size = {.ws_row = 10, .ws_col = 40};
+    assert_int_equal(ioctl(other, TIOCSWINSZ, &size), 0);
+    dup2(other, STDOUT_FILENO);
+    df_progress p;
+    df_progress_start(&p, "train", "tokens", 0, 4000000);
+    p.terminal = true;
+    p.interval = 0;
+    df_progress_at(&p, 1000000, "a note that is far too long for the width");
+    char text[400] = "";
+    ssize_t n = read(terminal, text, sizeof text - 1);
+    dup2(kept, STDOUT_FILENO);
+    close(kept);
+    close(other);
+    close(terminal);
+    assert_int_equal(n, 39);
+    assert_ptr_equal(strstr(text, "train [######------------------]  25% "), text);
+    df_info("the bar is gone");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_info),
@@ -194,6 +221,7 @@ int main(void) {
         cmocka_unit_test(test_clock),
         cmocka_unit_test(test_progress_in_a_log),
         cmocka_unit_test(test_bar),
+        cmocka_unit_test(test_bar_fits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
