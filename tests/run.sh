@@ -35,6 +35,7 @@ fi
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
 logs=build/test-logs
 mkdir -p $logs
+rm -f $logs/*.code
 results=$logs/results.txt times=$logs/times.txt
 : >$results
 : >$times
@@ -113,20 +114,44 @@ suite() {
 
 # script STEP FILE [ARGUMENT]: an end-to-end script, if its step or its own name is wanted; its lines are the results.
 script() {
-    local step=$1 name log before after code
+    local step=$1 name log
     shift
     name=$(basename "$1" .sh)
     log=$logs/$name.log
     wanted "$step" || wanted "$name" || return
     heading "$name"
-    before=$(wc -l <$results)
-    timeout -k 30 3600 "$@" 2>&1 | tee "$log" | while IFS= read -r line; do
-        case $line in "ok "* | "FAIL "* | "skip "*) result "$line" ;; *) echo "   $line" ;; esac
+    timeout -k 30 3600 "$@" 2>&1 | tee "$log" | sed -u '/^\(ok\|FAIL\|skip\) /!s/^/   /'
+    script_results "$name" "${PIPESTATUS[0]}"
+}
+# The results in a script's log, and what is wrong with the script as a whole.
+script_results() { # NAME EXIT_CODE
+    local log=$logs/$1.log
+    grep -E '^(ok|FAIL|skip) ' "$log" >>$results || result "FAIL $1: ran no case"
+    [ "$2" -eq 0 ] || grep -q '^FAIL ' "$log" || result "FAIL $1: exit $2, see $log"
+}
+# beside STEP FILE [ARGUMENT]: the same beside what follows, one of them at a time: for scripts that mostly wait.
+waiting=() beside_pid=''
+beside() {
+    local step=$1 name before=$beside_pid
+    shift
+    name=$(basename "$1" .sh)
+    wanted "$step" || wanted "$name" || return
+    {
+        [ -z "$before" ] || while kill -0 "$before" 2>/dev/null; do sleep 1; done
+        timeout -k 30 3600 "$@" >"$logs/$name.log" 2>&1
+        echo $? >"$logs/$name.code"
+    } &
+    beside_pid=$!
+    waiting+=("$name")
+}
+end_beside() {
+    local name
+    for name in "${waiting[@]}"; do
+        heading "$name (began beside the others)"
+        until [ -s "$logs/$name.code" ]; do sleep 1; done
+        cat "$logs/$name.log"
+        script_results "$name" "$(cat "$logs/$name.code")"
     done
-    code=${PIPESTATUS[0]}
-    after=$(sed "1,${before}d" $results)
-    if [ "$code" -ne 0 ] && ! grep -q '^FAIL ' <<<"$after"; then result "FAIL $name: exit $code, see $log"; fi
-    [ -n "$after" ] || result "FAIL $name: ran no case"
 }
 
 fuzz_one() {
@@ -167,6 +192,8 @@ if wanted fuzz; then
         echo "$names" | xargs -P "$cores" -I{} bash -c 'fuzz_one {}'
     fi
 fi
+beside slurm tests/slurm/chain.sh
+beside slurm tests/slurm/requeue.sh $requeues
 script e2e tests/e2e/main_job.sh
 script e2e tests/e2e/equality.sh
 script e2e tests/e2e/data.sh
@@ -175,6 +202,5 @@ script e2e tests/e2e/stops.sh
 script e2e tests/e2e/memory.sh
 script e2e tests/e2e/stories.sh
 script kills tests/e2e/kills.sh $kills
-script slurm tests/slurm/chain.sh
-script slurm tests/slurm/requeue.sh $requeues
+end_beside
 close
