@@ -47,6 +47,9 @@ static df_status measure(harvest *h) {
 df_status df_harvest_precision(harvest *h) {
     df_comm *world = h->run->world;
     if (!h->bf16) return DF_OK;
+    if (!df_bf16_is_quick())
+        df_warn("this CPU has no bf16 products: harvest.compute: bf16 runs in plain C, slower than "
+                "f32");
     df_status status = df_comm_rank(world) == 0 ? measure(h) : df_model_use_bf16(h->model);
     DF_TRY(df_agree(world, status));
     df_broadcast(world, 0, h->deviation, h->sites * sizeof *h->deviation);

@@ -251,6 +251,7 @@ typedef struct df_gemm_bf16 {
     float *c;
     size_t ldc;
 } df_gemm_bf16;
+bool df_bf16_is_quick(void); /* this CPU multiplies bf16; elsewhere the twin runs, slowly */
 size_t df_bf16_weight_bytes(size_t n, size_t k);
 size_t df_bf16_scratch_bytes(size_t m);
 void df_bf16_pack_weight(const float *w, size_t n, size_t k, void *packed); /* w [n, k] */

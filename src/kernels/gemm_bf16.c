@@ -1,11 +1,15 @@
 /* bf16 GEMM with fp32 sums, out of the screen's tiles: depth by depth, so that a part of the rows
  * stays in the second level of cache while the weights pass by. */
-#include "darkfield/kernels.h"
+#include "pack.h"
 
 #include <math.h>
 #include <string.h>
 
 #define DEPTH 512 // inputs packed at a time
+
+bool df_bf16_is_quick(void) {
+    return df_screen_quick(DF_SCREEN_BF16);
+}
 
 static size_t panels(size_t n, size_t lanes) {
     return (n + lanes - 1) / lanes;

@@ -7,7 +7,7 @@ set -eu
 
 build=${BUILD:-build}
 here=$(dirname "$0")
-known="step-topk step-batchtopk step-crosscoder step-relu step-jumprelu step-large torch-dense torch-sparse data-read tokenizer forward-gpt2 forward-llama forward-llama-bf16"
+known="step-topk step-batchtopk step-crosscoder step-relu step-jumprelu step-large torch-dense torch-sparse data-read tokenizer forward-gpt2 forward-llama forward-llama-bf16 torch-forward"
 json=
 names=
 while [ $# -gt 0 ]; do
@@ -77,6 +77,18 @@ forward() {
     rm -rf "$folder"
 }
 
+# torch_forward: PyTorch's pass in turns with each forward bench
+torch_forward() {
+    python=$(python_with_torch)
+    if [ -z "$python" ]; then echo "torch-forward: skipped, there is no Python with torch (set PYTHON)"; return; fi
+    folder=$(mktemp -d "${FOLDER:-${TMPDIR:-/tmp}}/darkfield-bench.XXXXXX")
+    for shape in forward-gpt2 forward-llama forward-llama-bf16; do
+        OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 "$python" "$here/torch_forward.py" "$shape" "${ROUNDS:-3}" \
+            $mpirun -n 1 "$build/tests/bench/bench_forward" "$shape" "$folder" 3
+    done
+    rm -rf "$folder"
+}
+
 bench() {
     case $1 in
     step-topk | step-batchtopk) everywhere $1 ;;
@@ -88,6 +100,7 @@ bench() {
     data-read) data 1 1; data 2 1 ;;
     tokenizer) tokenizer ;;
     forward-gpt2 | forward-llama | forward-llama-bf16) forward $1 ;;
+    torch-forward) torch_forward ;;
     *) echo "run.sh: unknown bench '$1'; there are: $known" >&2; return 2 ;;
     esac
 }
