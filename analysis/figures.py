@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 NOT_TERMS = ("step", "rows", "loss", "reconstruction", "l0", "dead", "lr")  # of the training history
 INK, BLUE, ORANGE, GREEN, GREY = "#1d2733", "#2b6cb0", "#c05621", "#2f855a", "#a0aec0"
@@ -26,11 +27,11 @@ def _svg(figure):
 
 
 def _log(axis):
-    """A logarithmic y axis with plain numbers at 1, 2 and 5 of each decade."""
-    axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    """A logarithmic x or y axis with plain numbers at 1, 2 and 5 of each decade."""
+    (axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale)("log")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _lines(axis, step, lines, title, log=False):
@@ -38,7 +39,7 @@ def _lines(axis, step, lines, title, log=False):
         axis.plot(step, values, label=name, color=colour, lw=1.4)
     axis.set(xlabel="step", title=title)
     if log and all(np.all(values > 0) for _, values in lines):
-        _log(axis)
+        _log(axis.yaxis)
     else:
         axis.set_ylim(bottom=0)
     if len(lines) > 1:
@@ -58,6 +59,48 @@ def training(history):
         _lines(axis, history["step"], lines, title, log)
     for axis in axes.flat[len(panels):]:
         axis.set_visible(False)
+    return _svg(figure)
+
+
+PLACES = [(x * (6 + 0.3 * far), y * (5 + far)) for far in (0, 10, 20, 32) for x, y in ((1, 1), (-1, -1), (1, -1), (-1, 1))]  # in points
+
+
+def _label(axis, points, use):
+    """Names beside the points, each in the first place where it covers no other name and no point."""
+    renderer = axis.figure.canvas.get_renderer()
+    taken = [Bbox.from_extents(x - 4, y - 4, x + 4, y + 4) for x, y in axis.transData.transform([(p["l0"], p["fvu"]) for p in points])]
+    for p in points:
+        bold = {"color": ORANGE, "fontweight": "bold"} if p["name"] == use else {}
+        text = axis.annotate(p["name"], (p["l0"], p["fvu"]), xytext=(0, 0), textcoords="offset points", fontsize=7.5, **bold)
+        for x, y in PLACES:
+            text.set(position=(x, y), ha="left" if x > 0 else "right", va="bottom" if y > 0 else "top")
+            box = text.get_window_extent(renderer)
+            if not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
+
+
+def sweep(panels, use):
+    """FVU against L0 on held-out documents, a panel for each site written; the Pareto front as a line, the studied member in orange."""
+    columns = min(len(panels), 2)
+    rows = (len(panels) + columns - 1) // columns
+    figure, axes = plt.subplots(rows, columns, figsize=(11, 4.2 * rows), squeeze=False)
+    for axis, panel in zip(axes.flat, panels):
+        points = sorted(panel["points"], key=lambda p: (p["l0"], p["fvu"]))
+        front = [p for p in points if p["front"]]
+        axis.plot([p["l0"] for p in front], [p["fvu"] for p in front], color=BLUE, lw=1.2, zorder=1, label="Pareto front")
+        colours = [ORANGE if p["name"] == use else BLUE if p["front"] else GREY for p in points]
+        axis.scatter([p["l0"] for p in points], [p["fvu"] for p in points], 26, colours, zorder=2)
+        axis.set(title=panel["title"], xlabel="active latents per row (L0)", ylabel="fraction of variance unexplained (held-out)")
+        axis.margins(x=0.22, y=0.15)
+        _log(axis.xaxis)
+        _log(axis.yaxis)
+        axis.legend(frameon=False, loc="upper right")
+    for axis in axes.flat[len(panels):]:
+        axis.set_visible(False)
+    figure.tight_layout()  # what the places of the names are measured in
+    for axis, panel in zip(axes.flat, panels):
+        _label(axis, sorted(panel["points"], key=lambda p: (p["l0"], p["fvu"])), use)
     return _svg(figure)
 
 

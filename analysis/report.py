@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes one self-contained HTML page from the result files of a run.
 
-    report.py RUN_FOLDER [--output report.html] [--title TEXT] [--null NULL_RUN_FOLDER]
+    report.py RUN_FOLDER [--output report.html] [--title TEXT] [--null NULL_RUN_FOLDER] [--members A,B,... [--use B]]
 
 The page opens from disk, asks nothing of the network, and escapes all corpus text. Sections whose result file is
 missing are left out, and the page says so. Needs h5py, numpy, matplotlib, jinja2.
@@ -30,15 +30,29 @@ def open_if_made(kind, path, missing):
         return None
 
 
-class Run:
-    """The result files of one output folder."""
+class Member:
+    """A dictionary of a sweep and what was measured of it on held-out documents."""
 
-    def __init__(self, folder):
-        self.folder, self.missing = folder, []
+    def __init__(self, folder, name, missing):
+        self.name = name
+        self.dictionary = open_if_made(Dictionary, os.path.join(folder, f"train-{name}.dict.h5"), missing)
+        self.evaluate = open_if_made(Results, os.path.join(folder, f"evaluate-{name}.h5"), missing)
+
+
+class Run:
+    """The result files of one output folder. Of a sweep, the later ones are of the member `use`."""
+
+    def __init__(self, folder, members=(), use=None):
+        self.folder, self.missing, self.use = folder, [], use
         at = lambda name: os.path.join(folder, name)
-        dictionaries = sorted(glob.glob(at("*.dict.h5")))
-        self.dictionary = open_if_made(Dictionary, dictionaries[0] if dictionaries else at("crosscoder.dict.h5"), self.missing)
-        self.evaluate = open_if_made(Results, at("evaluate.h5"), self.missing)
+        self.members = [Member(folder, name, self.missing) for name in members]
+        studied = [m for m in self.members if m.name == use] or self.members[:1]
+        if studied:
+            self.dictionary, self.evaluate = studied[0].dictionary, studied[0].evaluate
+        else:
+            dictionaries = sorted(glob.glob(at("*.dict.h5")))
+            self.dictionary = open_if_made(Dictionary, dictionaries[0] if dictionaries else at("crosscoder.dict.h5"), self.missing)
+            self.evaluate = open_if_made(Results, at("evaluate.h5"), self.missing)
         self.stats = open_if_made(Results, at("stats.h5"), self.missing)
         self.diff = open_if_made(Results, at("diff.h5"), self.missing)
         self.spectrum = open_if_made(Results, at("spectrum.h5"), self.missing)
@@ -151,6 +165,43 @@ def cards(run, null):
     return out
 
 
+# ---- a sweep ------------------------------------------------------------------------------------------------------
+
+def pareto(points):
+    """Which of the (L0, FVU) points no other one beats: none has less of one and no more of the other."""
+    return [not any(x <= a and y <= b and (x, y) != (a, b) for x, y in points) for a, b in points]
+
+
+def sweep_panels(members):
+    """For each site that members write: its title and a point for each of them."""
+    panels = {}
+    for m in members:
+        if m.evaluate is None:
+            continue
+        facts = m.evaluate.attributes
+        for i, (fvu, error) in enumerate(zip(m.evaluate["sites/fvu"], m.evaluate["sites/fvu_error"])):
+            panels.setdefault((facts[f"model{i}"], facts[f"site{i}"]), []).append(
+                {"name": m.name, "l0": float(facts["l0"]), "fvu": float(fvu), "error": float(error)})
+    for points in panels.values():
+        for point, best in zip(points, pareto([(p["l0"], p["fvu"]) for p in points])):
+            point["front"] = best
+    one_site = len({site for _, site in panels}) == 1
+    return [{"title": model if one_site else f"{model}, {site}", "points": points} for (model, site), points in panels.items()]
+
+
+def sweep_table(members, panels, use):
+    """A row for each member, by L0: what it is, and its FVU in each panel (None where it does not write that site)."""
+    rows = []
+    for m in members:
+        if m.evaluate is None:
+            continue
+        facts, kind = m.evaluate.attributes, m.dictionary.attributes if m.dictionary is not None else {}
+        cells = [next((p for p in panel["points"] if p["name"] == m.name), None) for panel in panels]
+        rows.append({"name": m.name, "used": m.name == use, "kind": kind.get("kind", ""), "activation": kind.get("activation", ""),
+                     "latents": int(facts["latents"]), "l0": float(facts["l0"]), "dead": int(facts["dead"]), "dense": int(facts["dense"]), "cells": cells})
+    return sorted(rows, key=lambda row: row["l0"])
+
+
 def spectrum_rows(spectrum):
     rows = []
     for name in [m for m in spectrum.members() if m not in ("checksums", "provenance") and "residual" in spectrum.file[m]]:
@@ -182,7 +233,8 @@ def loss_table(evaluate):
 def facts(run):
     """Provenance of each file: what was run, where, for how long."""
     rows = []
-    files = run.activations + [f for f in (run.dictionary, run.evaluate, run.stats, run.diff, run.spectrum) if f is not None]
+    trained = [f for m in run.members for f in (m.dictionary, m.evaluate)] or [run.dictionary, run.evaluate]
+    files = run.activations + [f for f in trained + [run.stats, run.diff, run.spectrum] if f is not None]
     for file in files:
         p = file.provenance
         rows.append({"file": os.path.basename(file.path), "size": os.path.getsize(file.path), "ranks": p.get("ranks"), "threads": p.get("threads"),
@@ -212,6 +264,10 @@ def build(run, null, title):
             "spectrum": spectrum_rows(run.spectrum) if run.spectrum is not None else None}
     if run.stats is not None and run.diff is None:
         page["latents"] = single_model_latents(run, vocabulary)
+    if len(run.members) > 1 and any(m.evaluate is not None for m in run.members):
+        panels = sweep_panels(run.members)
+        page["sweep"] = {"panels": [p["title"] for p in panels], "rows": sweep_table(run.members, panels, run.use), "use": run.use}
+        page["figures"]["sweep"] = figures.sweep(panels, run.use)
     if run.dictionary is not None:
         page["figures"]["training"] = figures.training(run.dictionary.history)
         page["job"] = run.dictionary.attributes.get("job", "")
@@ -239,9 +295,11 @@ def main():
     parser.add_argument("--output", default="report.html")
     parser.add_argument("--title", default="Model diffing report")
     parser.add_argument("--null", help="folder of a finished null run")
+    parser.add_argument("--members", default="", help="names of a sweep's members, separated by commas")
+    parser.add_argument("--use", help="the member that the other results are of")
     a = parser.parse_args()
     null = Run(a.null) if a.null and os.path.isdir(a.null) else None
-    run = Run(a.run)
+    run = Run(a.run, [name for name in a.members.split(",") if name], a.use or None)
     if a.null and null is None:
         run.missing.append(f"{a.null}: no null run there; run the null job first to see it beside this one")
     text = render(build(run, null, a.title))

@@ -17,22 +17,28 @@ static size_t shared_sites(const df_job *job, const char *const **out, const cha
 
 static size_t input_sites(const df_job *job, const char *const **out, const char **single) {
     if (df_job_has(job, "train.input")) return df_job_list(job, "train.input", out);
-    return shared_sites(job, out, single);
+    *single = df_job_text(job, "train.site");
+    *out = single;
+    return *single != NULL ? 1 : shared_sites(job, out, single);
 }
 
 /* Where the list of input_sites was given. */
 static const char *where_inputs(const df_job *job) {
     if (df_job_has(job, "train.input")) return df_job_where(job, "train.input");
+    if (df_job_has(job, "train.site")) return df_job_where(job, "train.site");
     return df_job_where(job, df_job_has(job, "sites") ? "sites" : "site");
 }
 
 df_status df_job_require_sites(const df_job *job) {
     bool one = df_job_has(job, "site"), list = df_job_has(job, "sites");
+    bool own = df_job_has(job, "train.site"), input = df_job_has(job, "train.input");
     if (one && list)
         return df_fail(DF_USAGE, "%s: sites is given beside site (%s): leave one out",
                        df_job_where(job, "sites"), df_job_where(job, "site"));
-    if (one || list || df_job_has(job, "train.input") || df_job_has(job, "harvest.sites"))
-        return DF_OK;
+    if (own && input)
+        return df_fail(DF_USAGE, "%s: train.input is given beside train.site (%s): leave one out",
+                       df_job_where(job, "train.input"), df_job_where(job, "train.site"));
+    if (one || list || own || input || df_job_has(job, "harvest.sites")) return DF_OK;
     return df_fail(DF_USAGE, "'site' or 'sites' must be given: hook sites under study, e.g. "
                              "blocks.3.hook_resid_post");
 }
@@ -159,6 +165,34 @@ df_status df_job_columns(const df_run *run, df_columns *out) {
     return status;
 }
 
+static bool holds(const df_columns *c, size_t model, const char *site) {
+    for (size_t i = 0; i < c->n; i++)
+        if (c->model[i] == model && strcmp(c->site[i], site) == 0) return true;
+    return false;
+}
+
+static df_status add_missing(const char *where, const df_columns *from, df_columns *to) {
+    for (size_t i = 0; i < from->n; i++)
+        if (!holds(to, from->model[i], from->site[i]))
+            DF_TRY(add(where, to, from->model[i], df_strdup(from->site[i])));
+    return DF_OK;
+}
+
+df_status df_job_all_columns(const df_run *run, df_columns *out) {
+    *out = (df_columns){0};
+    df_status status = DF_OK;
+    for (size_t d = 0; d < df_run_dictionaries(run) && status == DF_OK; d++) {
+        df_run one = df_run_of(run, d);
+        df_columns own;
+        status = df_job_columns(&one, &own);
+        if (status == DF_OK && d == 0) *out = (df_columns){.kind = own.kind, .inputs = own.inputs};
+        if (status == DF_OK) status = add_missing(where_inputs(one.job), &own, out);
+        df_columns_free(&own);
+    }
+    if (status != DF_OK) df_columns_free(out);
+    return status;
+}
+
 /* ---- what is harvested ---------------------------------------------------------------------- */
 
 df_status df_job_harvest_sites(const df_run *run, df_columns *out) {
@@ -175,7 +209,7 @@ df_status df_job_harvest_sites(const df_run *run, df_columns *out) {
         status = add(listed ? df_job_where(job, "harvest.sites") : where_inputs(job), out, 0,
                      df_strdup(items[i]));
     out->inputs = out->n; // named by the shared keys
-    if (status == DF_OK && !listed) status = df_job_columns(run, &wanted);
+    if (status == DF_OK && !listed) status = df_job_all_columns(run, &wanted);
     for (size_t i = 0; i < wanted.n && status == DF_OK; i++) {
         bool known = false;
         for (size_t j = 0; j < out->n; j++)

@@ -3,6 +3,7 @@
 #include "check.h"
 #include "convert.h"
 #include "jobs.h"
+#include "sweep.h"
 #include "version.h"
 
 #include <omp.h>
@@ -276,8 +277,9 @@ static df_status run_stages(df_run *run, const command_line *line) {
         if (!first) DF_TRY(stop_before(run, stages[i]));
         first = false;
         df_info("== %s: %s", stages[i]->name, stages[i]->help);
+        df_run one = df_run_of(run, run->use);
         df_status status = df_job_require(run->job, stages[i]->name);
-        if (status == DF_OK) status = stages[i]->run(run);
+        if (status == DF_OK) status = stages[i]->run(stages[i]->of_one ? &one : run);
         if (status != DF_OK) {
             df_context("running stage %s of %s", stages[i]->name, line->operands[0]);
             return status;
@@ -338,13 +340,26 @@ static df_status run_job(df_run *run, const command_line *line, const char *comm
 }
 
 /* What every stage reads and nothing can stand in for. */
-static df_status require_shared(const df_job *job) {
+static df_status require_shared(const df_run *run) {
     static const char *const sections[] = {"out", "models", "text"};
+    const df_job *job = run->job;
     const char *source = df_job_text(job, "train.source");
     bool synthetic = strcmp(source, "activations") != 0; // then no model is needed
     for (size_t i = 0; i < (synthetic ? 1 : sizeof sections / sizeof *sections); i++)
         DF_TRY(df_job_require(job, sections[i]));
-    return synthetic ? DF_OK : df_job_require_sites(job);
+    for (size_t d = 0; d < df_run_dictionaries(run) && !synthetic; d++)
+        DF_TRY(df_job_require_sites(df_run_of(run, d).job));
+    return DF_OK;
+}
+
+static void print_config(const df_run *run) {
+    for (size_t d = 0; d < df_run_dictionaries(run); d++) {
+        df_run one = df_run_of(run, d);
+        char *fixed = df_job_resolved(one.job, NULL, false);
+        if (one.member != NULL) df_info("# member %s", one.member);
+        df_info("%s", fixed != NULL ? fixed : "");
+        df_free(fixed);
+    }
 }
 
 static df_status run_with_job(df_comm *world, const command_line *line, const char *command) {
@@ -359,17 +374,17 @@ static df_status run_with_job(df_comm *world, const command_line *line, const ch
     DF_TRY(load_job(world, line, options, n, &job));
     df_run run = {.world = world, .job = job, .dry_run = line->dry_run, .force = line->force};
     df_status status = presume(job);
-    if (status == DF_OK) status = require_shared(job);
+    if (status == DF_OK) status = df_sweep_open(&run);
+    if (status == DF_OK) status = require_shared(&run);
     status = df_agree(world, status);
-    if (status == DF_OK && line->print_config) {
-        char *fixed = df_job_resolved(job, NULL, false);
-        df_info("%s", fixed != NULL ? fixed : "");
-        df_free(fixed);
-    } else if (status == DF_OK) {
+    if (status == DF_OK && line->print_config)
+        print_config(&run);
+    else if (status == DF_OK) {
         df_comm_hosts(world, hosts, sizeof hosts);
         status = run_job(&run, line, command, hosts);
     }
     df_kernels_close(&run.kernels);
+    df_sweep_close(&run);
     df_job_free(job);
     return status;
 }

@@ -101,15 +101,30 @@ static df_status open_files(const df_run *run, const df_columns *c, df_data *d) 
     return DF_OK;
 }
 
+static bool file_is_new(const df_data *d, size_t file, const size_t *site, size_t s) {
+    const df_acts *this = d->acts[file * d->sites + (site != NULL ? site[s] : s)];
+    for (size_t i = 0; i < s; i++)
+        if (d->acts[file * d->sites + (site != NULL ? site[i] : i)] == this) return false;
+    return true;
+}
+
+char *df_data_hashes(const df_data *d, const size_t *site, size_t sites) {
+    char *text = df_strdup("");
+    size_t n = site != NULL ? sites : d->sites;
+    for (size_t i = 0; i < d->files * n && text != NULL; i++) {
+        size_t file = i / n, s = i % n;
+        if (!file_is_new(d, file, site, s)) continue;
+        const df_acts *acts = d->acts[file * d->sites + (site != NULL ? site[s] : s)];
+        char *longer = df_format("%s# activations %016llx\n", text, (unsigned long long)acts->hash);
+        df_free(text);
+        text = longer;
+    }
+    return text;
+}
+
 /* One line for every file: what an output depends on. */
 static df_status list_hashes(df_data *d) {
-    d->hashes = df_strdup("");
-    for (size_t i = 0; i < d->n_opened && d->hashes != NULL; i++) {
-        char *longer = df_format("%s# activations %016llx\n", d->hashes,
-                                 (unsigned long long)d->opened[i]->hash);
-        df_free(d->hashes);
-        d->hashes = longer;
-    }
+    d->hashes = df_data_hashes(d, NULL, 0);
     return d->hashes != NULL ? DF_OK : DF_FAILED;
 }
 
@@ -133,7 +148,7 @@ static df_status open_mine(const df_run *run, bool evaluation, df_data *d) {
     uint32_t *tokens = NULL;
     DF_TRY(read_skip(run->job, evaluation ? "evaluate.skip_first" : "train.skip_first", &filter));
     df_columns columns;
-    DF_TRY(df_job_columns(run, &columns));
+    DF_TRY(evaluation ? df_job_columns(run, &columns) : df_job_all_columns(run, &columns));
     df_status opened = open_files(run, &columns, d);
     df_columns_free(&columns);
     DF_TRY(opened);
@@ -173,17 +188,26 @@ void df_data_close(df_data *data) {
     *data = (df_data){0};
 }
 
-bool df_inputs_are_missing(const df_run *run) {
-    uint8_t missing = 0;
+static bool is_missing(const df_run *run) {
     size_t n = df_job_is_synthetic(run) ? 0 : df_models(run);
     const char *one = df_job_text(run->job, "train.model");
-    for (size_t i = 0; i < n && df_comm_rank(run->world) == 0; i++)
+    bool missing = false;
+    for (size_t i = 0; i < n; i++)
         for (size_t f = 0; f < files_of(run, i); f++) {
             if (one != NULL && *one != '\0' && strcmp(one, df_model_name(run, i)) != 0) continue;
             char *path = path_of(run, i, f);
-            missing |= path != NULL && !df_file_exists(path);
+            missing = missing || (path != NULL && !df_file_exists(path));
             df_free(path);
         }
+    return missing;
+}
+
+bool df_inputs_are_missing(const df_run *run) {
+    uint8_t missing = 0;
+    for (size_t d = 0; d < df_run_dictionaries(run) && df_comm_rank(run->world) == 0; d++) {
+        df_run one = df_run_of(run, d);
+        missing |= is_missing(&one);
+    }
     df_broadcast(run->world, 0, &missing, sizeof missing);
     return missing != 0;
 }

@@ -122,4 +122,5 @@ const df_stage df_stage_diff = {
     .options = options,
     .n_options = sizeof options / sizeof *options,
     .run = run_diff,
+    .of_one = true,
 };

@@ -63,6 +63,7 @@ static df_status evaluate(df_run *run, const df_data *data, const char *dict_pat
         df_context("evaluating %s on the activations of this job", dict_path);
         goto done;
     }
+    if (run->member != NULL) df_info("  %s", run->member);
     print_figures(dict, &found);
     if (known) {
         df_synthetic toy = df_job_synthetic(run);
@@ -145,8 +146,8 @@ done:
     return status;
 }
 
-static df_status run_evaluate(df_run *run) {
-    char *dict = df_path_dict(run), *output = df_path_result(run, "evaluate");
+static df_status run_one(df_run *run) {
+    char *dict = df_path_dict(run), *output = df_path_evaluation(run);
     df_status status = df_agree(run->world, dict != NULL && output != NULL ? DF_OK : DF_FAILED);
     if (status == DF_OK && run->dry_run)
         status = print_plan(run, dict, output);
@@ -157,6 +158,14 @@ static df_status run_evaluate(df_run *run) {
     return status;
 }
 
+/* Every member of a sweep has a file of its own. */
+static df_status run_evaluate(df_run *run) {
+    for (size_t d = 0; d < df_run_dictionaries(run); d++) {
+        df_run one = df_run_of(run, d);
+        DF_TRY(run_one(&one));
+    }
+    return DF_OK;
+}
 static const df_option *const more_options[] = {df_loss_options, NULL};
 
 const df_stage df_stage_evaluate = {

@@ -10,6 +10,12 @@
 #include "darkfield/rows.h"
 #include "darkfield/store.h"
 
+/* One dictionary of train.sweep: its name and the job as it is for it alone. */
+typedef struct df_member {
+    char *name;
+    df_job *job;
+} df_member;
+
 /* A run of the program: owned by main, borrowed by stages. */
 typedef struct df_run {
     df_comm *world;
@@ -18,7 +24,16 @@ typedef struct df_run {
     bool dry_run;             /* check inputs, print the plan, compute nothing */
     bool force;               /* run a stage even when its output is current */
     df_provenance provenance; /* ready to be handed to df_file_provenance */
+    const df_member *members; /* [n_members] of train.sweep; none: there is no sweep */
+    size_t n_members, use;    /* use: the member that later stages study */
+    const char *member;       /* the run is of this member: `job` is its job; NULL: of the whole */
 } df_run;
+
+/* How many dictionaries the job makes: the members of its sweep, or one. */
+size_t df_run_dictionaries(const df_run *run);
+/* The run as it is for one of them: its job and its name; without a sweep the run itself. Valid as
+ * long as `run`. Not collective. */
+df_run df_run_of(const df_run *run, size_t dictionary);
 
 typedef struct df_stage {
     const char *name, *help;
@@ -31,6 +46,7 @@ typedef struct df_stage {
     const df_option *const *more;
     df_status (*presume)(df_job *job); /* completes the parsed job file; NULL: nothing to do */
     void (*more_help)(FILE *to);       /* follows the options in `help`; NULL: nothing */
+    bool of_one; /* studies one dictionary: of a sweep it is run with the member of train.use */
 } df_stage;
 
 /* train.preset (train_presets.c): gives the options of a published trainer to the keys that were
@@ -49,7 +65,10 @@ extern const size_t df_n_shared_options;
 char *df_path_acts(const df_run *run, const char *model); /* OUT/base.acts.h5 */
 char *df_path_result(const df_run *run,
                      const char *name); /* OUT/NAME.h5: "evaluate", "stats", "diff", "spectrum" */
-char *df_path_dict(const df_run *run);  /* OUT/crosscoder.dict.h5 or OUT/sae.dict.h5 */
+/* OUT/crosscoder.dict.h5, OUT/sae.dict.h5, ...; of a member OUT/train-MEMBER.dict.h5. */
+char *df_path_dict(const df_run *run);
+/* OUT/evaluate.h5; of a member OUT/evaluate-MEMBER.h5. */
+char *df_path_evaluation(const df_run *run);
 
 /* The number of models named in the job file (1 or 2), and their names and paths (0: a, 1: b). */
 size_t df_models(const df_run *run);
@@ -70,12 +89,15 @@ typedef struct df_columns {
     char *site[DF_MAX_SITES];
 } df_columns;
 df_status df_job_columns(const df_run *run, df_columns *out) DF_MUST_CHECK;
+/* The columns of all dictionaries of the job, each once, those of the first in its order: what a
+ * data set holds that all are trained on. `kind` and `inputs` are the first's. Not collective. */
+df_status df_job_all_columns(const df_run *run, df_columns *out) DF_MUST_CHECK;
 void df_columns_free(df_columns *columns);
 df_dict_kind df_job_kind(const df_run *run); /* train.kind, `auto` decided */
 /* The sites to harvest of each model: harvest.sites, else those under study and those of the
  * dictionary. `inputs` of them are named by shared options. Not collective. */
 df_status df_job_harvest_sites(const df_run *run, df_columns *out) DF_MUST_CHECK;
-/* site, sites or train.input is given, not two of the first. */
+/* site, sites, train.site or train.input is given, not two of the first or of the last. */
 df_status df_job_require_sites(const df_job *job) DF_MUST_CHECK;
 
 /* The text of the job, as the options text.* say. Not collective; close with df_corpus_close. */
@@ -96,9 +118,9 @@ typedef struct df_inputs {
 df_status df_inputs_open(const df_run *run, df_inputs *out) DF_MUST_CHECK;
 void df_inputs_close(df_inputs *inputs);
 
-/* The data set of the training rows, or of those that evaluation reads: the files of train.files
- * (else the job's own) behind the job's filters, or synthetic rows. Collective; close with
- * df_data_close. */
+/* The data set of the training rows of all dictionaries, or of those that the evaluation of one
+ * reads: the files of train.files (else the job's own) behind the job's filters, or synthetic rows.
+ * Collective; close with df_data_close. */
 typedef struct df_data {
     df_acts **opened;              /* [n_opened] */
     df_acts **acts;                /* [files * sites] of those */
@@ -110,6 +132,8 @@ typedef struct df_data {
 } df_data;
 df_status df_data_open(const df_run *run, bool evaluation, df_data *out) DF_MUST_CHECK;
 void df_data_close(df_data *data);
+/* `hashes` as they are for these sites alone, NULL: all. New memory. */
+char *df_data_hashes(const df_data *data, const size_t *site, size_t sites);
 /* Which rows evaluation reads; the filter borrows *tokens (df_free), which is new memory in every
  * case. Not collective. */
 df_status df_job_evaluation_filter(const df_run *run, df_acts_filter *out,

@@ -79,11 +79,23 @@ static df_status run_report_script(const char *const *arguments) {
                    arguments[1], code);
 }
 
+/* "k4,k8": the members of the sweep, "" without one. New memory. */
+static char *list_members(const df_run *run) {
+    char *text = df_strdup("");
+    for (size_t i = 0; i < run->n_members && text != NULL; i++) {
+        char *longer = df_format("%s%s%s", text, i > 0 ? "," : "", run->members[i].name);
+        df_free(text);
+        text = longer;
+    }
+    return text;
+}
+
 static df_status make_page(const df_run *run) {
     const char *out = df_job_text(run->job, "out"), *null = df_job_text(run->job, "report.null");
     char *script = df_format("%s/report.py", analysis_folder());
-    char *page = df_format("%s/report.html", out);
-    df_status status = script != NULL && page != NULL ? DF_OK : DF_FAILED;
+    char *page = df_format("%s/report.html", out), *members = list_members(run);
+    bool have = script != NULL && page != NULL && members != NULL;
+    df_status status = have ? DF_OK : DF_FAILED;
     const char *python = NULL;
     if (status == DF_OK) status = find_python(df_job_text(run->job, "report.python"), &python);
     if (status == DF_OK) {
@@ -94,6 +106,10 @@ static df_status make_page(const df_run *run) {
                                    page,
                                    "--title",
                                    df_job_text(run->job, "report.title"),
+                                   "--members",
+                                   members,
+                                   "--use",
+                                   run->n_members > 0 ? run->members[run->use].name : "",
                                    null != NULL ? "--null" : NULL,
                                    null,
                                    NULL};
@@ -102,6 +118,7 @@ static df_status make_page(const df_run *run) {
     if (status == DF_OK) df_info("report: %s", page);
     df_free(script);
     df_free(page);
+    df_free(members);
     return status;
 }
 

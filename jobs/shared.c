@@ -141,6 +141,20 @@ const df_option df_shared_options[] = {
 };
 const size_t df_n_shared_options = sizeof df_shared_options / sizeof *df_shared_options;
 
+size_t df_run_dictionaries(const df_run *run) {
+    return run->n_members > 0 ? run->n_members : 1;
+}
+
+df_run df_run_of(const df_run *run, size_t dictionary) {
+    df_run out = *run;
+    if (run->n_members == 0) return out;
+    out.job = run->members[dictionary].job;
+    out.member = run->members[dictionary].name;
+    out.members = NULL;
+    out.n_members = 0;
+    return out;
+}
+
 size_t df_models(const df_run *run) {
     return df_job_has(run->job, "models.b.path") ? 2 : 1;
 }
@@ -178,7 +192,14 @@ char *df_path_result(const df_run *run, const char *name) {
     return df_format("%s/%s.h5", df_job_text(run->job, "out"), name);
 }
 
+char *df_path_evaluation(const df_run *run) {
+    if (run->member == NULL) return df_path_result(run, "evaluate");
+    return df_format("%s/evaluate-%s.h5", df_job_text(run->job, "out"), run->member);
+}
+
 char *df_path_dict(const df_run *run) {
+    if (run->member != NULL)
+        return df_format("%s/train-%s.dict.h5", df_job_text(run->job, "out"), run->member);
     return df_format("%s/%s.dict.h5", df_job_text(run->job, "out"),
                      df_dict_kind_name(df_job_kind(run)));
 }

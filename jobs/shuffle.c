@@ -23,7 +23,7 @@ char *df_path_shuffled(const df_run *run) {
 static char *list_sites(const df_run *run) {
     df_columns c;
     char *text = NULL;
-    if (df_job_columns(run, &c) != DF_OK) return NULL;
+    if (df_job_all_columns(run, &c) != DF_OK) return NULL;
     for (size_t s = 0; s < c.n && (s == 0 || text != NULL); s++) {
         char *longer = s == 0 ? df_strdup(c.site[0]) : df_format("%s, %s", text, c.site[s]);
         df_free(text);
@@ -41,11 +41,10 @@ char *df_describe_shuffled(const df_run *run, const char *hashes) {
     const char *model = df_job_text(job, "train.model");
     char *sites = list_sites(run);
     if (sites == NULL) return NULL;
-    bool own = df_job_has(job, "train.seed");
-    char *text = df_format("seed %lld, site %s, model %s, skip_first %s, bad_rows %s\n%s",
-                           (long long)df_job_int(job, own ? "train.seed" : "seed"), sites,
-                           model != NULL ? model : "", df_job_text(job, "train.skip_first"),
-                           df_job_text(job, "train.bad_rows"), hashes);
+    char *text =
+        df_format("seed %lld, site %s, model %s, skip_first %s, bad_rows %s\n%s",
+                  (long long)df_job_int(job, "seed"), sites, model != NULL ? model : "",
+                  df_job_text(job, "train.skip_first"), df_job_text(job, "train.bad_rows"), hashes);
     df_free(sites);
     for (size_t i = 0; i < n && text != NULL; i++) {
         char *longer = df_format("%sskip token %s\n", text, tokens[i]);
@@ -70,13 +69,12 @@ static df_status shuffle(df_run *run, const df_data *d) {
     const df_job *job = run->job;
     char *path = df_path_shuffled(run), *what = df_describe_shuffled(run, d->hashes);
     df_status status = df_agree(run->world, path != NULL && what != NULL ? DF_OK : DF_FAILED);
-    df_shuffle_options o = {
-        .seed = (uint64_t)df_job_int(job, df_job_has(job, "train.seed") ? "train.seed" : "seed"),
-        .memory = (uint64_t)df_job_int(job, "shuffle.memory") << 20,
-        .output = path,
-        .job = what,
-        .dropped = d->dropped,
-        .facts = run->provenance};
+    df_shuffle_options o = {.seed = (uint64_t)df_job_int(job, "seed"),
+                            .memory = (uint64_t)df_job_int(job, "shuffle.memory") << 20,
+                            .output = path,
+                            .job = what,
+                            .dropped = d->dropped,
+                            .facts = run->provenance};
     if (status == DF_OK && run->dry_run) {
         status = df_agree(run->world, print_plan(run, d, &o));
     } else if (status == DF_OK && !df_stage_is_current(run, path, "darkfield-rows", what)) {

@@ -228,4 +228,5 @@ const df_stage df_stage_spectrum = {
     .options = options,
     .n_options = sizeof options / sizeof *options,
     .run = run_spectrum,
+    .of_one = true,
 };

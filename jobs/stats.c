@@ -208,4 +208,5 @@ const df_stage df_stage_stats = {
     .options = options,
     .n_options = sizeof options / sizeof *options,
     .run = run_stats,
+    .of_one = true,
 };

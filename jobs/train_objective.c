@@ -19,6 +19,7 @@ const df_option df_objective_options[] = {
              "or tanh(c f); jumprelu also has the number of active latents (Gemma Scope), or "
              "(number / target - 1)^2 (dictionary_learning)"},
     {.key = "train.penalty_weight",
+     .tag = "penalty",
      .type = DF_OPT_REAL,
      .fallback = "0",
      .min = 0,
@@ -75,6 +76,7 @@ const df_option df_objective_options[] = {
      .max = 1e6,
      .help = "tanh: c (Anthropic, January 2025)"},
     {.key = "train.target_l0",
+     .tag = "target",
      .type = DF_OPT_REAL,
      .fallback = "20",
      .unit = "latents per row",

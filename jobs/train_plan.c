@@ -11,9 +11,21 @@ static void print_free_space(const char *folder) {
     df_info("  free in %s: %s", folder, text);
 }
 
-/* The dictionary of the first rank, which has most. */
-static df_status outline(const df_planned *p, int size, df_dict **out) {
-    return df_train_outline(p->options, p->sites, p->n_sites, size, 0, out);
+/* The sites of a member; returns how many. */
+static size_t sites_of(const df_planned *p, size_t member, df_dict_site *out) {
+    df_dict_site all[DF_MAX_SITES];
+    const df_train_member *m = &p->members[member];
+    size_t n = df_train_sites(p->rows, all);
+    for (size_t s = 0; s < (m->site != NULL ? m->sites : n); s++)
+        out[s] = all[m->site != NULL ? m->site[s] : s];
+    return m->site != NULL ? m->sites : n;
+}
+
+/* A member's dictionary on one rank. */
+static df_status outline(const df_planned *p, size_t member, df_dict **out) {
+    df_dict_site sites[DF_MAX_SITES];
+    size_t n = sites_of(p, member, sites);
+    return df_train_outline(p->members[member].options, sites, n, 1, 0, out);
 }
 
 /* ---- scaling -------------------------------------------------------------------------------- */
@@ -31,46 +43,89 @@ static df_status read_machine(const df_run *run, const df_planned *p, machine *m
                    .bandwidth = 1e9 * df_job_real(run->job, "plan.bandwidth")};
     if (m->rate > 0) return DF_OK;
     df_dict *d = NULL;
-    DF_TRY(outline(p, 1, &d));
-    df_status status = df_gemm_rate(d, p->options->batch, &m->rate);
+    DF_TRY(outline(p, 0, &d));
+    df_status status = df_gemm_rate(d, p->members[0].options->batch, &m->rate);
     df_dict_free(&d);
+    return status;
+}
+
+/* What the ranks need that have most: not all in one place. */
+typedef struct need {
+    double bytes, traffic, messages, compute, network, step; /* seconds */
+} need;
+
+static void add_need(const machine *m, const df_train_plan *plan, need *out) {
+    double compute = m->step * plan->flop / m->rate;
+    double network = df_cost_seconds(plan->cost, m->latency, m->bandwidth);
+    if ((double)plan->bytes > out->bytes) out->bytes = (double)plan->bytes;
+    if (compute + network <= out->step) return;
+    out->step = compute + network;
+    out->compute = compute;
+    out->network = network;
+    out->traffic = (double)plan->cost.traffic.bytes;
+    out->messages = (double)plan->cost.traffic.messages;
+}
+
+/* The first rank of every member stands for all: it has most of its dictionary. */
+static df_status most_needed(const df_planned *p, const machine *m, int size, need *out) {
+    df_train_place *place = NULL;
+    *out = (need){0};
+    DF_TRY(DF_NEW(place, p->n));
+    df_status status = df_train_place_members(p->members, p->n, p->rows, size, place);
+    for (size_t i = 0; i < p->n && status == DF_OK; i++) {
+        df_train_plan plan = {.rank = place[i].first};
+        bool seen = false;
+        for (size_t j = 0; j < i; j++) seen = seen || place[j].first == place[i].first;
+        if (seen) continue;
+        status = df_train_plan_rank(p->members, p->n, p->rows, p->screen, size, &plan);
+        if (status == DF_OK) add_need(m, &plan, out);
+    }
+    df_free(place);
     return status;
 }
 
 /* One line of the table; alone: the seconds of a step on one rank. */
 static df_status print_ranks(const df_planned *p, const machine *m, int size, double alone) {
-    df_dict *d = NULL;
     char memory[16], bytes[16];
-    DF_TRY(outline(p, size, &d));
-    size_t batch = p->options->batch;
-    df_cost cost = df_train_step_cost(d, &p->options->objective, batch, 0, size, 0).most;
-    double compute = m->step * df_gemm_flop(d, batch, d->mine) / m->rate;
-    double network = df_cost_seconds(cost, m->latency, m->bandwidth), step = compute + network;
-    df_human_bytes((double)df_train_plan_bytes(p->options, d, p->screen, p->rows, size), memory);
-    df_human_bytes((double)cost.traffic.bytes, bytes);
-    df_dict_free(&d);
-    df_info("  %6d %11s %12s %9llu %11.2f %11.2f %10.0f %6.0f %% %9.2f", size, memory, bytes,
-            (unsigned long long)cost.traffic.messages, 1e3 * compute, 1e3 * network,
-            (double)batch / step, 100 * alone / (step * size),
-            step * (double)p->options->steps / 3600);
+    const df_train_options *o = p->members[0].options;
+    need n;
+    DF_TRY(most_needed(p, m, size, &n));
+    df_human_bytes(n.bytes, memory);
+    df_human_bytes(n.traffic, bytes);
+    df_info("  %6d %11s %12s %9.0f %11.2f %11.2f %10.0f %6.0f %% %9.2f", size, memory, bytes,
+            n.messages, 1e3 * n.compute, 1e3 * n.network, (double)o->batch / n.step,
+            100 * alone / (n.step * size), n.step * (double)o->steps / 3600);
+    return DF_OK;
+}
+
+/* The flop of all encoder GEMMs of a step; more ranks than blocks would have nothing to do. */
+static df_status whole_work(const df_planned *p, double *flop, int *most) {
+    *flop = 0;
+    *most = 0;
+    for (size_t i = 0; i < p->n; i++) {
+        df_dict *d = NULL;
+        DF_TRY(outline(p, i, &d));
+        *flop += df_gemm_flop(d, p->members[i].options->batch, (df_range){0, d->latents});
+        *most += (int)d->blocks;
+        df_dict_free(&d);
+    }
     return DF_OK;
 }
 
 static df_status print_scaling(const df_run *run, const df_planned *p) {
     machine m;
-    df_dict *d = NULL;
+    double flop;
+    int most;
     DF_TRY(read_machine(run, p, &m));
-    DF_TRY(outline(p, 1, &d));
-    double alone = m.step * df_gemm_flop(d, p->options->batch, (df_range){0, d->latents}) / m.rate;
-    int most = (int)d->blocks; // more ranks would have nothing to do
-    df_dict_free(&d);
+    DF_TRY(whole_work(p, &flop, &most));
     df_info(
         "  on a network of %g us and %g GB/s a rank, ranks of %.4g GFLOP/s, steps of %g encoder "
         "GEMMs, nothing overlapped:",
         1e6 * m.latency, 1e-9 * m.bandwidth, 1e-9 * m.rate, m.step);
     df_info("  %6s %11s %12s %9s %11s %11s %10s %8s %9s", "ranks", "memory/rank", "bytes/step",
             "messages", "compute ms", "network ms", "rows/s", "effic.", "hours");
-    for (int size = 1; size <= most; size *= 2) DF_TRY(print_ranks(p, &m, size, alone));
+    for (int size = 1; size <= most; size *= 2)
+        DF_TRY(print_ranks(p, &m, size, m.step * flop / m.rate));
     return DF_OK;
 }
 
@@ -93,19 +148,53 @@ static void print_rows(const df_rows *rows, const df_train_options *o) {
                 (double)o->steps * (double)o->batch / (double)n);
 }
 
+static void print_member(const df_planned *p, size_t i, const df_dict *d,
+                         const df_train_place *place) {
+    int last = place->first + place->count - 1;
+    char ranks[32];
+    snprintf(ranks, sizeof ranks, place->count == 1 ? "rank %d" : "ranks %d to %d", place->first,
+             last);
+    df_info("  %-24s %s of %zu latents over %zu columns, %s", p->members[i].name,
+            df_dict_kind_name(d->kind), d->latents, d->width, ranks);
+}
+
+/* What is trained and where; *weights: bytes of all dictionaries. */
+static df_status print_members(const df_planned *p, int size, uint64_t *weights) {
+    df_train_place *place = NULL;
+    DF_TRY(DF_NEW(place, p->n));
+    df_status status = df_train_place_members(p->members, p->n, p->rows, size, place);
+    bool sweep = p->members[0].name != NULL;
+    if (sweep) df_info("train: a sweep of %zu dictionaries on the same rows", p->n);
+    *weights = 0;
+    for (size_t i = 0; i < p->n && status == DF_OK; i++) {
+        df_dict *d = NULL;
+        status = outline(p, i, &d);
+        if (status != DF_OK) break;
+        *weights += weight_bytes(d);
+        if (sweep)
+            print_member(p, i, d, &place[i]);
+        else
+            df_info("train: %s of %zu latents over %zu columns (%zu site%s)",
+                    df_dict_kind_name(d->kind), d->latents, d->width, d->sites,
+                    d->sites == 1 ? "" : "s");
+        df_dict_free(&d);
+    }
+    df_free(place);
+    return status;
+}
+
 df_status df_print_train_plan(const df_run *run, const df_planned *p) {
-    df_dict *d = NULL;
-    const df_train_options *o = p->options;
     int size = df_comm_size(run->world);
     char checkpoints[16];
-    DF_TRY(outline(p, size, &d));
-    df_need need = {df_train_plan_bytes(o, d, p->screen, p->rows, size), weight_bytes(d)};
-    df_human_bytes(3 * 3 * (double)weight_bytes(d), checkpoints);
-    df_info("train: %s of %zu latents over %zu columns (%zu site%s)", df_dict_kind_name(d->kind),
-            o->latents, d->width, p->n_sites, p->n_sites == 1 ? "" : "s");
-    df_dict_free(&d);
-    print_rows(p->rows, o);
-    df_print_plan(p->output, need);
+    need n;
+    df_need all = {0};
+    const machine any = {.rate = 1, .step = 1, .bandwidth = 1};
+    DF_TRY(print_members(p, size, &all.disk));
+    DF_TRY(most_needed(p, &any, size, &n));
+    all.memory = (uint64_t)n.bytes;
+    df_human_bytes(3 * 3 * (double)all.disk, checkpoints);
+    print_rows(p->rows, p->members[0].options);
+    df_print_plan(p->output, all);
     df_info("  checkpoints: at most %s on disk while it runs", checkpoints);
     print_free_space(df_job_text(run->job, "out"));
     return print_scaling(run, p);

@@ -197,6 +197,7 @@ beside slurm tests/slurm/requeue.sh $requeues
 script e2e tests/e2e/main_job.sh
 script e2e tests/e2e/equality.sh
 script e2e tests/e2e/data.sh
+script e2e tests/e2e/sweep.sh
 script e2e tests/e2e/bad_input.sh
 script e2e tests/e2e/stops.sh
 script e2e tests/e2e/memory.sh

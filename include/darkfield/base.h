@@ -206,7 +206,8 @@ typedef enum df_option_type {
     DF_OPT_BOOL,
     DF_OPT_TEXT,
     DF_OPT_CHOICE,
-    DF_OPT_LIST
+    DF_OPT_LIST,
+    DF_OPT_SWEEP
 } df_option_type;
 
 /* One row: key, type, unit, default, range, help. The table drives the job file, --set, --help, the
@@ -214,13 +215,16 @@ typedef enum df_option_type {
  * unless `optional`. */
 typedef struct df_option {
     const char *key;      /* "train.latents"; every dot is one level of mapping */
-    df_option_type type;  /* LIST is a sequence of texts */
+    df_option_type type;  /* LIST is a sequence of texts; SWEEP: see df_job_members */
     const char *fallback; /* as it would be written in the file; lists: comma-separated */
     const char *unit;     /* "rows", "nats per token", NULL */
     const char *choices;  /* CHOICE: "topk batchtopk relu" */
     double min, max;      /* INT and REAL: allowed range when min < max */
     bool is_volatile;     /* stored under /provenance, not compared (paths, limits, intervals) */
     bool optional;        /* may stay unset: df_job_has is false then */
+    bool fixed;           /* a sweep cannot vary it */
+    const char *tag;      /* before its value in the names of members; NULL: its name, or nothing
+                             before a text */
     const char *help;
 } df_option;
 
@@ -250,6 +254,17 @@ const char *df_job_text(const df_job *job,
                         const char *key); /* NULL when unset; belongs to the job */
 size_t df_job_list(const df_job *job, const char *key,
                    const char *const **items); /* belongs to the job */
+
+/* An option of type SWEEP gives other values to options of its own section: a mapping from options
+ * to lists of values, of which every combination is a member, the last option changing fastest; or
+ * a list of mappings, a member each, which may hold a `name`; or the text none. With --set it is
+ * YAML in flow style. Members are named after their values ("k8-m1024"), all differently.
+ *
+ * How many there are (0: no sweep); the name of member i (new memory); the job as it is with its
+ * values, without any sweep, and with defaults where df_job_presume was at work. */
+size_t df_job_members(const df_job *job, const char *key);
+char *df_job_member_name(const df_job *job, const char *key, size_t i);
+df_status df_job_member(const df_job *job, const char *key, size_t i, df_job **out) DF_MUST_CHECK;
 
 /* Checks that every key without default whose section (text before the first dot) is `section` was
  * given. */

@@ -38,7 +38,8 @@ void df_comm_hosts(df_comm *comm, char *out,
 
 /* Every rank brings its own status and leaves with the same one: DF_OK when all are, else the code
  * of the lowest failing rank, whose text is installed as the pending failure on every rank (with
- * "[rank r] " before it when size > 1). Call after rank-local work and before the next collective.
+ * "[rank r] " before it, the rank among all, when size > 1 and it is not there). Call after
+ * rank-local work and before the next collective.
  */
 df_status df_agree(df_comm *comm, df_status mine) DF_MUST_CHECK;
 

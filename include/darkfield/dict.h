@@ -510,7 +510,9 @@ typedef struct df_train_options {
     df_dict_kind kind; /* SAE and CROSSCODER: all sites are read and written */
     size_t inputs; /* transcoders and CLT: the first so many sites are read, the others written */
     size_t latents, k, batch;
-    uint64_t steps, seed;
+    uint64_t steps;
+    uint64_t seed;       /* of initialisation and resampling */
+    uint64_t order_seed; /* of the order of rows */
     df_activation activation;
     df_code_norm code_norm;
     size_t shared, dedicated; /* of a crosscoder; see df_dict_bind */
@@ -565,6 +567,39 @@ typedef struct df_train_options {
  * checkpoint on request. Rows are read ahead of the steps. Collective. */
 df_status df_train(df_comm *comm, df_kernels *kernels, const df_rows *rows,
                    const df_train_options *options) DF_MUST_CHECK;
+
+/* One dictionary of a sweep. */
+typedef struct df_train_member {
+    const char *name; /* for the log: "k8-m1024"; NULL: it is the only one */
+    const df_train_options *options;
+    const size_t *site; /* [sites] of the data set, as they stand in its rows; NULL: all sites */
+    size_t sites;
+} df_train_member;
+/* Trains the members on the same rows, read once, side by side. Each becomes the dictionary that
+ * df_train makes with its options and its sites alone, to the bit. They agree in batch, order_seed,
+ * shuffle and buffer_rows. Each has its own output and checkpoints, resumes from its newest one and
+ * waits there for those that are behind; a checkpoint or a stop is one of all. Collective. */
+df_status df_train_sweep(df_comm *comm, df_kernels *kernels, const df_rows *rows,
+                         const df_train_member *members, size_t n) DF_MUST_CHECK;
+/* Where members are trained: ranks [first, first + count). With at least as many ranks as members a
+ * member has ranks of its own, as many as its share of the encoder GEMMs asks for; with fewer, each
+ * is trained on one rank, members being spread by the same measure. Not collective. */
+typedef struct df_train_place {
+    int first, count;
+} df_train_place;
+df_status df_train_place_members(const df_train_member *members, size_t n, const df_rows *rows,
+                                 int size, df_train_place *out) DF_MUST_CHECK;
+/* What df_train_sweep needs on rank `rank` (to be given) of `size`. Not collective. */
+typedef struct df_train_plan {
+    int rank;
+    size_t members;        /* that have a part there */
+    size_t bytes, scratch; /* own allocations, at most; of these for rows of some of the sites */
+    df_cost cost;          /* of a step, at most */
+    double flop;           /* of its encoder GEMMs */
+} df_train_plan;
+df_status df_train_plan_rank(const df_train_member *members, size_t n, const df_rows *rows,
+                             df_screen screen, int size, df_train_plan *out) DF_MUST_CHECK;
+
 /* The sites of a data set as df_train makes a dictionary of them: sites [DF_MAX_SITES], texts
  * borrowed; returns how many there are. Not collective. */
 size_t df_train_sites(const df_rows *rows, df_dict_site *sites);

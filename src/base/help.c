@@ -20,6 +20,8 @@ static const char *type_word(const df_option *option) {
         return "one of";
     case DF_OPT_LIST:
         return "list of texts";
+    case DF_OPT_SWEEP:
+        return "mapping of lists, or list of mappings";
     }
     return "text";
 }

@@ -4,17 +4,20 @@
 
 #include "darkfield/base.h"
 
+typedef struct df_sweep df_sweep; /* sweep.h */
+
 /* What one option holds. A value that came from the table's default has no `where`. */
 typedef struct df_value {
-    bool set;
-    char *where; /* "file:line" or "--set" */
-    size_t line; /* in the job file; 0 when it did not come from there */
+    bool set, presumed; /* presumed: by df_job_presume */
+    char *where;        /* "file:line" or "--set" */
+    size_t line;        /* in the job file; 0 when it did not come from there */
     int64_t integer;
     double real;
     bool truth;
     char *text; /* TEXT and CHOICE */
     char **items;
     size_t n_items;
+    df_sweep *sweep;
 } df_value;
 
 struct df_job {
@@ -29,6 +32,15 @@ struct df_job {
 df_status df_value_read(const df_option *option, const char *const *texts, size_t n,
                         df_value *value) DF_MUST_CHECK;
 void df_value_clear(df_value *value);
+/* A copy of all but a sweep; *out must be empty. On failure it is still to be cleared. */
+df_status df_value_copy(const df_value *value, df_value *out) DF_MUST_CHECK;
+/* As one word; items of a list are joined by +. New memory. */
+char *df_value_text(const df_option *option, const df_value *value);
+/* The shortest decimal that reads back as the same number. */
+void df_shortest(double value, char out[32]);
+
+/* The job without its sweeps and without what was presumed. */
+df_status df_job_copy(const df_job *job, df_job **out) DF_MUST_CHECK;
 
 /* The same from one text; a list's is split at commas. */
 df_status df_value_read_one(const df_option *option, const char *text,

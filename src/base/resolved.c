@@ -1,5 +1,5 @@
 /* A job file that reproduces the run, written so that reading it gives the same values. */
-#include "job.h"
+#include "sweep.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -92,14 +92,6 @@ static df_status put_scalar(writer *w, const char *text) {
     return needs_quotes(text) ? put_quoted(w, text) : put_text(w, text);
 }
 
-// The shortest decimal that reads back as the same number.
-static void shortest(double value, char out[static 32]) {
-    for (int digits = 6; digits <= 17; digits++) {
-        snprintf(out, 32, "%.*g", digits, value);
-        if (strtod(out, NULL) == value) return;
-    }
-}
-
 // ---- values and sections -----------------------------------------------------------------------
 
 static df_status put_list(writer *w, const df_value *value, size_t level) {
@@ -114,11 +106,65 @@ static df_status put_list(writer *w, const df_value *value, size_t level) {
     return DF_OK;
 }
 
+static df_status put_items(writer *w, const df_value *value) {
+    DF_TRY(put_text(w, "["));
+    for (size_t i = 0; i < value->n_items; i++) {
+        DF_TRY(put_text(w, i > 0 ? ", " : ""));
+        DF_TRY(put_scalar(w, value->items[i]));
+    }
+    return put_text(w, "]");
+}
+
+/* A value of a sweep, on one line. */
+static df_status put_inline(writer *w, const df_option *option, const df_value *value) {
+    if (option->type == DF_OPT_LIST) return put_items(w, value);
+    bool quoted = option->type == DF_OPT_TEXT || option->type == DF_OPT_CHOICE;
+    char *text = df_value_text(option, value);
+    df_status status = text == NULL ? DF_FAILED : quoted ? put_scalar(w, text) : put_text(w, text);
+    df_free(text);
+    return status;
+}
+
+/* "k: [4, 8]", or "k: 4" in a list of members. */
+static df_status put_key(writer *w, const df_sweep_key *key, bool is_list) {
+    const df_option *option = &w->job->options[key->option];
+    DF_TRY(put_text(w, strrchr(option->key, '.') + 1));
+    DF_TRY(put_text(w, is_list ? ": " : ": ["));
+    for (size_t v = 0; v < key->n; v++) {
+        DF_TRY(put_text(w, v > 0 ? ", " : ""));
+        DF_TRY(put_inline(w, option, &key->value[v]));
+    }
+    return put_text(w, is_list ? "" : "]");
+}
+
+static df_status put_entry(writer *w, const df_sweep_entry *entry, bool is_list) {
+    DF_TRY(put_text(w, "{"));
+    if (entry->name != NULL) {
+        DF_TRY(put_text(w, "name: "));
+        DF_TRY(put_scalar(w, entry->name));
+    }
+    for (size_t k = 0; k < entry->n; k++) {
+        DF_TRY(put_text(w, k > 0 || entry->name != NULL ? ", " : ""));
+        DF_TRY(put_key(w, &entry->key[k], is_list));
+    }
+    return put_text(w, "}");
+}
+
+static df_status put_sweep(writer *w, const df_sweep *sweep) {
+    DF_TRY(put_text(w, sweep->is_list ? " [" : " "));
+    for (size_t e = 0; e < sweep->n; e++) {
+        DF_TRY(put_text(w, e > 0 ? ", " : ""));
+        DF_TRY(put_entry(w, &sweep->entry[e], sweep->is_list));
+    }
+    return put_text(w, sweep->is_list ? "]\n" : "\n");
+}
+
 static df_status put_value(writer *w, size_t option, size_t level) {
     const df_value *value = &w->job->values[option];
     char number[32];
     df_option_type type = w->job->options[option].type;
     if (type == DF_OPT_LIST) return put_list(w, value, level);
+    if (type == DF_OPT_SWEEP) return put_sweep(w, value->sweep);
     DF_TRY(put_text(w, " "));
     if (type == DF_OPT_TEXT || type == DF_OPT_CHOICE) {
         DF_TRY(put_scalar(w, value->text));
@@ -128,7 +174,7 @@ static df_status put_value(writer *w, size_t option, size_t level) {
         if (type == DF_OPT_INT)
             snprintf(number, sizeof number, "%" PRId64, value->integer);
         else
-            shortest(value->real, number);
+            df_shortest(value->real, number);
         DF_TRY(put_text(w, number));
     }
     return put_text(w, "\n");

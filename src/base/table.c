@@ -1,5 +1,5 @@
 /* The option table: a job's life, its values by key, and --set. */
-#include "job.h"
+#include "sweep.h"
 
 #include <assert.h>
 #include <string.h>
@@ -43,12 +43,24 @@ static bool is_utf8(const char *text) {
     return valid;
 }
 
+/* The value of option i in `text`; a sweep's is YAML. */
+static df_status read_text(const df_job *job, size_t i, const char *text, df_value *value) {
+    df_yaml tree = {0};
+    if (job->options[i].type != DF_OPT_SWEEP)
+        return df_value_read_one(&job->options[i], text, value);
+    df_status status = df_yaml_read(job, text, &tree);
+    if (status == DF_OK) status = df_sweep_read(job, i, &tree, false, value);
+    df_yaml_clear(&tree);
+    return status;
+}
+
 /* Reads text into option i as if it had been given at `where`. */
 static df_status replace(df_job *job, size_t i, const char *text, const char *where) {
     df_value value = {0};
-    df_status status = df_value_read_one(&job->options[i], text, &value);
+    df_status status = read_text(job, i, text, &value);
+    bool told = job->options[i].type == DF_OPT_SWEEP; // by its own messages
     if (status != DF_OK) {
-        status = df_fail_at(status, where, job->options[i].key);
+        if (!told) status = df_fail_at(status, where, job->options[i].key);
     } else {
         value.where = df_strdup(where);
         if (value.where == NULL) status = DF_FAILED;
@@ -107,7 +119,33 @@ df_status df_job_presume(df_job *job, const char *key, const char *text, const c
     size_t i = df_option_find(job->options, job->n_options, key);
     if (i == job->n_options) return df_unknown_key(job, where, key);
     if (job->values[i].where != NULL) return DF_OK;
-    return replace(job, i, text, where);
+    DF_TRY(replace(job, i, text, where));
+    job->values[i].presumed = true;
+    return DF_OK;
+}
+
+df_status df_job_copy(const df_job *job, df_job **out) {
+    df_status status = DF_OK;
+    df_job *copy = NULL;
+    *out = NULL;
+    DF_GO(DF_NEW(copy, 1));
+    copy->options = job->options;
+    copy->n_options = job->n_options;
+    DF_GO(DF_NEW(copy->values, job->n_options));
+    copy->path = df_strdup(job->path);
+    DF_GO(copy->path == NULL ? DF_FAILED : DF_OK);
+    DF_GO(set_defaults(copy));
+    for (size_t i = 0; i < job->n_options; i++) {
+        const df_value *value = &job->values[i];
+        if (value->where == NULL || value->presumed || value->sweep != NULL) continue;
+        df_value_clear(&copy->values[i]);
+        DF_GO(df_value_copy(value, &copy->values[i]));
+    }
+    *out = copy;
+    return DF_OK;
+done:
+    df_job_free(copy);
+    return status;
 }
 
 void df_job_free(df_job *job) {

@@ -1,8 +1,9 @@
 /* From the text of a scalar to the value its option row asks for. */
-#include "job.h"
+#include "sweep.h"
 
 #include <ctype.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -123,6 +124,7 @@ df_status df_value_read(const df_option *option, const char *const *texts, size_
         status = value->text == NULL ? DF_FAILED : DF_OK;
         break;
     case DF_OPT_LIST:
+    case DF_OPT_SWEEP: // df_sweep_read
         break;
     }
     value->set = status == DF_OK;
@@ -134,7 +136,45 @@ void df_value_clear(df_value *value) {
     df_free(value->items);
     df_free(value->text);
     df_free(value->where);
+    df_sweep_free(value->sweep);
     *value = (df_value){0};
+}
+
+df_status df_value_copy(const df_value *value, df_value *out) {
+    *out = *value;
+    out->text = out->where = NULL;
+    out->items = NULL;
+    out->n_items = 0;
+    out->sweep = NULL;
+    if (value->text != NULL && (out->text = df_strdup(value->text)) == NULL) return DF_FAILED;
+    if (value->where != NULL && (out->where = df_strdup(value->where)) == NULL) return DF_FAILED;
+    return read_list((const char *const *)value->items, value->n_items, out);
+}
+
+// The shortest decimal that reads back as the same number.
+void df_shortest(double value, char out[32]) {
+    for (int digits = 6; digits <= 17; digits++) {
+        snprintf(out, 32, "%.*g", digits, value);
+        if (strtod(out, NULL) == value) return;
+    }
+}
+
+char *df_value_text(const df_option *option, const df_value *value) {
+    char number[32], *text = NULL;
+    if (option->type == DF_OPT_INT) return df_format("%" PRId64, value->integer);
+    if (option->type == DF_OPT_BOOL) return df_strdup(value->truth ? "true" : "false");
+    if (option->type == DF_OPT_REAL) {
+        df_shortest(value->real, number);
+        return df_strdup(number);
+    }
+    if (option->type != DF_OPT_LIST) return df_strdup(value->text);
+    text = df_strdup("");
+    for (size_t i = 0; i < value->n_items && text != NULL; i++) {
+        char *longer = df_format("%s%s%s", text, i > 0 ? "+" : "", value->items[i]);
+        df_free(text);
+        text = longer;
+    }
+    return text;
 }
 
 // Cuts the next item off at a comma and trims its blanks; *rest is NULL behind the last.

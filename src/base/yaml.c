@@ -1,17 +1,19 @@
 /* The job file: YAML by libyaml's events, down to exactly what the option table knows. Every event
  * carries its line. Whatever the table does not ask for is refused at once, so that the depth of
  * the recursion is that of the table. */
-#include "job.h"
+#include "sweep.h"
 
 #include <string.h>
 #include <yaml.h>
 
 #define KEY_BYTES 256
 #define LEVELS 8 // sections within sections that a table may have
+#define TREE_DEPTH 3
 #define LARGEST ((size_t)1 << 20)
 
 typedef struct reader {
-    df_job *job;
+    df_job *job; // NULL: the text is that of --set
+    const char *path;
     const char *text;
     size_t bytes;
     yaml_parser_t parser;
@@ -26,7 +28,7 @@ typedef struct reader {
 
 static df_status at_line(reader *r, size_t line) {
     df_free(r->where);
-    r->where = df_format("%s:%zu", r->job->path, line);
+    r->where = r->job != NULL ? df_format("%s:%zu", r->path, line) : df_strdup("--set");
     return r->where == NULL ? DF_FAILED : DF_OK;
 }
 
@@ -46,7 +48,7 @@ static df_status broken(reader *r) {
     const yaml_parser_t *p = &r->parser;
     const char *problem = p->problem != NULL ? p->problem : "not valid YAML";
     if (p->error == YAML_MEMORY_ERROR)
-        return df_fail(DF_FAILED, "out of memory while parsing %s", r->job->path);
+        return df_fail(DF_FAILED, "out of memory while parsing %s", r->path);
     if (p->error == YAML_READER_ERROR) {
         DF_TRY(at_line(r, line_of_offset(r, p->problem_offset)));
         return df_fail(DF_USAGE, "%s: not a YAML text file: %s", r->where, problem);
@@ -159,6 +161,47 @@ static df_status wrong_shape(reader *r, size_t i, const char *expected) {
                                                                 : "mapping");
 }
 
+// YAML as deep as a sweep goes: a mapping of lists of lists of texts.
+static df_status read_tree(reader *r, size_t depth, df_yaml *out) {
+    yaml_event_type_t type = r->event.type;
+    out->line = r->event.start_mark.line + 1;
+    if (type == YAML_SCALAR_EVENT) {
+        DF_TRY(check_scalar(r));
+        out->text = df_strdup(scalar(r));
+        return out->text != NULL ? DF_OK : DF_FAILED;
+    }
+    if (depth == TREE_DEPTH) return refuse(r, "nested too deeply");
+    out->type = type == YAML_SEQUENCE_START_EVENT ? DF_YAML_LIST : DF_YAML_MAP;
+    for (;;) {
+        DF_TRY(next(r));
+        if (r->event.type == YAML_SEQUENCE_END_EVENT || r->event.type == YAML_MAPPING_END_EVENT)
+            return DF_OK;
+        DF_TRY(df_grow((void **)&out->child, &out->capacity, out->n + 1, sizeof *out->child));
+        out->child[out->n] = (df_yaml){0};
+        DF_TRY(read_tree(r, depth + 1, &out->child[out->n++]));
+    }
+}
+
+void df_yaml_clear(df_yaml *node) {
+    for (size_t i = 0; i < node->n; i++) df_yaml_clear(&node->child[i]);
+    df_free(node->child);
+    df_free(node->text);
+    *node = (df_yaml){0};
+}
+
+static df_status read_sweep(reader *r, size_t i) {
+    df_value *value = &r->job->values[i];
+    df_yaml tree = {0};
+    value->line = r->line;
+    DF_TRY(at_line(r, r->line));
+    value->where = df_strdup(r->where);
+    if (value->where == NULL) return DF_FAILED;
+    df_status status = read_tree(r, 0, &tree);
+    if (status == DF_OK) status = df_sweep_read(r->job, i, &tree, true, value);
+    df_yaml_clear(&tree);
+    return status;
+}
+
 static df_status read_value(reader *r, size_t i) {
     bool wants_list = r->job->options[i].type == DF_OPT_LIST;
     if (r->job->values[i].line != 0) {
@@ -166,6 +209,7 @@ static df_status read_value(reader *r, size_t i) {
         return df_fail(DF_USAGE, "%s: duplicate key '%s', first given in line %zu", r->where,
                        r->key, r->job->values[i].line);
     }
+    if (r->job->options[i].type == DF_OPT_SWEEP) return read_sweep(r, i);
     if (wants_list && r->event.type == YAML_SEQUENCE_START_EVENT) return read_sequence(r, i);
     if (r->event.type == YAML_SCALAR_EVENT) DF_TRY(check_scalar(r));
     if (wants_list) return wrong_shape(r, i, "a list ([a, b], or one '- item' a line)");
@@ -269,7 +313,7 @@ static df_status read_stream(reader *r) {
 }
 
 df_status df_job_read_yaml(df_job *job, const char *text, size_t bytes) {
-    reader r = {.job = job, .text = text, .bytes = bytes};
+    reader r = {.job = job, .path = job->path, .text = text, .bytes = bytes};
     if (bytes > LARGEST)
         return df_fail(DF_USAGE, "%s: %zu bytes are too many for a job file (at most %zu)",
                        job->path, bytes, LARGEST);
@@ -285,6 +329,29 @@ df_status df_job_read_yaml(df_job *job, const char *text, size_t bytes) {
     yaml_event_delete(&r.event);
     yaml_parser_delete(&r.parser);
     df_free(r.sections);
+    df_free(r.where);
+    return status;
+}
+
+static df_status read_set(reader *r, df_yaml *out) {
+    DF_TRY(next(r)); // the stream's start
+    DF_TRY(next(r));
+    if (r->event.type == YAML_STREAM_END_EVENT) return refuse(r, "the value is missing");
+    DF_TRY(next(r));
+    DF_TRY(read_tree(r, 0, out));
+    DF_TRY(next(r)); // the document's end
+    DF_TRY(next(r));
+    return r->event.type == YAML_STREAM_END_EVENT ? DF_OK : refuse(r, "expected one value");
+}
+
+df_status df_yaml_read(const df_job *job, const char *text, df_yaml *out) {
+    reader r = {.path = job->path, .text = text, .bytes = strlen(text)};
+    if (!yaml_parser_initialize(&r.parser))
+        return df_fail(DF_FAILED, "out of memory: no parser for --set");
+    yaml_parser_set_input_string(&r.parser, (const unsigned char *)text, r.bytes);
+    df_status status = read_set(&r, out);
+    yaml_event_delete(&r.event);
+    yaml_parser_delete(&r.parser);
     df_free(r.where);
     return status;
 }

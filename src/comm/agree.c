@@ -8,16 +8,18 @@
 
 /* ---- failures ------------------------------------------------------------------------------- */
 
-/* Installs the text of `rank` as the pending failure of every rank, with that rank's code. */
+/* Installs the text of `rank` as the pending failure of every rank, with that rank's code. Where a
+ * smaller comm has agreed on it before, the text tells its rank already. */
 static df_status adopt(df_comm *comm, int rank, df_status mine) {
     char text[TEXT_BYTES] = "";
-    int code = (int)mine;
+    int code[2] = {(int)mine, comm->world_rank};
     if (comm->rank == rank) snprintf(text, sizeof text, "%s", df_error_text());
-    df_broadcast(comm, rank, &code, sizeof code);
+    df_broadcast(comm, rank, code, sizeof code);
     df_broadcast(comm, rank, text, sizeof text);
-    if (text[0] == '\0') snprintf(text, sizeof text, "failed with code %d and no message", code);
-    if (comm->size == 1) return df_fail((df_status)code, "%s", text);
-    return df_fail((df_status)code, "[rank %d] %s", rank, text);
+    if (text[0] == '\0') snprintf(text, sizeof text, "failed with code %d and no message", code[0]);
+    bool told = strncmp(text, "[rank ", 6) == 0;
+    if (comm->size == 1 || told) return df_fail((df_status)code[0], "%s", text);
+    return df_fail((df_status)code[0], "[rank %d] %s", code[1], text);
 }
 
 df_status df_agree(df_comm *comm, df_status mine) {

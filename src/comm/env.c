@@ -11,6 +11,7 @@ static df_status wrap(MPI_Comm mpi, bool is_world, df_comm **out) {
     comm->is_world = is_world;
     MPI_Comm_rank(mpi, &comm->rank);
     MPI_Comm_size(mpi, &comm->size);
+    MPI_Comm_rank(MPI_COMM_WORLD, &comm->world_rank);
     DF_GO(DF_NEW(comm->counts, (size_t)comm->size));
     DF_GO(DF_NEW(comm->offsets, (size_t)comm->size));
     *out = comm;

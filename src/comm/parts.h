@@ -7,6 +7,7 @@
 struct df_comm {
     MPI_Comm mpi;
     int rank, size;
+    int world_rank; // of this process among all: for messages
     bool is_world;
     int *counts, *offsets; // [size] scratch for the v-collectives, whose counts are ints
     df_traffic traffic;

@@ -175,7 +175,6 @@ df_status checkpoint_write(train_run *run) {
     if (status == DF_OK && df_comm_rank(run->comm) == 0)
         checkpoint_prune(o->checkpoint, o->resolved_job, run->state->step, CHECKPOINTS_KEPT);
     df_timer_stop("checkpoint");
-    run->saved_at = df_now();
     if (status != DF_OK) {
         df_context("writing checkpoint %s", path != NULL ? path : o->checkpoint);
         df_free(path);

@@ -148,6 +148,7 @@ done:
     df_reader_close(&file);
     if (status != DF_OK) {
         df_coder_close(&run->coder);
+        run->state = NULL;
         run->history.rows = 0;
         history_restart(&run->history);
     }

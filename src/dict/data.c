@@ -2,17 +2,45 @@
 #include "train_internal.h"
 
 #include <math.h>
+#include <string.h>
 
 /* The normalisation pass sums this many fixed runs of rows, so that any number of ranks gives the
  * same numbers; PIECE rows are read at a time. */
 enum { CHUNKS = 64, PIECE = 256, ENDLESS_ROWS = 65536 };
 
+static void scale_sites(const df_dict_site *sites, size_t n_sites, size_t width, float *x,
+                        size_t n) {
+    for (size_t r = 0; r < n; r++, x += width)
+        for (size_t s = 0; s < n_sites; s++) {
+            float *first = x + sites[s].first, scale = (float)sites[s].scale;
+            for (size_t c = 0; c < sites[s].width; c++) first[c] *= scale;
+        }
+}
+
 void df_rows_scale(const df_dict *dict, float *x, size_t n) {
-    for (size_t r = 0; r < n; r++, x += dict->width)
-        for (size_t s = 0; s < dict->sites; s++) {
-            const df_dict_site *site = &dict->site[s];
-            float *first = x + site->first, scale = (float)site->scale;
-            for (size_t c = 0; c < site->width; c++) first[c] *= scale;
+    scale_sites(dict->site, dict->sites, dict->width, x, n);
+}
+
+void row_sites_scale(const row_sites *all, float *x, size_t n) {
+    scale_sites(all->site, all->n, all->width, x, n);
+}
+
+void row_sites_open(const df_rows *rows, row_sites *out) {
+    *out = (row_sites){0};
+    out->n = df_train_sites(rows, out->site);
+    for (size_t s = 0; s < out->n; s++) {
+        out->site[s].first = out->width;
+        out->width += out->site[s].width;
+    }
+}
+
+void row_sites_pick(const row_sites *all, const size_t *sites, size_t n_sites, const float *x,
+                    size_t n, float *out) {
+    for (size_t r = 0; r < n; r++, x += all->width)
+        for (size_t s = 0; s < n_sites; s++) {
+            const df_dict_site *site = &all->site[sites[s]];
+            memcpy(out, x + site->first, site->width * sizeof *out);
+            out += site->width;
         }
 }
 
@@ -29,15 +57,15 @@ df_status df_rows_gather(const df_dict *dict, df_acts *const *acts, const size_t
 /* ---- normalisation -------------------------------------------------------------------------- */
 
 /* Adds rows x [n, width] to a leaf [width + sites]: sums of the columns, then of |x|^2 per site. */
-static void add_rows(const df_dict *dict, const float *x, size_t n, double *leaf) {
-    for (size_t r = 0; r < n; r++, x += dict->width) {
-        for (size_t c = 0; c < dict->width; c++) leaf[c] += (double)x[c];
-        for (size_t s = 0; s < dict->sites; s++) {
-            const float *part = x + dict->site[s].first;
+static void add_rows(const row_sites *all, const float *x, size_t n, double *leaf) {
+    for (size_t r = 0; r < n; r++, x += all->width) {
+        for (size_t c = 0; c < all->width; c++) leaf[c] += (double)x[c];
+        for (size_t s = 0; s < all->n; s++) {
+            const float *part = x + all->site[s].first;
             double square = 0;
-            for (size_t c = 0; c < dict->site[s].width; c++)
+            for (size_t c = 0; c < all->site[s].width; c++)
                 square += (double)part[c] * (double)part[c];
-            leaf[dict->width + s] += square;
+            leaf[all->width + s] += square;
         }
     }
 }
@@ -48,29 +76,29 @@ size_t rows_counted(const df_rows *rows) {
 }
 
 /* The leaves of this rank, [mine.count, width + sites]. */
-static df_status sum_chunks(const df_rows *rows, const df_dict *dict, df_range mine,
+static df_status sum_chunks(const df_rows *rows, const row_sites *all, df_range mine,
                             double *leaves) {
     float *x = NULL; // [PIECE, width]
     uint64_t number[PIECE];
-    df_status status = DF_NEW(x, PIECE * dict->width);
+    df_status status = DF_NEW(x, PIECE * all->width);
     for (size_t i = 0; i < mine.count && status == DF_OK; i++) {
         df_range chunk = df_share(rows_counted(rows), CHUNKS, (int)(mine.first + i));
         for (size_t done = 0; done < chunk.count && status == DF_OK; done += PIECE) {
             size_t n = chunk.count - done < PIECE ? chunk.count - done : PIECE;
             for (size_t r = 0; r < n; r++) number[r] = chunk.first + done + r;
             status = df_rows_read(rows, number, n, x);
-            if (status == DF_OK) add_rows(dict, x, n, leaves + i * (dict->width + dict->sites));
+            if (status == DF_OK) add_rows(all, x, n, leaves + i * (all->width + all->n));
         }
     }
     df_free(x);
     return status;
 }
 
-static df_status set_scales(const df_rows *set, const double *sums, df_dict *dict, float *center) {
+static df_status set_scales(const df_rows *set, const double *sums, row_sites *all, float *center) {
     double rows = (double)rows_counted(set);
-    for (size_t s = 0; s < dict->sites; s++) {
-        df_dict_site *columns = &dict->site[s];
-        double square = sums[dict->width + s] / rows;
+    for (size_t s = 0; s < all->n; s++) {
+        df_dict_site *columns = &all->site[s];
+        double square = sums[all->width + s] / rows;
         if (!(square > 0) || !isfinite(square))
             return df_fail(DF_BAD_INPUT,
                            "%s of model %s has mean |x|^2 = %g over the training rows, it must "
@@ -83,16 +111,16 @@ static df_status set_scales(const df_rows *set, const double *sums, df_dict *dic
     return DF_OK;
 }
 
-df_status data_normalise(df_comm *comm, const df_rows *rows, df_dict *dict, float *center) {
-    size_t columns = dict->width + dict->sites;
+df_status data_normalise(df_comm *comm, const df_rows *rows, row_sites *all, float *center) {
+    size_t columns = all->width + all->n;
     df_range mine = df_share(CHUNKS, df_comm_size(comm), df_comm_rank(comm));
     double *leaves = NULL, *sums = NULL;
     df_status status = DF_NEW(leaves, mine.count * columns);
     if (status == DF_OK) status = DF_NEW(sums, columns);
-    if (status == DF_OK) status = sum_chunks(rows, dict, mine, leaves);
+    if (status == DF_OK) status = sum_chunks(rows, all, mine, leaves);
     status = df_agree(comm, status);
     if (status == DF_OK) status = df_tree_sum(comm, CHUNKS, columns, leaves, sums);
-    if (status == DF_OK) status = set_scales(rows, sums, dict, center);
+    if (status == DF_OK) status = set_scales(rows, sums, all, center);
     df_free(leaves);
     df_free(sums);
     return status;

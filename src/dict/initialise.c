@@ -25,22 +25,32 @@ static df_range chunk_of(const sample *s, size_t chunk) {
     return df_share(s->n, CHUNKS, (int)chunk);
 }
 
-static df_status read_sample(const df_rows *rows, const df_dict *dict, uint64_t seed, sample *s) {
-    uint64_t *wanted, n = rows_counted(rows);
-    DF_TRY(DF_NEW(wanted, s->rows.count));
-    for (size_t i = 0; i < s->rows.count; i++)
-        wanted[i] = df_random_permute(seed, DF_STREAM_INIT, n, s->rows.first + i);
-    df_status status = df_rows_read(rows, wanted, s->rows.count, s->x);
+/* Reads whole rows of the data set, a piece at a time, and keeps the columns of the dictionary. */
+static df_status read_sample(const train_rows *from, const df_dict *dict, uint64_t seed,
+                             sample *s) {
+    enum { PIECE = 256 };
+    uint64_t wanted[PIECE], n = rows_counted(from->rows);
+    float *x = NULL; // [PIECE, columns of the data set]
+    df_status status = DF_NEW(x, PIECE * from->all->width);
+    for (size_t done = 0, count; done < s->rows.count && status == DF_OK; done += count) {
+        count = s->rows.count - done < PIECE ? s->rows.count - done : PIECE;
+        for (size_t i = 0; i < count; i++)
+            wanted[i] = df_random_permute(seed, DF_STREAM_INIT, n, s->rows.first + done + i);
+        status = df_rows_read(from->rows, wanted, count, x);
+        if (status == DF_OK)
+            row_sites_pick(from->all, from->site, from->sites, x, count, s->x + done * s->width);
+    }
     df_rows_scale(dict, s->x, s->rows.count);
-    df_free(wanted);
+    df_free(x);
     return status;
 }
 
-static df_status open_sample(df_comm *comm, const df_rows *rows, const df_dict *dict, uint64_t seed,
-                             sample *s) {
+static df_status open_sample(df_comm *comm, const train_rows *from, const df_dict *dict,
+                             uint64_t seed, sample *s) {
     df_range mine = df_share(CHUNKS, df_comm_size(comm), df_comm_rank(comm));
     *s = (sample){.comm = comm, .width = dict->width, .chunks = mine.count};
-    s->n = rows_counted(rows) < DF_MEDIAN_ROWS ? rows_counted(rows) : DF_MEDIAN_ROWS;
+    size_t all = rows_counted(from->rows);
+    s->n = all < DF_MEDIAN_ROWS ? all : DF_MEDIAN_ROWS;
     for (size_t i = 0; i < mine.count; i++) {
         df_range chunk = chunk_of(s, mine.first + i);
         if (i == 0) s->rows.first = chunk.first;
@@ -49,7 +59,7 @@ static df_status open_sample(df_comm *comm, const df_rows *rows, const df_dict *
     DF_TRY(DF_NEW(s->x, s->rows.count * s->width));
     DF_TRY(DF_NEW(s->leaves, mine.count * (s->width + 1)));
     DF_TRY(DF_NEW(s->sums, s->width + 1));
-    return read_sample(rows, dict, seed, s);
+    return read_sample(from, dict, seed, s);
 }
 
 static double distance(const float *x, const double *center, size_t n) {
@@ -100,10 +110,10 @@ static df_status find_median(sample *s, float *center) {
 }
 
 /* center comes in as the mean, where the search begins. */
-static df_status geometric_median(df_comm *comm, const df_rows *rows, const df_dict *dict,
+static df_status geometric_median(df_comm *comm, const train_rows *from, const df_dict *dict,
                                   uint64_t seed, float *center) {
     sample s;
-    df_status status = df_agree(comm, open_sample(comm, rows, dict, seed, &s));
+    df_status status = df_agree(comm, open_sample(comm, from, dict, seed, &s));
     if (status == DF_OK) status = find_median(&s, center);
     df_free(s.x);
     df_free(s.leaves);
@@ -129,14 +139,14 @@ static void draw_uniform(df_dict *d, uint64_t seed, double encoder) {
     }
 }
 
-df_status initialise(df_comm *comm, const df_rows *rows, const df_train_options *o, df_dict *dict,
-                     const float *mean) {
+df_status initialise(df_comm *comm, const train_rows *from, const df_train_options *o,
+                     df_dict *dict, const float *mean) {
     float *center = NULL; // [width]
     df_status status = df_agree(comm, DF_NEW(center, dict->width));
     if (status != DF_OK) return status;
     if (o->init_bias != DF_INIT_ZERO) memcpy(center, mean, dict->width * sizeof *center);
     if (o->init_bias == DF_INIT_MEDIAN)
-        status = geometric_median(comm, rows, dict, o->seed, center);
+        status = geometric_median(comm, from, dict, o->seed, center);
     double sites = o->init_whole_row ? (double)df_dict_outputs(dict) : 1.0;
     double encoder = o->init_encoder > 0.0 ? o->init_encoder : 1.0;
     if (o->init_ratio) encoder = (double)dict->in.count / (double)dict->latents;

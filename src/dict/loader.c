@@ -18,7 +18,7 @@ typedef struct slot {
 struct loader {
     df_comm *comm;
     const df_rows *rows;
-    const df_dict *dict;
+    const row_sites *all;
     size_t batch, room; // rows of a slot
     df_order order;
     slot slot[SLOTS];
@@ -61,9 +61,9 @@ static df_status read_part(const loader *l, uint64_t piece, float *out) {
             wanted[i] =
                 buffered(l) ? df_order_place(&l->order, piece, at) : df_order_at(&l->order, at);
         }
-        DF_TRY(df_rows_read(l->rows, wanted, n, out + done * l->dict->width));
+        DF_TRY(df_rows_read(l->rows, wanted, n, out + done * l->all->width));
     }
-    df_rows_scale(l->dict, out, part.count);
+    row_sites_scale(l->all, out, part.count);
     return DF_OK;
 }
 
@@ -116,7 +116,7 @@ size_t loader_plan_bytes(const df_order *order, size_t batch, size_t width, int 
 }
 
 static df_status get_memory(loader *l) {
-    size_t width = l->dict->width;
+    size_t width = l->all->width;
     for (int i = 0; i < SLOTS; i++) DF_TRY(DF_NEW(l->slot[i].rows, l->room * width));
     DF_TRY(DF_NEW(l->x, l->batch * width));
     DF_TRY(DF_NEW(l->counts, (size_t)df_comm_size(l->comm)));
@@ -126,12 +126,12 @@ static df_status get_memory(loader *l) {
     return DF_NEW(l->owner, l->batch);
 }
 
-df_status loader_open(df_comm *comm, const df_rows *rows, const df_dict *dict,
+df_status loader_open(df_comm *comm, const df_rows *rows, const row_sites *all,
                       const df_order *order, size_t batch, loader **out) {
     loader *l = NULL;
     DF_TRY(DF_NEW(l, 1));
     *out = l;
-    *l = (loader){.comm = comm, .rows = rows, .dict = dict, .batch = batch, .order = *order};
+    *l = (loader){.comm = comm, .rows = rows, .all = all, .batch = batch, .order = *order};
     l->room = slot_rows(order, batch, df_comm_size(comm));
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->changed, NULL);
@@ -206,7 +206,7 @@ static df_status take_batch(loader *l, uint64_t step) {
     DF_TRY(status);
     int size = df_comm_size(l->comm);
     for (int r = 0; r < size; r++)
-        l->counts[r] = df_share(l->batch, size, r).count * l->dict->width * sizeof *l->x;
+        l->counts[r] = df_share(l->batch, size, r).count * l->all->width * sizeof *l->x;
     df_timer_start("share rows");
     df_allgather(l->comm, l->slot[step % SLOTS].rows, l->counts, l->x);
     df_timer_stop("share rows");
@@ -225,7 +225,7 @@ static int holder(size_t room, int size, uint64_t place, size_t *local) {
 
 /* Packs this rank's rows of the batch, buffer after buffer; notes who has each row. */
 static df_status pack(loader *l, uint64_t first) {
-    size_t bytes = l->dict->width * sizeof(float), mine = 0;
+    size_t bytes = l->all->width * sizeof(float), mine = 0;
     int size = df_comm_size(l->comm), rank = df_comm_rank(l->comm);
     memset(l->counts, 0, (size_t)size * sizeof *l->counts);
     uint64_t ready = l->taken, piece, place;
@@ -243,15 +243,15 @@ static df_status pack(loader *l, uint64_t first) {
         l->owner[i] = holder((size_t)df_order_room(&l->order, piece), size, place, &local);
         l->counts[l->owner[i]] += bytes;
         if (l->owner[i] == rank)
-            memcpy(l->packed + mine++ * l->dict->width,
-                   l->slot[piece % SLOTS].rows + local * l->dict->width, bytes);
+            memcpy(l->packed + mine++ * l->all->width,
+                   l->slot[piece % SLOTS].rows + local * l->all->width, bytes);
     }
     return DF_OK;
 }
 
 /* From rank after rank back into the order of the batch. */
 static df_status unpack(loader *l) {
-    size_t width = l->dict->width, *at = NULL, sum = 0;
+    size_t width = l->all->width, *at = NULL, sum = 0;
     int size = df_comm_size(l->comm);
     DF_TRY(df_agree(l->comm, DF_NEW(at, (size_t)size)));
     for (int r = 0; r < size; r++) {

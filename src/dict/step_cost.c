@@ -1,6 +1,7 @@
 /* The communication of a training step, as a formula. What stands here follows the calls of
  * coder.c, select.c, decode.c, skip.c, step.c, unsquared.c, gated.c, penalty.c and step_latents.c;
  * tests count those. */
+#include "train_internal.h"
 #include "objective.h"
 
 enum { RADIX_COUNTERS = 2048 }; /* of one pass of the radix select */
@@ -138,12 +139,16 @@ df_step_cost df_coder_step_cost(const df_dict *d, const df_objective *o, size_t 
     return (df_step_cost){sum, df_cost_add(sum, search(&p))};
 }
 
+df_cost train_loop_cost(size_t width, size_t rows, int size, int rank) {
+    const place p = {.rows = rows, .size = size, .rank = rank};
+    df_cost loop = df_cost_add(df_cost_reduce(size, 1), df_cost_agree(size)); // stops, reading
+    loop = df_cost_add(loop, gather_rows(&p, width * sizeof(float)));
+    return df_cost_add(loop, df_cost_broadcast(size, rank, 1)); // checkpoints
+}
+
 df_step_cost df_train_step_cost(const df_dict *d, const df_objective *o, size_t rows, size_t aux_k,
                                 int size, int rank) {
-    const place p = {d, o, rows, size, rank};
     df_step_cost step = df_coder_step_cost(d, o, rows, aux_k, size, rank);
-    df_cost loop = df_cost_add(df_cost_reduce(size, 1), df_cost_agree(size)); // stops, reading
-    loop = df_cost_add(loop, gather_rows(&p, d->width * sizeof(float)));
-    loop = df_cost_add(loop, df_cost_broadcast(size, rank, 1)); // checkpoints
+    df_cost loop = train_loop_cost(d->width, rows, size, rank);
     return (df_step_cost){df_cost_add(step.least, loop), df_cost_add(step.most, loop)};
 }

@@ -1,4 +1,4 @@
-/* The trainer: rows in, steps, history, checkpoints, one dictionary out. */
+/* The training of one dictionary: its start, a step, its end. */
 #include "train_internal.h"
 
 #include <inttypes.h>
@@ -17,12 +17,21 @@ size_t df_train_sites(const df_rows *rows, df_dict_site *sites) {
     return n;
 }
 
+size_t member_sites(const df_train_member *member, const row_sites *all, size_t *numbers,
+                    df_dict_site *sites) {
+    size_t n = member->site != NULL ? member->sites : all->n;
+    for (size_t s = 0; s < n && s < DF_MAX_SITES; s++) {
+        numbers[s] = member->site != NULL ? member->site[s] : s;
+        sites[s] = all->site[numbers[s]];
+        sites[s].scale = 1.0;
+    }
+    return n;
+}
+
 /* The dictionary with its sites side by side; scales are 1 until they are known. */
-static df_status new_dict(train_run *run) {
+static df_status new_dict(train_run *run, df_dict_site *sites) {
     const df_train_options *o = run->options;
-    df_dict_site sites[DF_MAX_SITES];
-    size_t n = df_train_sites(run->rows, sites);
-    df_dict_shape shape = train_shape(o, sites, n);
+    df_dict_shape shape = train_shape(o, sites, run->from.sites);
     DF_TRY(df_dict_make(run->comm, &shape, &run->dict));
     run->dict->activation = o->activation;
     run->dict->code_norm = o->code_norm;
@@ -43,18 +52,16 @@ df_status open_coder(train_run *run) {
     return DF_OK;
 }
 
-/* A fresh start: scales, b_dec = mean of the scaled rows, random decoders. */
-static df_status begin(train_run *run) {
+df_status train_begin(train_run *run, const float *all) {
     const df_train_options *o = run->options;
     float *center = NULL; // [width]
-    for (size_t s = 0; s < run->dict->sites; s++) run->dict->site[s].scale = 1.0;
+    for (size_t s = 0; s < run->dict->sites; s++)
+        run->dict->site[s].scale = run->from.all->site[run->site[s]].scale;
     run->dict->threshold = -1.0f;
     run->anneal = (df_anneal){.factor = 1.0};
     DF_TRY(df_agree(run->comm, DF_NEW(center, run->dict->width)));
-    df_timer_start("normalise");
-    df_status status = data_normalise(run->comm, run->rows, run->dict, center);
-    df_timer_stop("normalise");
-    if (status == DF_OK) status = initialise(run->comm, run->rows, o, run->dict, center);
+    row_sites_pick(run->from.all, run->site, run->from.sites, all, 1, center);
+    df_status status = initialise(run->comm, &run->from, o, run->dict, center);
     if (status == DF_OK) status = open_coder(run);
     df_free(center);
     return status;
@@ -101,33 +108,39 @@ static df_status check_objective(const df_train_options *o) {
     return DF_OK;
 }
 
-static df_status open_mine(train_run *run) {
-    const df_train_options *o = run->options;
-    const df_rows_site *sites;
-    size_t n = df_rows_sites(run->rows, &sites);
+df_status train_open(train_run *run, const df_train_member *member, const row_sites *all,
+                     const df_rows *rows) {
+    const df_train_options *o = member->options;
+    df_dict_site sites[DF_MAX_SITES];
+    run->name = member->name;
+    run->options = o;
     DF_TRY(check_options(o));
     DF_TRY(check_objective(o));
+    size_t n = member->site != NULL ? member->sites : all->n;
     if (n < 1 || n > DF_MAX_SITES)
         return df_fail(DF_USAGE, "a dictionary is trained on 1 to %d sites, found %zu",
                        DF_MAX_SITES, n);
-    DF_TRY(new_dict(run));
+    DF_TRY(DF_NEW(run->site, n));
+    member_sites(member, all, run->site, sites);
+    run->from = (train_rows){.rows = rows, .all = all, .site = run->site, .sites = n};
+    run->whole = n == all->n;
+    for (size_t s = 0; s < n; s++) run->whole = run->whole && run->site[s] == s;
+    DF_TRY(new_dict(run, sites));
     DF_TRY(history_open(history_rows(o), df_dict_outputs(run->dict), &run->history));
     run->kernel_history = df_strdup(df_kernels_path(run->kernels));
-    if (run->kernel_history == NULL) return DF_FAILED;
-    df_order order = train_order(o, run->rows);
-    return loader_open(run->comm, run->rows, run->dict, &order, o->batch, &run->loader);
+    return run->kernel_history != NULL ? DF_OK : DF_FAILED;
 }
 
-static void close_run(train_run *run) {
-    loader_close(&run->loader); // reads into the dictionary's scales: first
+void train_close(train_run *run) {
     df_coder_close(&run->coder);
     df_dict_free(&run->dict);
     history_close(&run->history);
+    df_free(run->site);
     df_free(run->kernel_history);
     df_free(run->checkpoint);
 }
 
-/* ---- steps ---------------------------------------------------------------------------------- */
+/* ---- a step --------------------------------------------------------------------------------- */
 
 /* Dead latents begin anew after the steps that are multiples of the interval. */
 static df_status resample(train_run *run, uint64_t step, const float *x) {
@@ -143,68 +156,33 @@ static df_status resample(train_run *run, uint64_t step, const float *x) {
     return df_coder_resample(run->coder, x, o->batch, &how, &replaced);
 }
 
-static df_status take_step(train_run *run, df_progress *progress) {
+df_status train_step(train_run *run, const float *x) {
     const df_train_options *o = run->options;
     uint64_t step = run->state->step;
     df_step_settings settings = step_settings(o, run->dict, &run->anneal, step);
-    df_step_report report = {0};
-    const float *x = NULL; // [batch, width]
-    DF_TRY(loader_take(run->loader, step, &x));
+    df_step_report *report = &run->report;
+    double start = df_now();
+    *report = (df_step_report){0};
     run->dict->k = schedule_k(o, step);
     df_timer_start("step");
-    df_status status = df_coder_step(run->coder, x, o->batch, &settings, &report);
+    df_status status = df_coder_step(run->coder, x, o->batch, &settings, report);
     if (status == DF_OK) status = resample(run, step, x);
     df_timer_stop("step");
     DF_TRY(status);
-    if (o->anneal.updates > 0) df_anneal_note(&o->anneal, &run->anneal, step, &report);
+    if (o->anneal.updates > 0) df_anneal_note(&o->anneal, &run->anneal, step, report);
     bool logged = (step + 1) % o->log_every == 0 || step + 1 == o->steps;
-    history_note(&run->history, &report);
+    history_note(&run->history, report);
     const double last[4] = {(double)(step + 1), (double)(step + 1) * (double)o->batch,
-                            (double)report.dead, settings.lr};
-    log_step(run, progress, &report, logged ? history_add(&run->history, last) : NULL);
-    return DF_OK;
-}
-
-/* Rank 0's clock decides when a periodic checkpoint is due. */
-static bool checkpoint_is_due(const train_run *run) {
-    double wait = run->options->checkpoint_seconds;
-    uint8_t due = wait > 0 && df_now() - run->saved_at >= wait;
-    df_broadcast(run->comm, 0, &due, sizeof due);
-    return due != 0;
-}
-
-static df_status stop_here(train_run *run) {
-    DF_TRY(checkpoint_write(run));
-    return df_fail(DF_STOPPED,
-                   "stopped on request after step %" PRIu64 " of %" PRIu64
-                   ", checkpoint %s: run the same job again to go on",
-                   run->state->step, run->options->steps, run->checkpoint);
-}
-
-static df_status take_steps(train_run *run) {
-    const df_train_options *o = run->options;
-    df_progress progress;
-    double start = df_now();
-    log_start(run, &progress);
-    if (run->state->step < o->steps) loader_start(run->loader, run->state->step, o->steps);
-    while (run->state->step < o->steps) {
-        if (df_stop_requested(run->comm)) return stop_here(run);
-        uint64_t step = run->state->step;
-        DF_TRY_AS(take_step(run, &progress),
-                  "taking training step %" PRIu64 " (last good checkpoint: %s)", step + 1,
-                  run->checkpoint != NULL ? run->checkpoint : "none");
-        if (run->state->step < o->steps && checkpoint_is_due(run)) DF_TRY(checkpoint_write(run));
-    }
-    df_progress_end(&progress, o->steps * o->batch);
-    df_info("train: %.1f %% of this time went by waiting for rows",
-            100 * loader_waited(run->loader) / (df_now() - start));
+                            (double)report->dead, settings.lr};
+    run->logged = logged ? history_add(&run->history, last) : NULL;
+    run->clock.busy += df_now() - start;
     return DF_OK;
 }
 
 /* ---- the end -------------------------------------------------------------------------------- */
 
 /* The dictionary is safe on disk before the checkpoints go. */
-static df_status finish(train_run *run) {
+df_status train_finish(train_run *run) {
     const df_train_options *o = run->options;
     df_provenance facts = o->facts;
     facts.kernel_path = run->kernel_history;
@@ -216,20 +194,6 @@ static df_status finish(train_run *run) {
     df_timer_stop("write");
     if (status == DF_OK && df_comm_rank(run->comm) == 0)
         checkpoint_prune(o->checkpoint, o->resolved_job, o->steps, 0);
-    return status;
-}
-
-df_status df_train(df_comm *comm, df_kernels *kernels, const df_rows *rows,
-                   const df_train_options *options) {
-    train_run run = {
-        .comm = comm, .kernels = kernels, .options = options, .rows = rows, .saved_at = df_now()};
-    bool resumed = false;
-    df_status status = df_agree(comm, open_mine(&run));
-    if (status == DF_OK) status = log_measure(&run);
-    if (status == DF_OK) status = checkpoint_resume(&run, &resumed);
-    if (status == DF_OK && !resumed) status = begin(&run);
-    if (status == DF_OK) status = take_steps(&run);
-    if (status == DF_OK) status = finish(&run);
-    close_run(&run);
+    run->finished = status == DF_OK;
     return status;
 }

@@ -18,15 +18,35 @@ df_status code_norm_parse(const char *name, df_code_norm *out) DF_MUST_CHECK;
 
 /* Rows that stand for the whole set: all, or the first 65536 of an endless one. */
 size_t rows_counted(const df_rows *rows);
-/* One pass over the training rows: sets the scale of each site of `dict` to 1 / sqrt(mean |x|^2)
- * and `center` [width] to the mean of the scaled rows. The scales must be 1 before. Collective. */
-df_status data_normalise(df_comm *comm, const df_rows *rows, df_dict *dict,
+/* All sites of a data set, side by side as its rows hold them; texts are the data set's. */
+typedef struct row_sites {
+    size_t n, width;
+    df_dict_site site[DF_MAX_SITES]; // name, model, first, width, scale
+} row_sites;
+void row_sites_open(const df_rows *rows, row_sites *out); // scales are 1
+/* Rows x [n, width] into dictionary units. */
+void row_sites_scale(const row_sites *all, float *x, size_t n);
+/* Of rows x [n, width] the columns of `sites` [n_sites], side by side in that order. */
+void row_sites_pick(const row_sites *all, const size_t *sites, size_t n_sites, const float *x,
+                    size_t n, float *out);
+/* One pass over the training rows: sets the scale of each site to 1 / sqrt(mean |x|^2) and `center`
+ * [width] to the mean of the scaled rows. Collective. */
+df_status data_normalise(df_comm *comm, const df_rows *rows, row_sites *all,
                          float *center) DF_MUST_CHECK;
+
+/* What a dictionary is trained on: these sites of the data set, in the order of its own rows. */
+typedef struct train_rows {
+    const df_rows *rows;
+    const row_sites *all;
+    const size_t *site;
+    size_t sites;
+} train_rows;
 
 /* ---- the start (initialise.c) --------------------------------------------------------------- */
 
-/* Weights at the start; center [width]: the mean of the scaled rows. Collective. */
-df_status initialise(df_comm *comm, const df_rows *rows, const df_train_options *options,
+/* Weights at the start; center [width of the dictionary]: the mean of its scaled rows. Collective.
+ */
+df_status initialise(df_comm *comm, const train_rows *from, const df_train_options *options,
                      df_dict *dict, const float *center) DF_MUST_CHECK;
 /* What a run needs besides a coder's usual state. */
 df_train_room train_room(const df_train_options *options);
@@ -35,11 +55,11 @@ df_train_room train_room(const df_train_options *options);
 
 /* Reads ahead in a thread of its own while steps compute. */
 typedef struct loader loader;
-df_status loader_open(df_comm *comm, const df_rows *rows, const df_dict *dict,
+df_status loader_open(df_comm *comm, const df_rows *rows, const row_sites *all,
                       const df_order *order, size_t batch,
                       loader **out) DF_MUST_CHECK; // Not collective
 void loader_close(loader **loader);
-/* Begins to read for steps step .. steps - 1; once, when the dictionary's scales are known. */
+/* Begins to read for steps step .. steps - 1; once, when the scales of all sites are known. */
 void loader_start(loader *l, uint64_t step, uint64_t steps);
 /* x [batch, width] of the next step; collective. */
 df_status loader_take(loader *l, uint64_t step, const float **x) DF_MUST_CHECK;
@@ -72,47 +92,80 @@ double schedule_penalty(const df_train_options *options, uint64_t step);
 size_t schedule_k(const df_train_options *options, uint64_t step);
 size_t schedule_largest_k(const df_train_options *options);
 
-/* ---- a run (train.c) ------------------------------------------------------------------------ */
+/* ---- one dictionary (train.c) --------------------------------------------------------------- */
 
-/* When the interval of the log began. */
+/* Where the interval of the log began, and the seconds that steps of this dictionary took since. */
 typedef struct train_clock {
-    double since;
+    double since, busy;
     uint64_t step;
 } train_clock;
 
+/* The training of one dictionary by the ranks of `comm`. */
 typedef struct train_run {
     df_comm *comm;
     df_kernels *kernels;
+    const char *name; // of the member of a sweep, NULL: there is no sweep
     const df_train_options *options;
-    const df_rows *rows;
+    train_rows from;
+    size_t *site; // of `from`
+    bool whole;   // a row of the dictionary is a whole row of the data set
     df_dict *dict;
     df_coder *coder;
-    df_trainer_state *state; // the coder's
-    loader *loader;
+    df_trainer_state *state; // the coder's, NULL: training has not begun
     df_history history;
     df_anneal anneal;
     char *kernel_history; // the kernel paths of the run so far: "avx512; avx2 from step 120"
     char *checkpoint;     // the last good one, NULL: none
-    double saved_at;      // df_now of it, or of the start
     double gemm_seconds;  // of the encoder GEMM alone, on the slowest rank
     train_clock clock;
+    const double *logged; // row of the history that the last step ended, NULL: it ended none
+    df_step_report report;
+    bool finished; // the dictionary is written
 } train_run;
+
+/* The dictionary and what a run keeps in memory. Not collective. */
+df_status train_open(train_run *run, const df_train_member *member, const row_sites *all,
+                     const df_rows *rows) DF_MUST_CHECK;
+void train_close(train_run *run);
+/* A fresh start; center [columns of the data set]: the mean of the scaled rows. Collective. */
+df_status train_begin(train_run *run, const float *center) DF_MUST_CHECK;
+/* One step on x [batch, width of the dictionary]. Collective. */
+df_status train_step(train_run *run, const float *x) DF_MUST_CHECK;
+/* Writes the dictionary, then removes its checkpoints. Collective. */
+df_status train_finish(train_run *run) DF_MUST_CHECK;
+/* The sites of a member, in the order of its row; returns how many. */
+size_t member_sites(const df_train_member *member, const row_sites *all, size_t *numbers,
+                    df_dict_site *sites);
 
 /* ---- the log (train_log.c) ------------------------------------------------------------------ */
 
-/* Measures gemm_seconds. Collective. */
-df_status log_measure(train_run *run) DF_MUST_CHECK;
-/* Begins the display; a log file gets the names of its columns. */
-void log_start(train_run *run, df_progress *progress);
-/* After each step; row: of the interval that it ended, or NULL. A bar moves with every step, a log
- * gets a line per interval. */
-void log_step(train_run *run, df_progress *progress, const df_step_report *report,
-              const double *row);
+enum { LOG_LINE = 320 };
+/* The table that a log file gets. Of up to three sites that are written each has a column of FVU;
+ * of more, or where members differ in them, the best and the worst. */
+typedef struct train_table {
+    const char *fvu[3]; // heads
+    size_t columns;
+    bool range;       // best and worst
+    const char *term; // head of the column beside loss, error and sparsity
+    int name;         // width of the members' names, 0: there is no sweep
+} train_table;
+/* Measures gemm_seconds with this rate of the GEMM; 0: measures that too. Collective. */
+df_status log_measure(train_run *run, double *rate) DF_MUST_CHECK;
+void log_names(const train_table *table);
+/* The line of the interval that the last step ended. */
+void log_row(const train_table *table, train_run *run, char line[LOG_LINE]);
+/* What the bar of a terminal says beside its figures. */
+void log_note(const train_run *run, char note[LOG_LINE]);
+/* The columns that fit all members. */
+void log_table(const df_train_member *members, size_t n, const row_sites *all, train_table *out);
 
 /* What is trained on these sites; sets which are read and written. */
 df_dict_shape train_shape(const df_train_options *options, df_dict_site *sites, size_t n_sites);
 /* The order in which rows are seen. */
 df_order train_order(const df_train_options *options, const df_rows *rows);
+/* Communication of a step besides the coder's: rows of `width` columns are shared out, stops and
+ * checkpoints are asked for. */
+df_cost train_loop_cost(size_t width, size_t rows, int size, int rank);
 /* Rows of the history that a run will write. */
 size_t history_rows(const df_train_options *options);
 /* The settings of a step (from 0): where the schedules stand. */

@@ -3,17 +3,16 @@
 
 #include <string.h>
 
-/* A file being written: the buffer of one checksum block, and the description of its objects. */
-enum { FILE_BYTES = (1 << 20) + (32 << 10) };
-
 size_t history_rows(const df_train_options *options) {
     uint64_t every = options->log_every > 0 ? options->log_every : 1;
     return (size_t)(options->steps / every) + 1;
 }
 
 df_order train_order(const df_train_options *o, const df_rows *rows) {
-    df_order order = {
-        .how = o->shuffle, .seed = o->seed, .n = df_rows_count(rows), .buffer = o->buffer_rows};
+    df_order order = {.how = o->shuffle,
+                      .seed = o->order_seed,
+                      .n = df_rows_count(rows),
+                      .buffer = o->buffer_rows};
     if (order.n == UINT64_MAX) order.how = DF_SHUFFLE_PLAIN;
     return order;
 }
@@ -44,19 +43,6 @@ df_status df_train_outline(const df_train_options *o, const df_dict_site *sites,
     df_status status = df_dict_bind(*out, o->shared, o->dedicated);
     if (status != DF_OK) df_dict_free(out);
     return status;
-}
-
-size_t df_train_plan_bytes(const df_train_options *options, const df_dict *d, df_screen screen,
-                           const df_rows *rows, int size) {
-    df_order order = train_order(options, rows);
-    df_train_room room = train_room(options);
-    size_t history = history_rows(options);
-    return df_dict_bytes(d) +
-           (history * history_columns(df_dict_outputs(d)) + history_sums(df_dict_outputs(d))) *
-               sizeof(double) +
-           FILE_BYTES + loader_plan_bytes(&order, options->batch, d->width, size) +
-           df_coder_plan_bytes(d, screen, options->batch, size, true) +
-           df_coder_room_bytes(d, options->batch, size, &room);
 }
 
 static size_t auxiliary_latents(const df_train_options *options, const df_dict *dict) {

@@ -18,6 +18,8 @@ static const df_option options[] = {
     {.key = "train.coder", .type = DF_OPT_CHOICE, .fallback = "topk", .choices = "topk relu"},
     {.key = "train.resume", .type = DF_OPT_BOOL, .fallback = "true"},
     {.key = "train.out", .type = DF_OPT_TEXT, .fallback = "out.h5", .is_volatile = true},
+    {.key = "train.sites", .type = DF_OPT_LIST, .optional = true},
+    {.key = "train.sweep", .type = DF_OPT_SWEEP, .optional = true},
     {.key = "train.deep.er.tag", .type = DF_OPT_TEXT, .optional = true},
 };
 #define N_OPTIONS (sizeof options / sizeof *options)
@@ -33,6 +35,19 @@ static void check_read_back(const df_job *job) {
     df_free(text);
     df_free(second);
     df_job_free(again);
+}
+
+// Every member of a sweep is a job, and has a name that its file can have.
+static void check_members(const df_job *job) {
+    for (size_t i = 0; i < df_job_members(job, "train.sweep"); i++) {
+        df_job *member = NULL;
+        char *name = df_job_member_name(job, "train.sweep", i);
+        if (name == NULL || strchr(name, '/') != NULL) abort();
+        if (df_job_member(job, "train.sweep", i, &member) != DF_OK) abort();
+        check_read_back(member);
+        df_free(name);
+        df_job_free(member);
+    }
 }
 
 // Cuts "%set KEY=VALUE" lines off the front of text.
@@ -58,9 +73,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     df_job *job = NULL;
     df_status status =
         df_job_parse("job.yaml", body, bytes, options, N_OPTIONS, sets, n_sets, &job);
-    if (status == DF_OK)
+    if (status == DF_OK) {
         check_read_back(job);
-    else if (status != DF_USAGE || job != NULL || df_error_text()[0] == '\0')
+        check_members(job);
+    } else if (status != DF_USAGE || job != NULL || df_error_text()[0] == '\0')
         abort();
     df_job_free(job);
     df_free(text);

@@ -3,6 +3,7 @@
 #include "df_test.h"
 
 #include "jobs.h"
+#include "sweep.h"
 
 static const df_option of_train[] = {
     {.key = "train.source", .type = DF_OPT_TEXT, .fallback = "activations"},
@@ -11,6 +12,15 @@ static const df_option of_train[] = {
      .fallback = "auto",
      .choices = "auto sae crosscoder transcoder skip-transcoder clt"},
     {.key = "train.model", .type = DF_OPT_TEXT, .optional = true},
+    {.key = "train.site", .type = DF_OPT_TEXT, .optional = true},
+    {.key = "train.k", .type = DF_OPT_INT, .fallback = "8"},
+    {.key = "train.latents", .type = DF_OPT_INT, .fallback = "65536", .tag = "m"},
+    {.key = "train.steps", .type = DF_OPT_INT, .fallback = "100", .fixed = true},
+    {.key = "train.batch", .type = DF_OPT_INT, .fallback = "10", .fixed = true},
+    {.key = "train.lr", .type = DF_OPT_REAL, .fallback = "1"},
+    {.key = "train.preset", .type = DF_OPT_TEXT, .optional = true},
+    {.key = "train.sweep", .type = DF_OPT_SWEEP, .optional = true, .is_volatile = true},
+    {.key = "train.use", .type = DF_OPT_TEXT, .optional = true, .is_volatile = true},
     {.key = "train.input", .type = DF_OPT_LIST, .optional = true},
     {.key = "train.output", .type = DF_OPT_LIST, .optional = true},
     {.key = "harvest.sites", .type = DF_OPT_LIST, .optional = true},
@@ -118,9 +128,69 @@ static void sites_are_needed_once(void **state) {
     df_job_free(list);
 }
 
+/* The data set that all members of a sweep are trained on, and the file of each. */
+static void sweeps_join_their_columns(void **state) {
+    (void)state;
+    static const struct {
+        const char *job, *columns, *files;
+        size_t use;
+    } cases[] = {
+        {TWO "out: o\nsite: s\ntrain: {sweep: {k: [4, 5]}}\n", "base/s tuned/s",
+         "o/train-k4.dict.h5 o/train-k5.dict.h5", 0},
+        {TWO "out: o\nsite: s\ntrain: {sweep: {model: [tuned, base]}, use: base}\n",
+         "tuned/s base/s", "o/train-tuned.dict.h5 o/train-base.dict.h5", 1},
+        {ONE "out: o\nsites: [s, t]\ntrain: {sweep: [{site: t}, {name: both}, {input: [u, t]}]}\n",
+         "base/t base/s base/u", "o/train-t.dict.h5 o/train-both.dict.h5 o/train-u+t.dict.h5", 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        df_run run = {.job = parse(cases[i].job)};
+        char columns[512] = "", files[512] = "";
+        df_columns c;
+        assert_ok(df_sweep_open(&run));
+        assert_ok(df_job_all_columns(&run, &c));
+        for (size_t s = 0; s < c.n; s++)
+            snprintf(columns + strlen(columns), 512 - strlen(columns), "%s%s/%s", s > 0 ? " " : "",
+                     df_model_name(&run, c.model[s]), c.site[s]);
+        for (size_t d = 0; d < df_run_dictionaries(&run); d++) {
+            df_run one = df_run_of(&run, d);
+            char *path = df_path_dict(&one);
+            snprintf(files + strlen(files), 512 - strlen(files), "%s%s", d > 0 ? " " : "", path);
+            df_free(path);
+        }
+        assert_string_equal(columns, cases[i].columns);
+        assert_string_equal(files, cases[i].files);
+        assert_int_equal(run.use, cases[i].use);
+        df_columns_free(&c);
+        df_sweep_close(&run);
+        df_job_free((df_job *)run.job);
+    }
+}
+
+static void bad_sweeps_are_refused(void **state) {
+    (void)state;
+    static const struct {
+        const char *job, *part;
+    } cases[] = {
+        {"  sweep: {k: [4, 5]}\n  use: k6\n", "job.yaml:5: train.use: no member of the sweep is "
+                                              "called \"k6\" (did you mean k4)"},
+        {"  k: 8\n  sweep: [{name: a, k: 8}, {name: b}]\n",
+         "job.yaml:5: train.sweep: members a and b have the same settings"},
+        {"  sweep: [{preset: x}]\n", "no preset is called"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *text = df_format("%ssite: s\ntrain:\n%s", ONE, cases[i].job);
+        df_run run = {.job = parse(text)};
+        assert_fails(df_sweep_open(&run), DF_USAGE, cases[i].part);
+        df_sweep_close(&run);
+        df_job_free((df_job *)run.job);
+        df_free(text);
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(kinds_choose_their_columns),
-                                       cmocka_unit_test(what_does_not_fit_is_refused),
-                                       cmocka_unit_test(sites_are_needed_once)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(kinds_choose_their_columns),
+        cmocka_unit_test(what_does_not_fit_is_refused), cmocka_unit_test(sites_are_needed_once),
+        cmocka_unit_test(sweeps_join_their_columns), cmocka_unit_test(bad_sweeps_are_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,130 @@
+/* Which ranks train which member of a sweep, and what each rank will need. */
+#include "train_internal.h"
+
+#include <string.h>
+
+/* A file being written: the buffer of one checksum block, and the description of its objects. */
+enum { FILE_BYTES = (1 << 20) + (32 << 10) };
+
+/* ---- what a member is made of --------------------------------------------------------------- */
+
+/* Rank `rank` of `size` of a member's dictionary, without its weights. */
+static df_status outline(const df_train_member *member, const row_sites *all, int size, int rank,
+                         df_dict **out) {
+    df_dict_site sites[DF_MAX_SITES];
+    size_t numbers[DF_MAX_SITES], n = member_sites(member, all, numbers, sites);
+    return df_train_outline(member->options, sites, n, size, rank, out);
+}
+
+/* ---- places --------------------------------------------------------------------------------- */
+
+/* Fewer ranks than members: the longest first, each to the rank that has least. */
+static void share_ranks(const double *work, size_t n, int size, double *load, df_train_place *out) {
+    for (size_t m = 0; m < n; m++) out[m] = (df_train_place){-1, 1};
+    for (size_t placed = 0; placed < n; placed++) {
+        size_t longest = n;
+        int least = 0;
+        for (size_t m = 0; m < n; m++)
+            if (out[m].first < 0 && (longest == n || work[m] > work[longest])) longest = m;
+        for (int r = 1; r < size; r++)
+            if (load[r] < load[least]) least = r;
+        out[longest].first = least;
+        load[least] += work[longest];
+    }
+}
+
+/* One rank each; every further one to the member whose ranks have most to do. */
+static void split_ranks(const double *work, size_t n, int size, df_train_place *out) {
+    for (size_t m = 0; m < n; m++) out[m] = (df_train_place){0, 1};
+    for (int left = size - (int)n; left > 0; left--) {
+        size_t slowest = 0;
+        for (size_t m = 1; m < n; m++)
+            if (work[m] / out[m].count > work[slowest] / out[slowest].count) slowest = m;
+        out[slowest].count++;
+    }
+    for (size_t m = 1; m < n; m++) out[m].first = out[m - 1].first + out[m - 1].count;
+}
+
+df_status df_train_place_members(const df_train_member *members, size_t n, const df_rows *rows,
+                                 int size, df_train_place *out) {
+    row_sites all;
+    double *work = NULL, *load = NULL; // [n], [size]
+    df_status status = DF_OK;
+    row_sites_open(rows, &all);
+    DF_GO(DF_NEW(work, n));
+    DF_GO(DF_NEW(load, (size_t)size));
+    for (size_t m = 0; m < n; m++) {
+        df_dict *d = NULL;
+        DF_GO(outline(&members[m], &all, 1, 0, &d));
+        work[m] = df_gemm_flop(d, 1, (df_range){0, d->latents});
+        df_dict_free(&d);
+    }
+    if ((size_t)size < n)
+        share_ranks(work, n, size, load, out);
+    else
+        split_ranks(work, n, size, out);
+done:
+    df_free(work);
+    df_free(load);
+    return status;
+}
+
+/* ---- what a rank needs ---------------------------------------------------------------------- */
+
+/* A dictionary on one of `size` ranks. */
+static size_t member_bytes(const df_train_options *o, const df_dict *d, df_screen screen,
+                           int size) {
+    df_train_room room = train_room(o);
+    size_t outputs = df_dict_outputs(d);
+    size_t history = history_rows(o) * history_columns(outputs) + history_sums(outputs);
+    return df_dict_bytes(d) + history * sizeof(double) +
+           df_coder_plan_bytes(d, screen, o->batch, size, true) +
+           df_coder_room_bytes(d, o->batch, size, &room);
+}
+
+size_t df_train_plan_bytes(const df_train_options *options, const df_dict *d, df_screen screen,
+                           const df_rows *rows, int size) {
+    df_order order = train_order(options, rows);
+    return FILE_BYTES + loader_plan_bytes(&order, options->batch, d->width, size) +
+           member_bytes(options, d, screen, size);
+}
+
+/* Adds a member's part to what a rank needs; *widest: columns of a row, where they are not all. */
+static df_status add_member(const df_train_member *member, const row_sites *all, df_screen screen,
+                            const df_train_place *place, df_train_plan *out) {
+    const df_train_options *o = member->options;
+    int rank = out->rank - place->first;
+    df_dict *d = NULL;
+    DF_TRY(outline(member, all, place->count, rank, &d));
+    df_step_cost cost = df_coder_step_cost(d, &o->objective, o->batch, 0, place->count, rank);
+    out->cost = df_cost_add(out->cost, cost.most);
+    out->flop += df_gemm_flop(d, o->batch, d->mine);
+    out->bytes += member_bytes(o, d, screen, place->count);
+    if (d->width < all->width && o->batch * d->width * sizeof(float) > out->scratch)
+        out->scratch = o->batch * d->width * sizeof(float);
+    out->members++;
+    df_dict_free(&d);
+    return DF_OK;
+}
+
+df_status df_train_plan_rank(const df_train_member *members, size_t n, const df_rows *rows,
+                             df_screen screen, int size, df_train_plan *out) {
+    const df_train_options *o = members[0].options;
+    df_train_place *place = NULL;
+    row_sites all;
+    df_order order = train_order(o, rows);
+    df_status status = DF_OK;
+    row_sites_open(rows, &all);
+    *out = (df_train_plan){.rank = out->rank};
+    DF_GO(DF_NEW(place, n));
+    DF_GO(df_train_place_members(members, n, rows, size, place));
+    for (size_t m = 0; m < n; m++)
+        if (out->rank >= place[m].first && out->rank < place[m].first + place[m].count)
+            DF_GO(add_member(&members[m], &all, screen, &place[m], out));
+    out->bytes += FILE_BYTES + loader_plan_bytes(&order, o->batch, all.width, size) + out->scratch;
+    out->cost = df_cost_add(out->cost, train_loop_cost(all.width, o->batch, size, out->rank));
+    if (n > 1) out->cost = df_cost_add(out->cost, df_cost_agree(size));
+done:
+    df_free(place);
+    return status;
+}
