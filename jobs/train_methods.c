@@ -136,7 +136,13 @@ const df_option df_method_options[] = {
      .fallback = "mean",
      .choices = "mean zero median",
      .help = "decoder bias at the start: mean of the rows, zero, or the geometric median of a "
-             "fixed sample of rows"},
+             "fixed sample of rows, site by site"},
+    {.key = "train.init_bias_enc",
+     .type = DF_OPT_CHOICE,
+     .fallback = "zero",
+     .choices = "zero uniform",
+     .help = "encoder bias at the start: zero, or uniform in +-1/sqrt(columns), as PyTorch's "
+             "nn.Linear has it (dictionary_learning's standard and p_anneal)"},
     {.key = "train.init_norm_of",
      .type = DF_OPT_CHOICE,
      .fallback = "site",
@@ -248,7 +254,9 @@ static void read_dead(const df_run *run, df_train_options *o) {
 
 static void read_start(const df_run *run, df_train_options *o) {
     static const char *const biases[] = {"mean", "zero", "median", NULL};
+    static const char *const encoder_biases[] = {"zero", "uniform", NULL};
     o->init_bias = (df_init_bias)chosen(run, "train.init_bias", biases);
+    o->init_bias_enc = (df_init_bias_enc)chosen(run, "train.init_bias_enc", encoder_biases);
     o->init_whole_row = strcmp(df_job_text(run->job, "train.init_norm_of"), "row") == 0;
     o->init_uniform = strcmp(df_job_text(run->job, "train.init_draw"), "uniform") == 0;
     o->init_encoder = df_job_real(run->job, "train.init_encoder");

@@ -25,12 +25,13 @@ typedef struct preset {
     "decoder=free subtract_bias=true init_norm=0.1 init_norm_of=row init_bias=zero lr=3e-4 " ADAM  \
     "warmup=0 warmup_law=torch decay=0 clip=1 dead_rows=1000x "
 #define SL_AUX "aux=1 aux_k=0 aux_normaliser=none aux_bias=decode aux_scaled=true code_norm=root "
-#define CROSSCODER "subtract_bias=false init_bias=zero code_norm=sum decoder=free "
+#define CROSSCODER "subtract_bias=false code_norm=sum decoder=free "
 
 static const preset presets[] = {
     {"dictionary_learning-standard",
      "ReLU with L1 on unit decoder rows (saprmarks, StandardTrainer)",
-     "activation=relu decoder=unit penalty=l1 penalty_weight=0.1 lr=1e-3 " ADAM DL_SPARSE},
+     "activation=relu decoder=unit penalty=l1 penalty_weight=0.1 init_bias_enc=uniform "
+     "lr=1e-3 " ADAM DL_SPARSE},
     {"dictionary_learning-standard_new",
      "ReLU with norm-weighted L1 (saprmarks, StandardTrainerAprilUpdate)",
      "activation=relu code_norm=root subtract_bias=false decoder=free clip=1 penalty=l1 "
@@ -48,10 +49,11 @@ static const preset presets[] = {
      "lr=7e-5 beta1=0 beta2=0.999 epsilon=1e-8 clip=1 subtract_bias=false " DL_SPARSE},
     {"dictionary_learning-gated", "Gated, auxiliary decoder frozen (saprmarks, GatedSAETrainer)",
      "activation=gated penalty=l1 penalty_weight=0.1 gate_decoder=frozen decoder=unit lr=3e-4 "
-     "beta1=0 beta2=0.999 epsilon=1e-8 " DL_SPARSE},
+     "init_norm=1 beta1=0 beta2=0.999 epsilon=1e-8 " DL_SPARSE},
     {"dictionary_learning-p_anneal", "Lp^p, p annealed from 1 to 0.2 (saprmarks, PAnnealTrainer)",
      "activation=relu reconstruction=unsquared penalty=lp penalty_weight=0.1 power=1 "
-     "anneal_updates=10 anneal_start=10000 anneal_power=0.2 decoder=unit lr=1e-3 " ADAM DL_SPARSE},
+     "anneal_updates=10 anneal_start=10000 anneal_power=0.2 decoder=unit init_bias_enc=uniform "
+     "lr=1e-3 " ADAM DL_SPARSE},
     {"saelens-standard", "ReLU with norm-weighted L1 (SAELens 6, standard)",
      "activation=relu code_norm=root penalty=l1 penalty_weight=1 penalty_warmup=0 aux=0 " SL},
     {"saelens-topk", "TopK on norm-scaled codes with AuxK (SAELens 6, topk)",
@@ -97,12 +99,14 @@ static const preset presets[] = {
      "warmup=1000 warmup_law=zero decay=rest aux=0 aux_normaliser=target aux_bias=decode "
      "aux_scaled=true dead_rows=10000000"},
     {"crosscoder-l1", "two-model crosscoder with L1 (ckkissane, crosscoder-model-diff-replication)",
-     CROSSCODER "activation=relu init_norm=0.08 penalty=l1 penalty_weight=2 penalty_warmup=5% "
-                "lr=5e-5 " ADAM "warmup=0 decay=20% clip=1 aux=0"},
+     CROSSCODER
+     "activation=relu init_norm=0.08 init_bias=zero penalty=l1 penalty_weight=2 penalty_warmup=5% "
+     "lr=5e-5 " ADAM "warmup=0 decay=20% clip=1 aux=0"},
     {"crosscoder-batchtopk", "BatchTopK crosscoder (science-of-finetuning, crosscoder_learning)",
-     CROSSCODER "activation=batchtopk reconstruction=unsquared init_norm=1 lr=1e-4 " ADAM
-                "warmup=1000 warmup_law=zero decay=0 clip=1 aux=0.03125 aux_k=0 "
-                "dead_rows=10000000 threshold_rate=0.001 threshold_start=1000"},
+     CROSSCODER
+     "activation=batchtopk reconstruction=unsquared init_norm=1 init_bias=median lr=1e-4 " ADAM
+     "warmup=1000 warmup_law=zero decay=0 clip=1 aux=0.03125 aux_k=0 "
+     "dead_rows=10000000 threshold_rate=0.001 threshold_start=1000"},
 };
 enum { PRESETS = sizeof presets / sizeof *presets };
 

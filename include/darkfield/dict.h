@@ -501,10 +501,13 @@ df_status df_dict_save(df_comm *comm, const char *path, const df_dict *dict,
 typedef enum df_warmup { DF_WARMUP_ONE, DF_WARMUP_ZERO, DF_WARMUP_TORCH } df_warmup;
 
 /* b_dec at the start: the mean of the training rows, 0, or the geometric median (Weiszfeld 1937) of
- * at most DF_MEDIAN_ROWS rows drawn by the seed (OpenAI: 32,768; dictionary_learning: the first
- * batch). */
+ * at most DF_MEDIAN_ROWS rows drawn by the seed, of each site for itself (OpenAI: 32,768;
+ * dictionary_learning, crosscoder_learning: the first batch). */
 typedef enum df_init_bias { DF_INIT_MEAN, DF_INIT_ZERO, DF_INIT_MEDIAN } df_init_bias;
 enum { DF_MEDIAN_ROWS = 32768 };
+/* b_enc at the start: 0; or uniform in +-1 / sqrt(columns read), as PyTorch's nn.Linear leaves it
+ * (dictionary_learning's standard and p-annealing trainers). */
+typedef enum df_init_bias_enc { DF_INIT_ENC_ZERO, DF_INIT_ENC_UNIFORM } df_init_bias_enc;
 
 typedef struct df_train_options {
     df_dict_kind kind; /* SAE and CROSSCODER: all sites are read and written */
@@ -539,6 +542,7 @@ typedef struct df_train_options {
     bool aux_scaled, aux_attached;
     double fired_above;
     df_init_bias init_bias;
+    df_init_bias_enc init_bias_enc;
     bool init_whole_row; /* init_norm is that of a whole decoder row, not of each site's part */
     bool init_uniform;   /* decoder rows uniform in +-1 / sqrt(columns) instead */
     double init_encoder; /* encoder = decoder times this; 0: times 1 */

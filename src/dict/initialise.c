@@ -15,10 +15,10 @@ enum { CHUNKS = 64, ITERATIONS = 100 };
 typedef struct sample {
     df_comm *comm;
     size_t n, width, chunks; /* rows of the whole sample, columns, chunks of this rank */
-    df_range rows;           /* of this rank */
+    df_range rows, columns;  /* of this rank; of the site whose median is looked for */
     float *x;                /* [rows.count, width] */
-    double *leaves;          /* [chunks, width + 1] */
-    double *sums;            /* [width + 1] */
+    double *leaves;          /* [chunks, columns + 1] */
+    double *sums;            /* [columns + 1] */
 } sample;
 
 static df_range chunk_of(const sample *s, size_t chunk) {
@@ -71,25 +71,27 @@ static double distance(const float *x, const double *center, size_t n) {
 
 /* A row's weight is 1 / its distance; a row that is the centre has none. */
 static void add_rows(const sample *s, df_range rows, const double *center, double *leaf) {
-    memset(leaf, 0, (s->width + 1) * sizeof *leaf);
+    size_t n = s->columns.count;
+    memset(leaf, 0, (n + 1) * sizeof *leaf);
     for (size_t r = 0; r < rows.count; r++) {
-        const float *x = s->x + (rows.first - s->rows.first + r) * s->width;
-        double apart = distance(x, center, s->width);
+        const float *x = s->x + (rows.first - s->rows.first + r) * s->width + s->columns.first;
+        double apart = distance(x, center, n);
         if (!(apart > 0.0)) continue;
-        for (size_t i = 0; i < s->width; i++) leaf[i] += (double)x[i] / apart;
-        leaf[s->width] += 1.0 / apart;
+        for (size_t i = 0; i < n; i++) leaf[i] += (double)x[i] / apart;
+        leaf[n] += 1.0 / apart;
     }
 }
 
 /* One step of Weiszfeld; *moved: how far the centre went. */
 static df_status improve(sample *s, double *center, double *moved) {
     df_range mine = df_share(CHUNKS, df_comm_size(s->comm), df_comm_rank(s->comm));
+    size_t columns = s->columns.count;
     for (size_t i = 0; i < mine.count; i++)
-        add_rows(s, chunk_of(s, mine.first + i), center, s->leaves + i * (s->width + 1));
-    DF_TRY(df_tree_sum(s->comm, CHUNKS, s->width + 1, s->leaves, s->sums));
+        add_rows(s, chunk_of(s, mine.first + i), center, s->leaves + i * (columns + 1));
+    DF_TRY(df_tree_sum(s->comm, CHUNKS, columns + 1, s->leaves, s->sums));
     *moved = 0.0;
-    for (size_t i = 0; i < s->width && s->sums[s->width] > 0.0; i++) {
-        double next = s->sums[i] / s->sums[s->width];
+    for (size_t i = 0; i < columns && s->sums[columns] > 0.0; i++) {
+        double next = s->sums[i] / s->sums[columns];
         *moved += (next - center[i]) * (next - center[i]);
         center[i] = next;
     }
@@ -97,14 +99,16 @@ static df_status improve(sample *s, double *center, double *moved) {
     return DF_OK;
 }
 
-static df_status find_median(sample *s, float *center) {
+/* Of one site; center holds its columns. */
+static df_status find_median(sample *s, df_range columns, float *center) {
     double *at, moved = 1.0;
-    df_status status = df_agree(s->comm, DF_NEW(at, s->width));
+    df_status status = df_agree(s->comm, DF_NEW(at, columns.count));
     if (status != DF_OK) return status;
-    for (size_t i = 0; i < s->width; i++) at[i] = (double)center[i];
+    s->columns = columns;
+    for (size_t i = 0; i < columns.count; i++) at[i] = (double)center[i];
     for (int n = 0; n < ITERATIONS && moved >= CLOSE && status == DF_OK; n++)
         status = improve(s, at, &moved);
-    for (size_t i = 0; i < s->width; i++) center[i] = (float)at[i];
+    for (size_t i = 0; i < columns.count; i++) center[i] = (float)at[i];
     df_free(at);
     return status;
 }
@@ -114,7 +118,10 @@ static df_status geometric_median(df_comm *comm, const train_rows *from, const d
                                   uint64_t seed, float *center) {
     sample s;
     df_status status = df_agree(comm, open_sample(comm, from, dict, seed, &s));
-    if (status == DF_OK) status = find_median(&s, center);
+    for (size_t i = 0; i < dict->sites && status == DF_OK; i++) {
+        df_range columns = {dict->site[i].first, dict->site[i].width};
+        status = find_median(&s, columns, center + columns.first);
+    }
     df_free(s.x);
     df_free(s.leaves);
     df_free(s.sums);
@@ -139,6 +146,14 @@ static void draw_uniform(df_dict *d, uint64_t seed, double encoder) {
     }
 }
 
+static void draw_biases(df_dict *d, uint64_t seed) {
+    for (size_t j = 0; j < d->mine.count; j++) {
+        double reach = 1.0 / sqrt((double)df_dict_group_of(d, j)->in.count);
+        double drawn = df_random_uniform(seed, DF_STREAM_INIT_BIAS, d->mine.first + j);
+        d->b_enc[j] = (float)(reach * (2.0 * drawn - 1.0));
+    }
+}
+
 df_status initialise(df_comm *comm, const train_rows *from, const df_train_options *o,
                      df_dict *dict, const float *mean) {
     float *center = NULL; // [width]
@@ -154,6 +169,7 @@ df_status initialise(df_comm *comm, const train_rows *from, const df_train_optio
                        center + dict->out.first);
     if (o->init_uniform) draw_uniform(dict, o->seed, encoder);
     for (size_t j = 0; j < dict->mine.count; j++) dict->theta[j] = (float)o->init_threshold;
+    if (o->init_bias_enc == DF_INIT_ENC_UNIFORM) draw_biases(dict, o->seed);
     df_free(center);
     return status;
 }

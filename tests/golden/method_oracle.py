@@ -3,7 +3,8 @@ tests/unit/dict/test_step_methods.c.
 
     python3 tests/golden/method_oracle.py [CASE ...]   # rewrites method_{CASE}.bin beside this script
 
-A .bin file is a sequence of records: name (16 bytes, zero padded), type (8 bytes: "f4" or "f8"), count (uint64), count
+Gradients come twice: g_ as autograd has them, u_ as Adam gets them (off the decoder's rows, clipped); n_ are the weights after
+resampling the start. A .bin file is a sequence of records: name (16 bytes, zero padded), type (8 bytes: "f4" or "f8"), count (uint64), count
 little-endian values. A seed is taken whose first batch keeps the last selected score further than GAP from the first one left
 out, every later batch further than LATER_GAP, so that float32 selects the same latents. Resampling draws with Philox4x32-10 on
 (seed, stream, step, row), written out here from the paper (Salmon et al., SC11).
@@ -147,16 +148,20 @@ def project(p):
     p[1].grad -= (p[1].grad * d).sum(1, keepdim=True) * d
 
 
-def update(p, case, optimiser, averages):
-    """What follows the gradients; returns their norm where they are clipped."""
+def prepare(p, case):
+    """From autograd's gradients to Adam's; returns their norm where they are clipped."""
     with torch.no_grad():
-        norm = 0.0
         if case["order"] == "unit_first":
             normalise(p[1])
         if case["order"] != "free":
             project(p)
-        if case["clip"] > 0:
-            norm = float(torch.nn.utils.clip_grad_norm_(p, case["clip"]))
+        return float(torch.nn.utils.clip_grad_norm_(p, case["clip"])) if case["clip"] > 0 else 0.0
+
+
+def update(p, case, optimiser, averages):
+    """What follows the gradients; returns their norm where they are clipped."""
+    norm = prepare(p, case)
+    with torch.no_grad():
         if case["order"] == "unit_first":
             average(averages, p, case)
         optimiser.step()
@@ -172,12 +177,12 @@ def average(averages, p, case):
         mean.lerp_(now, 1 - case["ema"])
 
 
-def resample(x, p, silent, case, optimiser, step):
-    """Returns how many latents began anew, and the smallest distance between clocks that decide."""
+def rebirth(x, p, silent, case, step):
+    """Which latents began anew, and the smallest distance between clocks that decide."""
     dead = silent >= case["dead_rows"]
     with torch.no_grad():
         if not dead.any():
-            return 0, 1.0
+            return dead.nonzero()[:, 0], 1.0
         f, _, _, gap = encode(x, p, case)
         weight = (x - (f @ p[1] + p[3])).norm(dim=1) ** case["power"]
         clocks = torch.tensor([-math.log1p(-uniform(SEED, STREAM, step << 32 | r)) for r in range(B)]) / weight
@@ -189,10 +194,15 @@ def resample(x, p, silent, case, optimiser, step):
         p[0][which] = (rows / rows.norm(dim=1, keepdim=True) if case["unit"] else rows) * living * case["scale"]
         p[1][which] = rows / rows.norm(dim=1, keepdim=True)
         p[2][which] = 0.0
-        for t in p[:3]:
-            for moment in ("exp_avg", "exp_avg_sq"):
-                optimiser.state[t][moment][which] = 0.0
-    return n, min(gap, float(gaps.min()))
+    return which, min(gap, float(gaps.min()))
+
+
+def resample(x, p, silent, case, optimiser, step):
+    which, gap = rebirth(x, p, silent, case, step)
+    for t in p[:3]:
+        for moment in ("exp_avg", "exp_avg_sq"):
+            optimiser.state[t][moment][which] = 0.0
+    return len(which), gap
 
 
 def train(x, start, silent, case):
@@ -230,7 +240,8 @@ def write(path, records):
     with open(path, "wb") as out:
         for name, values in records.items():
             data = torch.as_tensor(values, dtype=torch.float64).reshape(-1).tolist()
-            kind, code = ("f8", "d") if name in ("losses", "norms", "numbers") else ("f4", "f")
+            wide = name in ("losses", "norms", "numbers") or name[:2] in ("g_", "u_", "n_")
+            kind, code = ("f8", "d") if wide else ("f4", "f")
             out.write(name.encode().ljust(16, b"\0") + kind.encode().ljust(8, b"\0"))
             out.write(struct.pack("<Q", len(data)) + struct.pack(f"<{len(data)}{code}", *data))
 
@@ -245,18 +256,26 @@ def find(case):
             continue
         if case["ema"] > 0 and fvu(x, trained[3], case) is None:
             continue
+        anew = [t.clone() for t in start]
+        if case["resample"] and rebirth(x[0], anew, silent, case, case["resample"])[1] < GAP:
+            continue
         loss.backward()
-        return seed, x, start, silent, p, trained
+        return seed, x, start, silent, p, trained, anew
 
 
 def main(names):
     for name in names or CASES:
         case = dict(DEFAULT, **CASES[name])
-        seed, x, start, silent, p, (losses, norms, trained, averages, after, replaced) = find(case)
+        seed, x, start, silent, p, (losses, norms, trained, averages, after, replaced), anew = find(case)
         dead = [int((s >= case["dead_rows"]).sum()) for s in (silent, after)]
         numbers = [fvu(x, trained, case), fvu(x, averages, case) if case["ema"] > 0 else 0.0, *dead, replaced]
         names_of = ("w_enc", "w_dec", "b_enc", "b_dec")
-        records = {"x": x, "silent": silent, **dict(zip(names_of, start)), **{"g_" + n: t.grad for n, t in zip(names_of, p)}}
+        records = {"x": x, "silent": silent, **dict(zip(names_of, start)), **{"g_" + n: t.grad.clone() for n, t in zip(names_of, p)}}
+        prepare(p, case)
+        if case["clip"] > 0 or case["order"] != "free":
+            records |= {"u_" + n: t.grad for n, t in zip(names_of, p)}
+        if case["resample"]:
+            records |= {"n_" + n: t for n, t in zip(names_of, anew)}
         records |= {"losses": losses, "norms": norms, "numbers": numbers}
         write(pathlib.Path(__file__).parent / f"method_{name}.bin", records)
         print(f"{name}: seed {seed}, loss {losses[0]:.4f} -> {losses[-1]:.4f}, FVU {numbers[0]:.4f} ({numbers[1]:.4f}), "

@@ -18,18 +18,27 @@ import h5py
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # name, options over the job file, the public trainer's FVU, L0, MMCS learned to true, true to learned, found (%)
-STANDARD = {"activation": "relu", "init_norm": 0.1, "penalty": "l1", "penalty_warmup": 2000, "aux": 0}
+DL = {"warmup_law": "zero", "init_bias": "zero", "aux": 0}  # where dictionary_learning differs from the job file
+L1 = {**DL, "activation": "relu", "init_norm": 0.1, "init_bias_enc": "uniform", "penalty": "l1", "penalty_warmup": 2000}
+TOPK = {**DL, "init_bias": "median", "clip": 1}
 TOY_A = [
-    ("Standard, l1 0.02", {**STANDARD, "penalty_weight": 0.02}, (0.0244, 57.8, 0.570, 0.620, 2)),
-    ("Standard, l1 0.05", {**STANDARD, "penalty_weight": 0.05}, (0.0653, 39.0, 0.704, 0.751, 26)),
-    ("Standard, l1 0.1", {**STANDARD, "penalty_weight": 0.1}, (0.1467, 18.2, 0.829, 0.906, 66)),
-    ("TopK 6", {}, (0.1909, 6.00, 0.958, 0.957, 89)),
-    ("Gated, l1 0.05", {**STANDARD, "activation": "gated", "penalty_weight": 0.05}, (0.0069, 53.7, 0.357, 0.381, 0)),
-    ("BatchTopK 6", {"activation": "batchtopk"}, (0.1888, 6.03, 0.889, 0.911, 74)),
+    ("Standard, l1 0.02", {**L1, "penalty_weight": 0.02}, (0.0244, 57.8, 0.570, 0.620, 2)),
+    ("Standard, l1 0.05", {**L1, "penalty_weight": 0.05}, (0.0653, 39.0, 0.704, 0.751, 26)),
+    ("Standard, l1 0.1", {**L1, "penalty_weight": 0.1}, (0.1467, 18.2, 0.829, 0.906, 66)),
+    ("TopK 6", TOPK, (0.1909, 6.00, 0.958, 0.957, 89)),
+    ("BatchTopK 6", {**TOPK, "activation": "batchtopk"}, (0.1888, 6.03, 0.889, 0.911, 74)),
+    ("Matryoshka 6", {**TOPK, "activation": "batchtopk", "prefixes": "[1/4, 1/2]", "prefix_weights": "square"},
+     (0.2291, 6.05, 0.848, 0.887, 64)),
+    ("JumpReLU, target 6",
+     {**DL, "activation": "jumprelu", "penalty": "l0-target", "penalty_weight": 1, "target_l0": 6, "penalty_warmup": 2000,
+      "bandwidth": 0.001, "init_threshold": 0.001, "threshold_parameter": "raw", "step_input": "code", "beta1": 0, "clip": 1,
+      "subtract_bias": "false"}, (0.1717, 6.55, 0.874, 0.919, 67)),
+    ("Gated, l1 0.05", {**DL, "activation": "gated", "beta1": 0, "penalty": "l1", "penalty_weight": 0.05, "penalty_warmup": 2000},
+     (0.0069, 53.7, 0.357, 0.381, 0)),
 ]
 
 # name, options, FVU A, FVU B, L0, alive, recovery shared, A, B, latents of A alone, of B alone
-RELU = {"activation": "relu", "penalty": "l1", "penalty_warmup": 2000, "aux": 0}
+RELU = {**DL, "activation": "relu", "penalty": "l1", "penalty_warmup": 0}
 UNSQUARED = {**RELU, "reconstruction": "unsquared"}
 SQUARED = {**RELU, "reconstruction": "squared-mean"}
 TOY_B = [
@@ -38,7 +47,8 @@ TOY_B = [
     ("ReLU, squared, l1 0.01", {**SQUARED, "penalty_weight": 0.01}, (0.0028, 0.0029, 11.8, 192, 0.999, 1.000, 1.000, 27, 28)),
     ("ReLU, squared, l1 0.02", {**SQUARED, "penalty_weight": 0.02}, (0.0048, 0.0048, 9.7, 190, 0.999, 1.000, 1.000, 23, 26)),
     ("ReLU, squared, l1 0.05", {**SQUARED, "penalty_weight": 0.05}, (0.0189, 0.0190, 8.6, 191, 0.985, 1.000, 1.000, 28, 25)),
-    ("BatchTopK 6, unsquared", {"reconstruction": "unsquared"}, (0.0297, 0.0391, 6.05, 121, 1.000, 0.873, 0.830, 13, 12)),
+    ("BatchTopK 6, unsquared", {**TOPK, "init_norm": 1, "reconstruction": "unsquared"},
+     (0.0297, 0.0391, 6.05, 121, 1.000, 0.873, 0.830, 13, 12)),
 ]
 
 COLUMNS_A = ("FVU", "L0", "MMCS learned to true", "true to learned", "found %")
