@@ -140,9 +140,31 @@ const df_option df_method_options[] = {
     {.key = "train.init_bias_enc",
      .type = DF_OPT_CHOICE,
      .fallback = "zero",
-     .choices = "zero uniform",
-     .help = "encoder bias at the start: zero, or uniform in +-1/sqrt(columns), as PyTorch's "
-             "nn.Linear has it (dictionary_learning's standard and p_anneal)"},
+     .choices = "zero uniform quantile",
+     .help = "encoder bias at the start: zero; uniform in +-1/sqrt(columns), as PyTorch's "
+             "nn.Linear has it (dictionary_learning's standard and p_anneal); or such that every "
+             "latent is active on train.init_active of a sample (Anthropic, January 2025)"},
+    {.key = "train.init_active",
+     .type = DF_OPT_REAL,
+     .fallback = "0",
+     .min = 0,
+     .max = 1,
+     .help = "share of the rows on which a latent is active at the start; 0: 10000/latents, at "
+             "most a half"},
+    {.key = "train.init_encoder_draw",
+     .type = DF_OPT_CHOICE,
+     .fallback = "tied",
+     .choices = "tied free",
+     .help = "the encoder starts as the decoder transposed, or drawn for itself "
+             "(crosscoder_learning's init_with_transpose = False)"},
+    {.key = "train.normalise",
+     .type = DF_OPT_CHOICE,
+     .fallback = "rms",
+     .choices = "rms norm none",
+     .help = "rows of a site are multiplied by 1/sqrt(mean |x|^2) (dictionary_learning, Gemma "
+             "Scope), by sqrt(width)/mean |x| (Anthropic, SAELens, OpenMOSS), or not; penalties "
+             "and thresholds stand in these units, and decoder norms of models of different "
+             "width compare in the first alone"},
     {.key = "train.init_norm_of",
      .type = DF_OPT_CHOICE,
      .fallback = "site",
@@ -254,9 +276,13 @@ static void read_dead(const df_run *run, df_train_options *o) {
 
 static void read_start(const df_run *run, df_train_options *o) {
     static const char *const biases[] = {"mean", "zero", "median", NULL};
-    static const char *const encoder_biases[] = {"zero", "uniform", NULL};
+    static const char *const encoder_biases[] = {"zero", "uniform", "quantile", NULL};
+    static const char *const scales[] = {"rms", "norm", "none", NULL};
     o->init_bias = (df_init_bias)chosen(run, "train.init_bias", biases);
     o->init_bias_enc = (df_init_bias_enc)chosen(run, "train.init_bias_enc", encoder_biases);
+    o->init_active = df_job_real(run->job, "train.init_active");
+    o->init_untied = strcmp(df_job_text(run->job, "train.init_encoder_draw"), "free") == 0;
+    o->normalise = (df_normalise)chosen(run, "train.normalise", scales);
     o->init_whole_row = strcmp(df_job_text(run->job, "train.init_norm_of"), "row") == 0;
     o->init_uniform = strcmp(df_job_text(run->job, "train.init_draw"), "uniform") == 0;
     o->init_encoder = df_job_real(run->job, "train.init_encoder");

@@ -22,8 +22,8 @@ typedef struct preset {
     "code_norm=none subtract_bias=true init_norm=0.1 init_norm_of=row init_bias=zero "             \
     "warmup=1000 warmup_law=zero decay=0 penalty_warmup=2000 aux=0 resample_row=raw "
 #define SL                                                                                         \
-    "decoder=free subtract_bias=true init_norm=0.1 init_norm_of=row init_bias=zero lr=3e-4 " ADAM  \
-    "warmup=0 warmup_law=torch decay=0 clip=1 dead_rows=1000x "
+    "normalise=none decoder=free subtract_bias=true init_norm=0.1 init_norm_of=row "               \
+    "init_bias=zero lr=3e-4 " ADAM "warmup=0 warmup_law=torch decay=0 clip=1 dead_rows=1000x "
 #define SL_AUX "aux=1 aux_k=0 aux_normaliser=none aux_bias=decode aux_scaled=true code_norm=root "
 #define CROSSCODER "subtract_bias=false code_norm=sum decoder=free "
 
@@ -72,19 +72,21 @@ static const preset presets[] = {
      "gate_decoder=trained aux=0 " SL},
     {"anthropic-2024-04", "ReLU with norm-weighted L1 (Anthropic, April 2024 update)",
      "activation=relu code_norm=root subtract_bias=false decoder=free init_norm=0.1 "
-     "init_norm_of=row init_bias=zero penalty=l1 penalty_weight=5 penalty_warmup=5% lr=5e-5 " ADAM
-     "warmup=0 decay=20% clip=1 aux=0"},
+     "init_norm_of=row init_bias=zero normalise=norm penalty=l1 penalty_weight=5 penalty_warmup=5% "
+     "lr=5e-5 " ADAM "warmup=0 decay=20% clip=1 aux=0"},
     {"anthropic-2025-01",
      "JumpReLU, tanh penalty, pre-activation loss (Anthropic, January 2025 update)",
      "activation=jumprelu code_norm=sum subtract_bias=false decoder=free init_draw=uniform "
-     "init_encoder=0 init_bias=zero penalty=tanh tanh_scale=4 penalty_weight=20 "
+     "init_encoder=0 init_bias=zero init_bias_enc=quantile normalise=norm penalty=tanh "
+     "tanh_scale=4 penalty_weight=20 "
      "penalty_warmup=100% preactivation=3e-6 bandwidth=2 init_threshold=0.1 "
      "threshold_parameter=log ste=all lr=2e-4 " ADAM "warmup=0 decay=20% aux=0"},
     {"anthropic-2025-02",
      "the same with shared latents at a tenth of the penalty (Anthropic, February 2025, model "
      "diffing; sizes of crosscode)",
      "activation=jumprelu code_norm=sum subtract_bias=false decoder=free init_draw=uniform "
-     "init_encoder=0 init_bias=zero penalty=tanh tanh_scale=4 penalty_weight=30 "
+     "init_encoder=0 init_bias=zero init_bias_enc=quantile normalise=norm penalty=tanh "
+     "tanh_scale=4 penalty_weight=30 "
      "penalty_warmup=100% preactivation=3e-6 bandwidth=2 init_threshold=1.1 shared=0.125m "
      "shared_penalty=0.1 threshold_parameter=log ste=all lr=5e-5 beta1=0 beta2=0.999 epsilon=1e-8 "
      "warmup=5% decay=20% clip=1 aux=0"},
@@ -99,9 +101,9 @@ static const preset presets[] = {
      "warmup=1000 warmup_law=zero decay=rest aux=0 aux_normaliser=target aux_bias=decode "
      "aux_scaled=true dead_rows=10000000"},
     {"crosscoder-l1", "two-model crosscoder with L1 (ckkissane, crosscoder-model-diff-replication)",
-     CROSSCODER
-     "activation=relu init_norm=0.08 init_bias=zero penalty=l1 penalty_weight=2 penalty_warmup=5% "
-     "lr=5e-5 " ADAM "warmup=0 decay=20% clip=1 aux=0"},
+     CROSSCODER "activation=relu init_norm=0.08 normalise=norm init_bias=zero penalty=l1 "
+                "penalty_weight=2 penalty_warmup=5% "
+                "lr=5e-5 " ADAM "warmup=0 decay=20% clip=1 aux=0"},
     {"crosscoder-batchtopk", "BatchTopK crosscoder (science-of-finetuning, crosscoder_learning)",
      CROSSCODER
      "activation=batchtopk reconstruction=unsquared init_norm=1 init_bias=median lr=1e-4 " ADAM
@@ -175,9 +177,8 @@ df_status df_train_presume(df_job *job) {
 void df_train_list_presets(FILE *to) {
     fprintf(to,
             "\nPresets (train.preset). Sizes stay with the job file: latents, k, steps, batch.\n"
-            "Sites have unit mean square here; anthropic-* and crosscoder-l1 were published for\n"
-            "norms of sqrt(width), so give penalty_weight, thresholds, bandwidth and tanh_scale\n"
-            "in these units.\n");
+            "Rows are scaled as the trainer scales them by default (train.normalise); SAELens\n"
+            "leaves them as they are.\n");
     for (size_t i = 0; i < PRESETS; i++)
         fprintf(to, "    %s\n        %s\n", presets[i].name, presets[i].help);
 }

@@ -136,12 +136,13 @@ void df_progress_end(df_progress *p, uint64_t done);
  * on every rank and thread. Streams keep uses apart; they are named here so that none is used
  * twice. */
 typedef enum df_stream {
-    DF_STREAM_SPLIT = 1,     /* held-out documents; index = document number */
-    DF_STREAM_SHUFFLE = 2,   /* row permutation of epoch e: seed + e */
-    DF_STREAM_INIT = 3,      /* dictionary initialisation; index = latent * width + column */
-    DF_STREAM_SYNTHETIC = 4, /* directions of a synthetic model */
-    DF_STREAM_RESAMPLE = 5,  /* rows for dead latents; index = step * 2^32 + row of the batch */
-    DF_STREAM_INIT_BIAS = 6, /* encoder biases; index = latent */
+    DF_STREAM_SPLIT = 1,        /* held-out documents; index = document number */
+    DF_STREAM_SHUFFLE = 2,      /* row permutation of epoch e: seed + e */
+    DF_STREAM_INIT = 3,         /* dictionary initialisation; index = latent * width + column */
+    DF_STREAM_SYNTHETIC = 4,    /* directions of a synthetic model */
+    DF_STREAM_RESAMPLE = 5,     /* rows for dead latents; index = step * 2^32 + row of the batch */
+    DF_STREAM_INIT_BIAS = 6,    /* encoder biases; index = latent */
+    DF_STREAM_INIT_ENCODER = 7, /* untied encoders; index = latent * width + column */
     DF_STREAM_SYNTHETIC_ROWS = 20,
     DF_STREAM_CHUNKS = 21, /* order of runs of rows; of epoch e: seed + e */
     DF_STREAM_BUFFER = 22, /* order within a shuffle buffer */

@@ -506,8 +506,23 @@ typedef enum df_warmup { DF_WARMUP_ONE, DF_WARMUP_ZERO, DF_WARMUP_TORCH } df_war
 typedef enum df_init_bias { DF_INIT_MEAN, DF_INIT_ZERO, DF_INIT_MEDIAN } df_init_bias;
 enum { DF_MEDIAN_ROWS = 32768 };
 /* b_enc at the start: 0; or uniform in +-1 / sqrt(columns read), as PyTorch's nn.Linear leaves it
- * (dictionary_learning's standard and p-annealing trainers). */
-typedef enum df_init_bias_enc { DF_INIT_ENC_ZERO, DF_INIT_ENC_UNIFORM } df_init_bias_enc;
+ * (dictionary_learning's standard and p-annealing trainers); or such that each latent is active on
+ * a share of at most DF_QUANTILE_ROWS rows drawn by the seed: theta less the quantile of what it
+ * reads (Anthropic, January 2025). */
+typedef enum df_init_bias_enc {
+    DF_INIT_ENC_ZERO,
+    DF_INIT_ENC_UNIFORM,
+    DF_INIT_ENC_QUANTILE
+} df_init_bias_enc;
+enum { DF_QUANTILE_ROWS = 8192 };
+
+/* What the rows of each site are multiplied by, mean over the training rows:
+ *   RMS   1 / sqrt(mean |x|^2)       dictionary_learning, Gemma Scope
+ *   NORM  sqrt(width) / mean |x|     Anthropic, SAELens (expected_average_only_in), OpenMOSS
+ *   NONE  1
+ * Penalties and thresholds stand in these units. Decoder norms of models of one width compare in
+ * all of them, of different widths with RMS alone. */
+typedef enum df_normalise { DF_NORMALISE_RMS, DF_NORMALISE_NORM, DF_NORMALISE_NONE } df_normalise;
 
 typedef struct df_train_options {
     df_dict_kind kind; /* SAE and CROSSCODER: all sites are read and written */
@@ -543,6 +558,10 @@ typedef struct df_train_options {
     double fired_above;
     df_init_bias init_bias;
     df_init_bias_enc init_bias_enc;
+    double init_active; /* QUANTILE: the share of rows; 0: min(10000 / latents, 1/2) (Anthropic) */
+    bool init_untied;   /* encoders are drawn for themselves (crosscoder_learning's
+                           init_with_transpose = False), of the norm they would have */
+    df_normalise normalise;
     bool init_whole_row; /* init_norm is that of a whole decoder row, not of each site's part */
     bool init_uniform;   /* decoder rows uniform in +-1 / sqrt(columns) instead */
     double init_encoder; /* encoder = decoder times this; 0: times 1 */

@@ -56,7 +56,8 @@ df_status df_rows_gather(const df_dict *dict, df_acts *const *acts, const size_t
 
 /* ---- normalisation -------------------------------------------------------------------------- */
 
-/* Adds rows x [n, width] to a leaf [width + sites]: sums of the columns, then of |x|^2 per site. */
+/* Adds rows x [n, width] to a leaf [width + 2 sites]: sums of the columns, then of |x|^2 per site,
+ * then of |x|. */
 static void add_rows(const row_sites *all, const float *x, size_t n, double *leaf) {
     for (size_t r = 0; r < n; r++, x += all->width) {
         for (size_t c = 0; c < all->width; c++) leaf[c] += (double)x[c];
@@ -66,6 +67,7 @@ static void add_rows(const row_sites *all, const float *x, size_t n, double *lea
             for (size_t c = 0; c < all->site[s].width; c++)
                 square += (double)part[c] * (double)part[c];
             leaf[all->width + s] += square;
+            leaf[all->width + all->n + s] += sqrt(square);
         }
     }
 }
@@ -75,7 +77,11 @@ size_t rows_counted(const df_rows *rows) {
     return n == UINT64_MAX ? ENDLESS_ROWS : (size_t)n;
 }
 
-/* The leaves of this rank, [mine.count, width + sites]. */
+static size_t leaf_columns(const row_sites *all) {
+    return all->width + 2 * all->n;
+}
+
+/* The leaves of this rank, [mine.count, leaf_columns]. */
 static df_status sum_chunks(const df_rows *rows, const row_sites *all, df_range mine,
                             double *leaves) {
     float *x = NULL; // [PIECE, width]
@@ -87,14 +93,20 @@ static df_status sum_chunks(const df_rows *rows, const row_sites *all, df_range 
             size_t n = chunk.count - done < PIECE ? chunk.count - done : PIECE;
             for (size_t r = 0; r < n; r++) number[r] = chunk.first + done + r;
             status = df_rows_read(rows, number, n, x);
-            if (status == DF_OK) add_rows(all, x, n, leaves + i * (all->width + all->n));
+            if (status == DF_OK) add_rows(all, x, n, leaves + i * leaf_columns(all));
         }
     }
     df_free(x);
     return status;
 }
 
-static df_status set_scales(const df_rows *set, const double *sums, row_sites *all, float *center) {
+static double scale_of(df_normalise how, const df_dict_site *site, double square, double length) {
+    if (how == DF_NORMALISE_NONE) return 1.0;
+    return how == DF_NORMALISE_NORM ? sqrt((double)site->width) / length : 1.0 / sqrt(square);
+}
+
+static df_status set_scales(const df_rows *set, const double *sums, df_normalise how,
+                            row_sites *all, float *center) {
     double rows = (double)rows_counted(set);
     for (size_t s = 0; s < all->n; s++) {
         df_dict_site *columns = &all->site[s];
@@ -104,15 +116,17 @@ static df_status set_scales(const df_rows *set, const double *sums, row_sites *a
                            "%s of model %s has mean |x|^2 = %g over the training rows, it must "
                            "be positive and finite",
                            columns->name, columns->model, square);
-        columns->scale = 1.0 / sqrt(square);
+        double length = sums[all->width + all->n + s] / rows;
+        columns->scale = scale_of(how, columns, square, length);
         for (size_t c = columns->first; c < columns->first + columns->width; c++)
             center[c] = (float)(sums[c] / rows * columns->scale);
     }
     return DF_OK;
 }
 
-df_status data_normalise(df_comm *comm, const df_rows *rows, row_sites *all, float *center) {
-    size_t columns = all->width + all->n;
+df_status data_normalise(df_comm *comm, const df_rows *rows, df_normalise how, row_sites *all,
+                         float *center) {
+    size_t columns = leaf_columns(all);
     df_range mine = df_share(CHUNKS, df_comm_size(comm), df_comm_rank(comm));
     double *leaves = NULL, *sums = NULL;
     df_status status = DF_NEW(leaves, mine.count * columns);
@@ -120,7 +134,7 @@ df_status data_normalise(df_comm *comm, const df_rows *rows, row_sites *all, flo
     if (status == DF_OK) status = sum_chunks(rows, all, mine, leaves);
     status = df_agree(comm, status);
     if (status == DF_OK) status = df_tree_sum(comm, CHUNKS, columns, leaves, sums);
-    if (status == DF_OK) status = set_scales(rows, sums, all, center);
+    if (status == DF_OK) status = set_scales(rows, sums, how, all, center);
     df_free(leaves);
     df_free(sums);
     return status;

@@ -2,6 +2,7 @@
 #include "train_internal.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Weiszfeld's iteration sums this many fixed runs of its sample, so that any number of ranks gives
@@ -154,6 +155,76 @@ static void draw_biases(df_dict *d, uint64_t seed) {
     }
 }
 
+/* Of the norms that tied ones would have. */
+static void draw_encoders(df_dict *d, uint64_t seed) {
+    for (size_t j = 0; j < d->mine.count; j++) {
+        const df_dict_group *g = df_dict_group_of(d, j);
+        float *enc = df_dict_enc(d, j);
+        uint64_t index = (uint64_t)(d->mine.first + j) * d->width + g->in.first;
+        for (size_t s = 0; s < d->sites; s++) {
+            if (!d->site[s].input || d->site[s].first < g->in.first) continue;
+            size_t first = d->site[s].first - g->in.first, n = d->site[s].width;
+            if (first + n > g->in.count) continue;
+            double norm = sqrt(df_sum_squares(enc + first, n));
+            for (size_t i = first; i < first + n; i++)
+                enc[i] = (float)df_random_normal(seed, DF_STREAM_INIT_ENCODER, index + i);
+            double length = sqrt(df_sum_squares(enc + first, n));
+            for (size_t i = first; i < first + n; i++)
+                enc[i] *= (float)(length > 0.0 ? norm / length : 0.0);
+        }
+    }
+}
+
+/* ---- active on a share of the rows ---------------------------------------------------------- */
+
+static int by_size(const void *a, const void *b) {
+    const float *x = a, *y = b;
+    return (*x > *y) - (*x < *y);
+}
+
+/* As numpy's quantile: between two values where the place is none's. */
+static double quantile(const float *sorted, size_t n, double share) {
+    double place = share * (double)(n - 1);
+    size_t below = (size_t)place, above = below + 1 < n ? below + 1 : below;
+    double part = place - (double)below;
+    return (double)sorted[below] + part * ((double)sorted[above] - (double)sorted[below]);
+}
+
+/* b_enc of latent j from rows x [n, width] less b_dec where the encoder sees them so. */
+static void set_bias(df_dict *d, size_t j, const float *x, size_t n, double share, float *room) {
+    df_range in = df_dict_group_of(d, j)->in;
+    for (size_t r = 0; r < n; r++)
+        room[r] = df_dot(x + r * d->width + in.first, df_dict_enc(d, j), in.count);
+    qsort(room, n, sizeof *room, by_size);
+    d->b_enc[j] = (float)((double)d->theta[j] - quantile(room, n, 1.0 - share));
+}
+
+/* The first n rows of the sample, x [n, width], as the encoder sees them. */
+static df_status sample_all(const train_rows *from, const df_dict *d, uint64_t seed, size_t n,
+                            float *x) {
+    sample s = {.n = n, .width = d->width, .rows = {0, n}, .x = x};
+    DF_TRY(read_sample(from, d, seed, &s));
+    for (size_t i = 0; i < n && d->subtract_bias; i++)
+        for (size_t c = 0; c < d->in.count; c++) x[i * d->width + d->in.first + c] -= d->b_dec[c];
+    return DF_OK;
+}
+
+/* Every rank reads the sample whole and sets its own latents. */
+static df_status quantile_biases(const train_rows *from, const df_train_options *o, df_dict *d) {
+    size_t all = rows_counted(from->rows), n = all < DF_QUANTILE_ROWS ? all : DF_QUANTILE_ROWS;
+    double share = o->init_active > 0.0 ? o->init_active : fmin(1e4 / (double)d->latents, 0.5);
+    float *x = NULL, *room = NULL;
+    df_status status = DF_NEW(x, n * d->width);
+    if (status == DF_OK) status = DF_NEW(room, n);
+    if (status == DF_OK) status = sample_all(from, d, o->seed, n, x);
+    for (size_t j = 0; j < d->mine.count && status == DF_OK; j++) set_bias(d, j, x, n, share, room);
+    df_free(x);
+    df_free(room);
+    return status;
+}
+
+/* ---- the start ------------------------------------------------------------------------------ */
+
 df_status initialise(df_comm *comm, const train_rows *from, const df_train_options *o,
                      df_dict *dict, const float *mean) {
     float *center = NULL; // [width]
@@ -169,7 +240,11 @@ df_status initialise(df_comm *comm, const train_rows *from, const df_train_optio
                        center + dict->out.first);
     if (o->init_uniform) draw_uniform(dict, o->seed, encoder);
     for (size_t j = 0; j < dict->mine.count; j++) dict->theta[j] = (float)o->init_threshold;
+    if (o->init_untied) draw_encoders(dict, o->seed);
     if (o->init_bias_enc == DF_INIT_ENC_UNIFORM) draw_biases(dict, o->seed);
+    for (size_t j = 0; j < dict->mine.count; j++) df_dict_bind_latent(dict, j);
+    if (o->init_bias_enc == DF_INIT_ENC_QUANTILE && status == DF_OK)
+        status = df_agree(comm, quantile_biases(from, o, dict));
     df_free(center);
     return status;
 }

@@ -29,10 +29,10 @@ static df_status check_members(const sweep *s) {
     for (size_t m = 1; m < s->n; m++) {
         const df_train_options *b = s->members[m].options;
         if (b->batch != a->batch || b->order_seed != a->order_seed || b->shuffle != a->shuffle ||
-            b->buffer_rows != a->buffer_rows)
+            b->buffer_rows != a->buffer_rows || b->normalise != a->normalise)
             return df_fail(DF_USAGE,
-                           "members %s and %s of a sweep differ in batch or order of rows, which "
-                           "all of them share",
+                           "members %s and %s of a sweep differ in batch, order or scaling of "
+                           "rows, which all of them share",
                            s->members[0].name, s->members[m].name);
     }
     return DF_OK;
@@ -129,7 +129,8 @@ static df_status find_scales(sweep *s, bool any_fresh, float *center) {
     double scale[DF_MAX_SITES] = {0};
     if (any_fresh) {
         df_timer_start("normalise");
-        df_status status = data_normalise(s->comm, s->rows, &s->all, center);
+        df_status status =
+            data_normalise(s->comm, s->rows, s->members[0].options->normalise, &s->all, center);
         df_timer_stop("normalise");
         return status;
     }

@@ -29,9 +29,9 @@ void row_sites_scale(const row_sites *all, float *x, size_t n);
 /* Of rows x [n, width] the columns of `sites` [n_sites], side by side in that order. */
 void row_sites_pick(const row_sites *all, const size_t *sites, size_t n_sites, const float *x,
                     size_t n, float *out);
-/* One pass over the training rows: sets the scale of each site to 1 / sqrt(mean |x|^2) and `center`
- * [width] to the mean of the scaled rows. Collective. */
-df_status data_normalise(df_comm *comm, const df_rows *rows, row_sites *all,
+/* One pass over the training rows: sets the scale of each site as `how` says, and `center`
+ * [width] to the mean of the scaled rows. The scales must be 1 before. Collective. */
+df_status data_normalise(df_comm *comm, const df_rows *rows, df_normalise how, row_sites *all,
                          float *center) DF_MUST_CHECK;
 
 /* What a dictionary is trained on: these sites of the data set, in the order of its own rows. */

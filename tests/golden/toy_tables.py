@@ -27,7 +27,7 @@ TOY_A = [
     ("Standard, l1 0.1", {**L1, "penalty_weight": 0.1}, (0.1467, 18.2, 0.829, 0.906, 66)),
     ("TopK 6", TOPK, (0.1909, 6.00, 0.958, 0.957, 89)),
     ("BatchTopK 6", {**TOPK, "activation": "batchtopk"}, (0.1888, 6.03, 0.889, 0.911, 74)),
-    ("Matryoshka 6", {**TOPK, "activation": "batchtopk", "prefixes": "[1/4, 1/2]", "prefix_weights": "square"},
+    ("Matryoshka 6", {**TOPK, "activation": "batchtopk", "prefixes": "1/4,1/2", "prefix_weights": "square"},
      (0.2291, 6.05, 0.848, 0.887, 64)),
     ("JumpReLU, target 6",
      {**DL, "activation": "jumprelu", "penalty": "l0-target", "penalty_weight": 1, "target_l0": 6, "penalty_warmup": 2000,

@@ -53,7 +53,12 @@ static const df_train_options trainings[] = {
      .k_start = 9, .k_steps = 20, .unit_first = true, .aux = 1.0 / 32, .aux_bias = DF_AUX_BIAS_BOTH,
      .dead_rows = 300, .fired_above = 1e-3, .init_bias = DF_INIT_ZERO, .init_uniform = true,
      .init_ratio = true},
+    {COMMON, .activation = DF_JUMPRELU,
+     .objective = {.penalty = DF_PENALTY_TANH, .weight = 0.01, .tanh_scale = 4, .bandwidth = 0.5},
+     .init_threshold = 0.3, .dead_rows = 300, .init_bias = DF_INIT_MEDIAN, .init_untied = true,
+     .init_bias_enc = DF_INIT_ENC_QUANTILE, .init_active = 0.2, .normalise = DF_NORMALISE_NORM},
 };
+enum { TRAININGS = 3 };
 
 static df_status train(df_comm *comm, const char *name, const df_train_options *options) {
     df_train_options o = *options;
@@ -82,7 +87,7 @@ static uint64_t digest_of(const char *name) {
 
 static void same_on_any_ranks(void **state) {
     (void)state;
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < TRAININGS; i++) {
         df_test_all(world,
                     df_comm_rank(world) != 0 || train(self, "alone", &trainings[i]) == DF_OK);
         df_test_all(world, train(world, "all", &trainings[i]) == DF_OK);
@@ -106,8 +111,8 @@ static df_status train_and_stop(df_comm *comm, const char *name, const df_train_
 
 static void resumes(void **state) {
     (void)state;
-    for (size_t i = 0; i < 2; i++) {
-        const char *name = i == 0 ? "stopped0" : "stopped1";
+    for (size_t i = 0; i < TRAININGS; i++) {
+        const char *name = i == 0 ? "stopped0" : i == 1 ? "stopped1" : "stopped2";
         df_test_all(world,
                     df_comm_rank(world) != 0 || train(self, "whole", &trainings[i]) == DF_OK);
         df_test_all(world, train_and_stop(world, name, &trainings[i]) == DF_STOPPED);
@@ -199,11 +204,67 @@ static void uniform_start(void **state) {
     df_free(path);
 }
 
+/* The rows trained on, in dictionary units: x [n, WIDTH]. New memory. */
+static float *scaled_rows(const df_dict *d, size_t *n) {
+    uint64_t *rows = NULL;
+    assert_ok(df_acts_rows(acts, 0, true, &rows, n));
+    float *x = df_alloc(*n, WIDTH * sizeof *x);
+    assert_ok(df_rows_gather(d, &acts, &site, rows, *n, x));
+    df_free(rows);
+    return x;
+}
+
+/* Of all rows, which are fewer than a sample, every latent is active on the share asked for; the
+ * encoders are their own, as long as the decoders; rows have a mean norm of sqrt(width). */
+static void starts_from_data(void **state) {
+    (void)state;
+    df_train_options o = trainings[2];
+    df_dict *d = NULL;
+    size_t n = 0;
+    char *path = df_format("%s/data.dict.h5", folder);
+    o.steps = 1;
+    o.lr = 0.0;
+    df_test_all(world, train(world, "data", &o) == DF_OK);
+    df_test_all(world, df_dict_load(self, path, &d) == DF_OK);
+    float *x = scaled_rows(d, &n);
+    double length = 0.0, worst = 0.0, norms = 0.0, tied = 0.0;
+    for (size_t r = 0; r < n; r++) {
+        length += sqrt(df_sum_squares(x + r * WIDTH, WIDTH)) / (double)n;
+        for (size_t c = 0; c < WIDTH; c++) x[r * WIDTH + c] -= d->b_dec[c];
+    }
+    for (size_t j = 0; j < LATENTS; j++) {
+        const float *enc = d->w_enc + j * WIDTH, *dec = d->w_dec + j * WIDTH;
+        double active = 0.0, ratio = df_sum_squares(enc, WIDTH) / df_sum_squares(dec, WIDTH);
+        for (size_t r = 0; r < n; r++)
+            active += df_dot(x + r * WIDTH, enc, WIDTH) + d->b_enc[j] > d->theta[j];
+        worst = fmax(worst, fabs(active / (double)n - 0.2));
+        norms = fmax(norms, fabs(ratio - 1.0));
+        tied = fmax(tied, fabs((double)df_dot(enc, dec, WIDTH)) / df_sum_squares(dec, WIDTH));
+    }
+    df_test_all(world, fabs(length - sqrt((double)WIDTH)) < 1e-5);
+    df_test_all(world, worst <= 1.5 / (double)n && norms < 1e-5 && tied < 0.9);
+    df_free(x);
+    df_dict_free(&d);
+    o.normalise = DF_NORMALISE_NONE;
+    o.init_bias_enc = DF_INIT_ENC_UNIFORM;
+    df_test_all(world, train(world, "data", &o) == DF_OK);
+    df_test_all(world, df_dict_load(self, path, &d) == DF_OK);
+    double sum = 0.0, largest = 0.0;
+    for (size_t j = 0; j < LATENTS; j++) {
+        sum += (double)d->b_enc[j] / LATENTS;
+        largest = fmax(largest, fabs((double)d->b_enc[j]));
+    }
+    df_test_all(world, d->site[0].scale == 1.0);
+    df_test_all(world, largest <= 0.25 && largest > 0.24 && fabs(sum) < 0.05);
+    df_dict_free(&d);
+    df_free(path);
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_on_any_ranks), cmocka_unit_test(resumes),
         cmocka_unit_test(prefixes_are_kept), cmocka_unit_test(median_balances),
-        cmocka_unit_test(uniform_start)};
+        cmocka_unit_test(uniform_start),     cmocka_unit_test(starts_from_data)};
     if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
     if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
     uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, set_up, tear_down);
