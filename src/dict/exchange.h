@@ -132,6 +132,11 @@ typedef struct exchange_key {
 df_status exchange_check_keys(const exchange *x, const json_t *object, const exchange_key *keys,
                               size_t n, const char *harmless) DF_MUST_CHECK;
 
+/* What a config says of a size (x->in, x->latents), where it does: the tensors must then have it.
+ * DF_BAD_INPUT where it is no size. */
+df_status exchange_size(const exchange *x, const json_t *object, const char *key,
+                        size_t *to) DF_MUST_CHECK;
+
 /* ---- where a dictionary came from (exchange_origin.c) --------------------------------------- */
 
 /* Text for dict->job: the family, its config, types and small tensors, for the way back. */

@@ -38,6 +38,8 @@ static df_status read_config(exchange *x, const json_t *config) {
     const char *name;
     int64_t k;
     DF_TRY(exchange_check_keys(x, config, keys, sizeof keys / sizeof keys[0], harmless));
+    DF_TRY(exchange_size(x, config, "activation_dim", &x->in));
+    DF_TRY(exchange_size(x, config, "dict_size", &x->latents));
     DF_TRY(df_json_text_or(config, "config.json", "code_normalization", "CROSSCODER", &name));
     DF_TRY(df_json_int_or(config, "config.json", "k", 0, &k));
     x->kind = DF_CROSSCODER;

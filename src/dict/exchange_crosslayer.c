@@ -1,7 +1,10 @@
 /* crosslayer-transcoder (Goreg12345): checkpoint.safetensors and config.yaml, read only. Encoders
  * [layers, columns, latents]; cross-layer decoders by the layer written, decoder.W_i [i + 1
  * sources, latents, columns]; per-layer decoders [layers, latents, columns]. Its TopK picks k of
- * all layers' latents together, k being per layer and possibly a fraction. */
+ * all layers' latents together, k being per layer and possibly a fraction. Its JumpReLU keeps p
+ * where p > theta and p > 0; some thresholds of its toys are below zero, and without the second
+ * condition their unexplained variance is another (0.4396 and 0.8684 instead of 0.4392 and 0.8665).
+ */
 #include "exchange.h"
 
 #include <stdlib.h>

@@ -57,6 +57,8 @@ static df_status read_config(exchange *x, const json_t *config) {
     int64_t k;
     DF_TRY(exchange_check_keys(x, config, root_keys, 1, "buffer"));
     DF_TRY(exchange_check_keys(x, trainer, trainer_keys, 1, harmless_trainer));
+    DF_TRY(exchange_size(x, trainer, "activation_dim", &x->in));
+    DF_TRY(exchange_size(x, trainer, "dict_size", &x->latents));
     DF_TRY(df_json_text(trainer, "config.json", "dict_class", &name));
     DF_TRY(exchange_name(&x->variant, name));
     const class_row *row = class_of(x);

@@ -205,6 +205,14 @@ static json_t *facts_of(const df_dict *d, const df_exchange_facts *facts) {
                      (json_int_t)facts->seed, "rows_seen", (json_int_t)facts->rows_seen);
 }
 
+// The prefixes of a nested dictionary.
+static void add_prefixes(const df_dict *d, json_t *root) {
+    json_t *list = json_array();
+    for (size_t i = 0; i < d->prefixes; i++)
+        json_array_append_new(list, json_integer((json_int_t)d->prefix[i]));
+    json_object_set_new(root, "prefixes", list);
+}
+
 // Hashes of every file of weights: facts hold only for them.
 static df_status add_hashes(const exchange *x, json_t *root, bool with_rest) {
     json_t *files = json_object();
@@ -227,6 +235,7 @@ static df_status add_hashes(const exchange *x, json_t *root, bool with_rest) {
 static df_status write_facts(const exchange *x, const df_dict *d, const df_exchange_facts *facts,
                              bool with_rest) {
     json_t *root = facts_of(d, facts);
+    if (root != NULL && d->prefixes > 0) add_prefixes(d, root);
     df_status status = root != NULL ? add_hashes(x, root, with_rest)
                                     : df_fail(DF_FAILED, "a name is no UTF-8 text");
     char *path = df_format("%s/" FACTS, x->folder);
@@ -329,6 +338,11 @@ static df_status make(const exchange *x, df_comm *comm, const json_t *root, cons
     df_status status;
     DF_GO(df_json_text(root, FACTS, "kind", &kind));
     DF_GO(kind_parse(kind, &shape.kind));
+    if (shape.sites != like->sites && shape.kind != like->kind)
+        DF_GO(df_fail(DF_BAD_INPUT,
+                      "%s holds a dictionary of kind %s and was read as one of kind %s: say which "
+                      "with --kind",
+                      x->folder, kind, df_dict_kind_name(like->kind)));
     if (shape.sites != like->sites || shape.groups != like->groups) DF_GO(bad_facts(x, "groups"));
     DF_GO(DF_NEW(site, shape.sites));
     DF_GO(DF_NEW(group, shape.groups));
@@ -343,6 +357,23 @@ done:
     df_free(site);
     df_free(group);
     return status;
+}
+
+// Ascending, all latents last; none where it is not nested.
+static df_status take_prefixes(const exchange *x, const json_t *root, df_dict *d) {
+    const json_t *list = json_object_get(root, "prefixes");
+    size_t n = json_array_size(list);
+    if (list == NULL) return DF_OK;
+    bool good = n >= 1 && n <= DF_MAX_PREFIXES;
+    for (size_t i = 0; i < n && good; i++) {
+        json_int_t prefix = json_integer_value(json_array_get(list, i));
+        good =
+            prefix > (i > 0 ? (json_int_t)d->prefix[i - 1] : 0) && prefix <= (json_int_t)d->latents;
+        if (good) d->prefix[i] = (size_t)prefix;
+    }
+    if (!good || d->prefix[n - 1] != d->latents) return bad_facts(x, "prefixes");
+    d->prefixes = n;
+    return DF_OK;
 }
 
 static df_status take_choices(const exchange *x, const json_t *root, df_dict *d,
@@ -367,6 +398,7 @@ static df_status take_choices(const exchange *x, const json_t *root, df_dict *d,
     if (k < 0 || (selects && (k < 1 || (uint64_t)k > d->latents))) return bad_facts(x, "k");
     if (shared < 0 || dedicated < 0 || df_dict_bind(d, (size_t)shared, (size_t)dedicated) != DF_OK)
         return bad_facts(x, "shared and dedicated");
+    DF_TRY(take_prefixes(x, root, d));
     d->k = (size_t)k;
     d->threshold = (float)threshold;
     d->job = df_strdup(job);

@@ -168,3 +168,14 @@ df_status exchange_check_keys(const exchange *x, const json_t *object, const exc
     }
     return DF_OK;
 }
+
+df_status exchange_size(const exchange *x, const json_t *object, const char *key, size_t *to) {
+    const json_t *value = json_object_get(object, key);
+    if (value == NULL || json_is_null(value)) return DF_OK;
+    json_int_t n = json_integer_value(value); // 0 where it is no integer
+    if (n < 1 || n > UINT32_MAX)
+        return df_fail(DF_BAD_INPUT, "%s: config key \"%s\" is no whole number of 1 and more",
+                       x->folder, key);
+    *to = (size_t)n;
+    return DF_OK;
+}

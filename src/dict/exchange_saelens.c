@@ -106,6 +106,8 @@ static df_status read_architecture(exchange *x, const json_t *config) {
 
 static df_status read_config(exchange *x, const json_t *config) {
     DF_TRY(exchange_check_keys(x, config, keys, sizeof keys / sizeof keys[0], harmless));
+    DF_TRY(exchange_size(x, config, "d_in", &x->in));
+    DF_TRY(exchange_size(x, config, "d_sae", &x->latents));
     DF_TRY(read_architecture(x, config));
     const json_t *bias = json_object_get(config, "apply_b_dec_to_input");
     x->subtract_bias = x->kind == DF_SAE && !json_is_false(bias);

@@ -26,6 +26,9 @@ static df_status read_config(exchange *x, const json_t *config) {
     bool transcode, skip;
     int64_t k;
     DF_TRY(exchange_check_keys(x, config, keys, sizeof keys / sizeof keys[0], harmless));
+    DF_TRY(exchange_size(x, config, "d_in", &x->in));
+    if (json_integer_value(json_object_get(config, "num_latents")) != 0) // 0: expansion_factor
+        DF_TRY(exchange_size(x, config, "num_latents", &x->latents));
     DF_TRY(df_json_bool_or(config, "cfg.json", "transcode", false, &transcode));
     DF_TRY(df_json_bool_or(config, "cfg.json", "skip_connection", false, &skip));
     DF_TRY(df_json_int(config, "cfg.json", "k", &k));
