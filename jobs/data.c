@@ -46,23 +46,8 @@ static df_status read_tokens(const df_job *job, const char *key, uint32_t **out,
 
 /* ---- activation files - */
 
-static const char *const lists[2] = {"train.files.a", "train.files.b"};
-
-static size_t files_of(const df_run *run, size_t model) {
-    const char *const *items;
-    size_t n = df_job_list(run->job, lists[model], &items);
-    return n > 0 ? n : 1;
-}
-
-/* File f of a model; new memory. */
-static char *path_of(const df_run *run, size_t model, size_t f) {
-    const char *const *items;
-    size_t n = df_job_list(run->job, lists[model], &items);
-    return n > 0 ? df_strdup(items[f]) : df_path_acts(run, df_model_name(run, model));
-}
-
 static df_status open_file(const df_run *run, size_t model, size_t f, df_data *d, df_acts **out) {
-    char *path = path_of(run, model, f);
+    char *path = df_path_part(run, model, f);
     if (path == NULL) return DF_FAILED;
     df_status status = df_acts_open(path, out);
     df_free(path);
@@ -88,12 +73,9 @@ static df_status open_part(const df_run *run, const df_columns *c, size_t f, df_
 
 static df_status open_files(const df_run *run, const df_columns *c, df_data *d) {
     d->sites = c->n;
-    d->files = files_of(run, c->model[0]);
+    d->files = df_acts_files(run, c->model[0]);
     for (size_t s = 1; s < c->n; s++)
-        if (files_of(run, c->model[s]) != d->files)
-            return df_fail(DF_USAGE, "%s names %zu files, %s %zu: one of each belong together",
-                           lists[c->model[0]], d->files, lists[c->model[s]],
-                           files_of(run, c->model[s]));
+        if (df_acts_files(run, c->model[s]) != d->files) return df_acts_uneven(run);
     DF_TRY(DF_NEW(d->opened, 2 * d->files));
     DF_TRY(DF_NEW(d->acts, d->files * d->sites));
     DF_TRY(DF_NEW(d->index, d->files * d->sites));
@@ -193,9 +175,9 @@ static bool is_missing(const df_run *run) {
     const char *one = df_job_text(run->job, "train.model");
     bool missing = false;
     for (size_t i = 0; i < n; i++)
-        for (size_t f = 0; f < files_of(run, i); f++) {
+        for (size_t f = 0; f < df_acts_files(run, i); f++) {
             if (one != NULL && *one != '\0' && strcmp(one, df_model_name(run, i)) != 0) continue;
-            char *path = path_of(run, i, f);
+            char *path = df_path_part(run, i, f);
             missing = missing || (path != NULL && !df_file_exists(path));
             df_free(path);
         }

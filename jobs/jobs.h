@@ -63,6 +63,11 @@ extern const size_t df_n_shared_options;
 
 /* Paths of the files under `out`; new memory each, df_free. model: "base". */
 char *df_path_acts(const df_run *run, const char *model); /* OUT/base.acts.h5 */
+/* The files that train.files lists for a model (0: a, 1: b), or the job's own alone; the f-th of
+ * them, new memory. df_acts_uneven: the error of models that do not have as many. */
+size_t df_acts_files(const df_run *run, size_t model);
+char *df_path_part(const df_run *run, size_t model, size_t f);
+df_status df_acts_uneven(const df_run *run) DF_MUST_CHECK;
 char *df_path_result(const df_run *run,
                      const char *name); /* OUT/NAME.h5: "evaluate", "stats", "diff", "spectrum" */
 /* OUT/crosscoder.dict.h5, OUT/sae.dict.h5, ...; of a member OUT/train-MEMBER.dict.h5. */

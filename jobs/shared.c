@@ -188,6 +188,25 @@ char *df_path_acts(const df_run *run, const char *model) {
     return df_format("%s/%s.acts.h5", df_job_text(run->job, "out"), model);
 }
 
+static const char *const file_lists[2] = {"train.files.a", "train.files.b"};
+
+size_t df_acts_files(const df_run *run, size_t model) {
+    const char *const *items;
+    size_t n = df_job_list(run->job, file_lists[model], &items);
+    return n > 0 ? n : 1;
+}
+
+char *df_path_part(const df_run *run, size_t model, size_t f) {
+    const char *const *items;
+    size_t n = df_job_list(run->job, file_lists[model], &items);
+    return n > 0 ? df_strdup(items[f]) : df_path_acts(run, df_model_name(run, model));
+}
+
+df_status df_acts_uneven(const df_run *run) {
+    return df_fail(DF_USAGE, "%s names %zu files, %s %zu: one of each belong together",
+                   file_lists[0], df_acts_files(run, 0), file_lists[1], df_acts_files(run, 1));
+}
+
 char *df_path_result(const df_run *run, const char *name) {
     return df_format("%s/%s.h5", df_job_text(run->job, "out"), name);
 }
@@ -212,14 +231,32 @@ char *df_resolved(const df_run *run, const char *sections) {
     return text;
 }
 
+/* The files of a model, one after another. */
+static df_status open_parts(const df_run *run, size_t model, df_acts **out) {
+    size_t n = df_acts_files(run, model), opened = 0;
+    df_acts **part = NULL;
+    df_status status = DF_NEW(part, n);
+    for (; status == DF_OK && opened < n; opened++) {
+        char *path = df_path_part(run, model, opened);
+        status = path != NULL ? df_acts_open(path, &part[opened]) : DF_FAILED;
+        df_free(path);
+        if (status != DF_OK) break;
+    }
+    if (status == DF_OK)
+        status = df_acts_join(part, n, out);
+    else
+        for (size_t f = 0; f < opened; f++) df_acts_close(&part[f]);
+    df_free(part);
+    return status;
+}
+
 /* Opens what this rank reads; the caller agrees on the status. */
 static df_status open_mine(const df_run *run, df_inputs *in) {
+    if (df_models(run) == 2 && df_acts_files(run, 0) != df_acts_files(run, 1))
+        return df_acts_uneven(run);
     for (size_t i = 0; i < df_models(run); i++) {
-        char *path = df_path_acts(run, df_model_name(run, i));
-        if (path == NULL) return DF_FAILED;
-        df_status status = df_acts_open(path, &in->file[i]);
-        df_free(path);
-        DF_TRY_AS(status, "opening the activations of model %s (made by darkfield harvest)",
+        DF_TRY_AS(open_parts(run, i, &in->file[i]),
+                  "opening the activations of model %s (made by darkfield harvest)",
                   df_model_name(run, i));
         in->n = i + 1;
     }
@@ -286,6 +323,8 @@ df_status df_job_corpus(const df_run *run, df_corpus **out) {
 
 df_status df_inputs_came_from(const df_acts *acts, const char *what, const char *path,
                               uint64_t hash) {
+    for (size_t p = 1; p < acts->parts; p++) // the first one's file is that of the whole
+        DF_TRY(df_inputs_came_from(acts->part[p], what, path, hash));
     char found[20], *expected = NULL, *where = df_format("/%s", what);
     if (where == NULL) return DF_FAILED;
     snprintf(found, sizeof found, "%016llx", (unsigned long long)hash);

@@ -40,8 +40,8 @@ const df_option df_train_table[] = {
      .type = DF_OPT_LIST,
      .fallback = "",
      .is_volatile = true,
-     .help = "activation files of the first model, which make one data set; OUT/NAME.acts.h5 when "
-             "not given"},
+     .help = "activation files of the first model, which make one data set, for the stages after "
+             "it too; OUT/NAME.acts.h5 when not given"},
     {.key = "train.files.b",
      .type = DF_OPT_LIST,
      .fallback = "",

@@ -227,9 +227,17 @@ typedef struct df_acts {
         df_type type;
         double mean_square; /* mean over all rows of |x|^2 */
     } * site;
+    struct df_acts **part;    /* of df_acts_join: [parts], owned; parts is 0 for one file */
+    size_t parts, *part_site; /* [parts, sites] index of each site in each part */
+    uint64_t *part_row;       /* [parts + 1] first row of each */
 } df_acts;
 /* Not collective. Structure is validated: offsets ascend, extents agree, ends meet. */
 df_status df_acts_open(const char *path, df_acts **out) DF_MUST_CHECK;
+/* Several files of one model as one: rows, windows and documents one after another, the sites of
+ * the first. Takes the files, also when it fails; of one file it gives that. DF_BAD_INPUT when they
+ * are of other models, tokenizers or widths. df_acts_raw and df_acts_mark_bad are for single files.
+ * Not collective. */
+df_status df_acts_join(df_acts *const *parts, size_t n, df_acts **out) DF_MUST_CHECK;
 void df_acts_close(df_acts **acts);
 df_status df_acts_site(const df_acts *acts, const char *name,
                        size_t *out) DF_MUST_CHECK; /* nearest name in the message */

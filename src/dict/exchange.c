@@ -53,7 +53,7 @@ df_status df_exchange_recognise(const char *path, const char **format) {
                    "%s is in no format that darkfield knows (see darkfield help convert)", path);
 }
 
-static void close_all(exchange *x) {
+void exchange_close(exchange *x) {
     for (size_t i = 0; i < x->files; i++) {
         df_tensors_close(&x->file[i]);
         df_free(x->file_name[i]);
@@ -79,7 +79,7 @@ static df_status take_names(exchange *x) {
     return DF_OK;
 }
 
-static df_status read_mine(exchange *x, df_comm *comm, df_dict **out) {
+df_status exchange_look(exchange *x) {
     const char *format = x->options->format;
     if (format == NULL || strcmp(format, "auto") == 0)
         DF_TRY(df_exchange_recognise(x->folder, &format));
@@ -87,7 +87,11 @@ static df_status read_mine(exchange *x, df_comm *comm, df_dict **out) {
     DF_TRY(x->family->open(x));
     DF_TRY(take_names(x));
     DF_TRY(x->family->list(x));
-    DF_TRY(exchange_match(x));
+    return exchange_match(x);
+}
+
+static df_status read_mine(exchange *x, df_comm *comm, df_dict **out) {
+    DF_TRY(exchange_look(x));
     DF_TRY(exchange_fill(x, comm, out));
     return exchange_origin_write(x, &(*out)->job);
 }
@@ -102,7 +106,7 @@ df_status df_exchange_read(df_comm *comm, const char *path, const df_exchange_op
         *x = (exchange){.folder = path, .options = options, .cut = -1.0};
         status = read_mine(x, comm, out);
         if (status == DF_OK) status = exchange_exact_read(x, comm, out, facts);
-        close_all(x);
+        exchange_close(x);
     }
     if (status != DF_OK) df_context("reading the dictionary %s", path);
     status = df_agree(comm, status);
@@ -222,7 +226,7 @@ df_status df_exchange_write(df_comm *comm, const char *path, const df_dict *dict
     }
     status = df_agree(comm, status);
     if (status == DF_OK) status = write_folder(x, comm, path, facts);
-    if (x != NULL) close_all(x);
+    if (x != NULL) exchange_close(x);
     if (status != DF_OK) df_context("writing the dictionary %s", path);
     return status;
 }

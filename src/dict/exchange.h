@@ -101,6 +101,13 @@ extern const exchange_family exchange_saelens, exchange_dictionary_learning, exc
     exchange_gemma_scope, exchange_circuit_tracer, exchange_circuit_tracer_clt,
     exchange_crosscoder_learning, exchange_crosslayer;
 
+/* ---- the whole (exchange.c) ------------------------------------------------------------------ */
+
+/* Everything before the numbers: which family, its files and config, the list of tensors and the
+ * sizes. Not collective. */
+df_status exchange_look(exchange *x) DF_MUST_CHECK;
+void exchange_close(exchange *x);
+
 /* ---- pieces for families (exchange_parts.c) ------------------------------------------------- */
 
 /* Adds a row to x->tensor; the name is printf'd with `number`. */

@@ -261,9 +261,12 @@ void df_acts_close(df_acts **acts_pointer) {
     *acts_pointer = NULL;
     if (acts == NULL) return;
     for (size_t i = 0; acts->site != NULL && i < acts->sites; i++) df_free(acts->site[i].name);
+    for (size_t p = 0; p < acts->parts; p++) df_acts_close(&acts->part[p]);
+    if (acts->parts > 0) acts->file = NULL; // of the first part
     void *owned[] = {acts->site,     acts->tokens,     acts->token_end, acts->window,
                      acts->document, acts->source,     acts->heldout,   acts->path,
-                     acts->model,    acts->model_path, acts->corpus,    acts->tokenizer};
+                     acts->model,    acts->model_path, acts->corpus,    acts->tokenizer,
+                     acts->part,     acts->part_site,  acts->part_row};
     for (size_t i = 0; i < sizeof owned / sizeof owned[0]; i++) df_free(owned[i]);
     df_reader_close(&acts->file);
     df_free(acts);

@@ -94,8 +94,42 @@ static df_status read_run(const df_acts *acts, size_t site, uint64_t first, size
     return DF_OK;
 }
 
+/* ---- of joined files - */
+
+static df_status read_parts(const df_acts *all, size_t site, df_range rows, float *out, size_t ld) {
+    while (rows.count > 0) {
+        size_t p = store_part_of(all, rows.first), n = (size_t)(all->part_row[p + 1] - rows.first);
+        if (n > rows.count) n = rows.count;
+        DF_TRY(df_acts_read(all->part[p], all->part_site[p * all->sites + site],
+                            rows.first - all->part_row[p], n, out, ld));
+        rows = (df_range){rows.first + n, rows.count - n};
+        out += n * ld;
+    }
+    return DF_OK;
+}
+
+static df_status gather_parts(const df_acts *all, size_t site, const uint64_t *rows, size_t n,
+                              float *out, size_t ld) {
+    enum { PIECE = 256 };
+    uint64_t local[PIECE];
+    for (size_t done = 0, count; done < n; done += count) {
+        size_t p = store_part_of(all, rows[done]);
+        for (count = 0; done + count < n && count < PIECE; count++) {
+            uint64_t row = rows[done + count];
+            if (row < all->part_row[p] || row >= all->part_row[p + 1]) break;
+            local[count] = row - all->part_row[p];
+        }
+        DF_TRY(df_acts_gather(all->part[p], all->part_site[p * all->sites + site], local, count,
+                              out + done * ld, ld));
+    }
+    return DF_OK;
+}
+
+/* ---- rows as fp32 - */
+
 df_status df_acts_read(const df_acts *acts, size_t site, uint64_t first, size_t count, float *out,
                        size_t ld) {
+    if (acts->parts > 0) return read_parts(acts, site, (df_range){first, count}, out, ld);
     buffer through;
     df_status status = buffer_open(acts, site, count, &through);
     if (status == DF_OK) status = read_run(acts, site, first, count, &through, out, ld);
@@ -106,6 +140,7 @@ df_status df_acts_read(const df_acts *acts, size_t site, uint64_t first, size_t 
 // Runs of consecutive rows are read at once.
 df_status df_acts_gather(const df_acts *acts, size_t site, const uint64_t *rows, size_t n,
                          float *out, size_t ld) {
+    if (acts->parts > 0) return gather_parts(acts, site, rows, n, out, ld);
     buffer through;
     df_status status = buffer_open(acts, site, n, &through);
     for (size_t i = 0, run; i < n && status == DF_OK; i += run) {

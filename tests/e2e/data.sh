@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The data of training, through the program: every order of rows gives one dictionary on any ranks and after a kill on two
-# ranks and a resume on three; the shuffled file is the same on any ranks and memory; several files make one data set;
+# ranks and a resume on three, and so does every kind of dictionary; the shuffled file is the same on any ranks and memory; several files make one data set;
 # what cannot be used is named.
 source "$(dirname "$0")/../support/cases.sh"
 LIMIT=120
@@ -44,15 +44,17 @@ grep -q 'skipped' "$work/log" && ok data.shuffle.skipped || bad data.shuffle.ski
 refused shuffle.other_rows 3 'darkfield shuffle' 2 train "$pocket" "${train[@]}" "${global[@]}" --set train.skip_first=4
 
 # ---- every order: one rank, a kill on two ranks, three ranks go on --------------------------------
-# killed OPTIONS...: two ranks lose one as soon as a checkpoint is there.
+# killed KIND OPTIONS...: two ranks lose one as soon as a checkpoint of the kind is there.
 killed() {
+    local kind=$1
+    shift
     mpirun --oversubscribe --bind-to none -n 2 "$DARKFIELD" train "$pocket" "$@" --set train.checkpoint_minutes=0.0001 \
         >"$work/log" 2>&1 </dev/null &
     local launched=$! tries=0
-    while ! ls "$out"/crosscoder.*.ckpt.h5 >/dev/null 2>&1 && [ "$tries" -lt 600 ]; do sleep 0.05; tries=$((tries + 1)); done
+    while ! ls "$out/$kind".*.ckpt.h5 >/dev/null 2>&1 && [ "$tries" -lt 600 ]; do sleep 0.05; tries=$((tries + 1)); done
     pkill -KILL -P "$launched" -n
     wait "$launched" && return 1
-    ls "$out"/crosscoder.*.ckpt.h5 >/dev/null 2>&1
+    ls "$out/$kind".*.ckpt.h5 >/dev/null 2>&1
 }
 for how in exact buffer global; do
     order=(--set train.shuffle=$how --set train.buffer_rows=2048)
@@ -60,7 +62,7 @@ for how in exact buffer global; do
     must $how.alone 1 train "$pocket" "${train[@]}" "${order[@]}" || continue
     alone=$(digest "$out/crosscoder.dict.h5")
     rm -f "$out"/crosscoder.*
-    killed "${train[@]}" "${order[@]}" || { bad "data.$how.kill" "nothing to resume: $(tail -n 3 "$work/log")"; continue; }
+    killed crosscoder "${train[@]}" "${order[@]}" || { bad "data.$how.kill" "nothing to resume: $(tail -n 3 "$work/log")"; continue; }
     must $how.resume 3 train "$pocket" "${train[@]}" "${order[@]}" || continue
     grep -q 'resuming at step' "$work/log" || bad "data.$how.resume" "it began anew"
     same "$how.killed_on_2_resumed_on_3" "$alone" "$(digest "$out/crosscoder.dict.h5")"
@@ -71,6 +73,23 @@ rm -f "$out"/crosscoder.*
 files=(--set train.files.a="$out/base.acts.h5, $out/base.acts.h5" --set train.files.b="$out/tuned.acts.h5, $out/tuned.acts.h5")
 must files 2 train "$pocket" "${train[@]}" "${files[@]}" && ok data.files
 must files.evaluate 2 evaluate "$pocket" "${train[@]}" "${files[@]}" && ok data.files.evaluate
+for stage in stats spectrum diff; do
+    must files.$stage 2 $stage "$pocket" "${train[@]}" "${files[@]}" && ok data.files.$stage
+done
+# Every row twice: every latent fires twice as often as on one of the files.
+twice=$(digest "$out/stats.h5")
+must files.stats_3 3 stats "$pocket" "${train[@]}" "${files[@]}" --force && same files.stats.ranks_3 "$twice" "$(digest "$out/stats.h5")"
+cp "$out/stats.h5" "$work/twice.h5"
+must files.once 2 stats "$pocket" "${train[@]}" && if problem=$("$PYTHON" - "$out/stats.h5" "$work/twice.h5" 2>&1 <<'PY'
+import sys
+import h5py, numpy as np
+one, two = (h5py.File(name) for name in sys.argv[1:])
+for name in "latents/fires", "latents/histogram", "concepts/inside":
+    assert np.array_equal(2 * one[name][:], two[name][:]), name
+assert np.array_equal(one["latents/max"][:], two["latents/max"][:])
+PY
+); then ok data.files.twice; else bad data.files.twice "$(tail -n 1 <<<"$problem")"; fi
+refused files.uneven.stats 2 'belong together' 2 stats "$pocket" "${train[@]}" --set train.files.a="$out/base.acts.h5, x"
 refused files.uneven 2 'belong together' 2 train "$pocket" "${train[@]}" --set train.files.a="$out/base.acts.h5, x"
 refused skip.text 2 'skip_first' 2 train "$pocket" "${train[@]}" --set train.skip_first=some
 refused skip.token 2 'no token id' 2 train "$pocket" "${train[@]}" --set train.skip_tokens=the
@@ -89,6 +108,29 @@ if mount -t tmpfs -o size="$(($(cat "$out"/*.acts.h5 | wc -c) / 1024 + 64))k" da
     umount "$work/full"
     undo=:
 else skip data.shuffle.full_disk "no right to mount a tmpfs here"; fi
+
+# ---- transcoders of one model: one rank, three ranks, and a kill on two ---------------------------
+layers='blocks.1.hook_resid_mid, blocks.2.hook_resid_mid'
+one=("${train[@]}" --set train.model=base --set site=blocks.2.hook_resid_mid)
+must kinds.harvest 2 harvest "$pocket" "${one[@]}" --force \
+    --set harvest.sites="$layers, blocks.1.hook_mlp_out, blocks.2.hook_mlp_out" || finish
+for kind in transcoder skip-transcoder clt; do
+    of=("${one[@]}" --set train.kind=$kind)
+    [ $kind != clt ] || of+=(--set train.input="$layers")
+    for ranks in 1 3; do
+        must $kind.$ranks $ranks train "$pocket" "${of[@]}" --force || continue 2
+        [ $ranks -ne 1 ] || alone=$(digest "$out/$kind.dict.h5")
+    done
+    same "$kind.ranks_3" "$alone" "$(digest "$out/$kind.dict.h5")"
+    "$DARKFIELD" check "$out/$kind.dict.h5" >"$work/log" 2>&1 || bad data.$kind.check "$(tail -n 1 "$work/log")"
+done
+rm -f "$out"/clt.*
+if killed clt "${of[@]}"; then
+    must clt.resume 3 train "$pocket" "${of[@]}" &&
+        { grep -q 'resuming at step' "$work/log" || bad data.clt.resume "it began anew"; } &&
+        same clt.killed_on_2_resumed_on_3 "$alone" "$(digest "$out/clt.dict.h5")"
+else bad data.clt.kill "nothing to resume: $(tail -n 3 "$work/log")"; fi
+must kinds.evaluate 2 evaluate "$pocket" "${of[@]}" && ok data.clt.evaluate
 
 # ---- synthetic rows need no file --------------------------------------------------------------------
 for toy in a b; do

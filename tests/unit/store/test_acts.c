@@ -217,6 +217,41 @@ static void inconsistent_indices_are_refused(void **state) {
     df_error_clear();
 }
 
+// Two files as one: index and rows run on over the border; what does not go together is refused.
+static void files_join(void **state) {
+    (void)state;
+    content first = good(), second = good();
+    char other[400];
+    second.mean_square = 7.5;
+    for (size_t i = 0; i < N * WIDTH; i++) second.x[i] += 100.0f;
+    snprintf(other, sizeof other, "%s/b.acts.h5", folder);
+    df_test_all(world, write_acts(path, DF_F32, &first) == DF_OK);
+    df_test_all(world, write_acts(other, DF_F32, &second) == DF_OK);
+    df_acts *part[2], *all = NULL;
+    df_test_all(world, df_acts_open(path, &part[0]) == DF_OK);
+    df_test_all(world, df_acts_open(other, &part[1]) == DF_OK);
+    df_test_all(world, df_acts_join(part, 2, &all) == DF_OK);
+    df_test_all(world, all->rows == 2 * N && all->windows == 2 * WINDOWS &&
+                           all->documents == 2 * DOCUMENTS && all->sites == 2);
+    df_test_all(world, all->window[WINDOWS + 1] == N + 16 && all->document[DOCUMENTS] == N &&
+                           all->document[2 * DOCUMENTS] == 2 * N && all->heldout[5] == 1 &&
+                           all->tokens[N + 1] == 101 && all->site[0].mean_square == 5.0);
+    float rows[4 * WIDTH], want[2] = {(float)(N - 1), 100.0f};
+    df_test_all(world, df_acts_read(all, 1, N - 1, 2, rows, WIDTH) == DF_OK);
+    df_test_all(world, rows[0] == want[0] && rows[WIDTH] == want[1]);
+    const uint64_t wanted[4] = {N + 3, 2, N - 1, N};
+    df_test_all(world, df_acts_gather(all, 0, wanted, 4, rows, WIDTH) == DF_OK);
+    df_test_all(world, rows[0] == 103.0f && rows[WIDTH] == 2.0f && rows[2 * WIDTH] == want[0] &&
+                           rows[3 * WIDTH] == want[1]);
+    df_acts_close(&all);
+    df_test_all(world, write_acts(other, DF_BF16, &second) == DF_OK);
+    df_test_all(world, df_acts_open(path, &part[0]) == DF_OK);
+    df_test_all(world, df_acts_open(other, &part[1]) == DF_OK);
+    df_test_all(world, df_acts_join(part, 2, &all) == DF_BAD_INPUT && all == NULL &&
+                           strstr(df_error_text(), "b.acts.h5") != NULL);
+    df_error_clear();
+}
+
 static void a_nan_is_named_by_row(void **state) {
     (void)state;
     content c = good();
@@ -287,6 +322,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup(rows_to_use_are_chosen, set_up),
     cmocka_unit_test_setup(alignment_is_compared_by_content, set_up),
     cmocka_unit_test_setup(inconsistent_indices_are_refused, set_up),
+    cmocka_unit_test_setup(files_join, set_up),
     cmocka_unit_test_setup(a_nan_is_named_by_row, set_up),
     cmocka_unit_test_setup(threads_may_read_together, set_up),
     cmocka_unit_test_setup(many_attributes_and_long_texts_fit, set_up),
