@@ -2,6 +2,7 @@
  * stages. */
 #include "check.h"
 #include "convert.h"
+#include "generate.h"
 #include "jobs.h"
 #include "sweep.h"
 #include "version.h"
@@ -21,7 +22,7 @@ typedef struct command_line {
     size_t n_operands;
     const char *sets[MAX_SETS];
     size_t n_sets;
-    df_setting settings[16]; /* of convert */
+    df_setting settings[32]; /* of convert and generate */
     size_t n_settings;
     bool dry_run, force, digest, help, version, print_config;
 } command_line;
@@ -35,6 +36,8 @@ static const char usage[] =
     "  darkfield convert --to FORMAT IN OUT   dictionaries from and to SAELens, sparsify, Gemma "
     "Scope, ...;\n"
     "                                 darkfield help convert lists them\n"
+    "  darkfield generate MODEL PROMPT        a model continues a text, perhaps with latents set: "
+    "darkfield help generate\n"
     "  darkfield help STAGE           the stage's options and the shared ones\n\n"
     "  --set KEY=VALUE   override a key of the job file        --dry-run        check inputs, "
     "print the plan\n"
@@ -117,7 +120,7 @@ static df_status read_command_line(int argc, char **argv, command_line *line) {
             DF_TRY(take_set(line, i + 1 < argc ? argv[++i] : NULL));
         else if (strncmp(argv[i], "--set=", 6) == 0)
             DF_TRY(take_set(line, argv[i] + 6));
-        else if (df_convert_takes(argv[i])) {
+        else if (df_convert_takes(argv[i]) || df_generate_takes(argv[i])) {
             DF_TRY(take_setting(line, argv[i] + 2, i + 1 < argc ? argv[i + 1] : NULL));
             i++;
         } else if (argv[i][0] == '-')
@@ -162,6 +165,10 @@ static df_status print_help(const command_line *line) {
     const df_stage *stage = topic != NULL ? find_stage(topic) : NULL;
     if (topic != NULL && strcmp(topic, "convert") == 0) {
         df_convert_help();
+        return DF_OK;
+    }
+    if (topic != NULL && strcmp(topic, "generate") == 0) {
+        df_generate_help();
         return DF_OK;
     }
     if (topic != NULL && stage == NULL && strcmp(topic, "run") != 0 && strcmp(topic, "check") != 0)
@@ -410,6 +417,27 @@ static df_status run_convert(df_comm *world, const command_line *line, const cha
     return df_convert_run(world, &what);
 }
 
+static df_status run_generate(df_comm *world, const command_line *line) {
+    const df_generate what = {line->operands, line->n_operands, line->settings, line->n_settings};
+    return df_generate_run(world, &what);
+}
+
+// Options with a value belong to one command.
+static df_status check_settings(const command_line *line) {
+    bool (*takes)(const char *) = strcmp(line->verb, "convert") == 0    ? df_convert_takes
+                                  : strcmp(line->verb, "generate") == 0 ? df_generate_takes
+                                                                        : NULL;
+    for (size_t i = 0; i < line->n_settings; i++) {
+        const char *name = line->settings[i].name;
+        char flag[64];
+        snprintf(flag, sizeof flag, "--%s", name);
+        if (takes == NULL || !takes(flag))
+            return df_fail(DF_USAGE, "--%s belongs to darkfield %s", name,
+                           df_convert_takes(flag) ? "convert" : "generate");
+    }
+    return DF_OK;
+}
+
 static df_status dispatch(df_comm *world, const command_line *line, const char *command) {
     bool speaker = df_comm_rank(world) == 0;
     if (line->version) {
@@ -426,14 +454,14 @@ static df_status dispatch(df_comm *world, const command_line *line, const char *
         return df_agree(world, speaker
                                    ? df_check_files(line->operands, line->n_operands, line->digest)
                                    : DF_OK);
+    DF_TRY(check_settings(line));
     if (strcmp(line->verb, "convert") == 0) return run_convert(world, line, command);
-    if (line->n_settings > 0)
-        return df_fail(DF_USAGE, "--%s belongs to darkfield convert", line->settings[0].name);
+    if (strcmp(line->verb, "generate") == 0) return run_generate(world, line);
     if (strcmp(line->verb, "run") == 0 || find_stage(line->verb) != NULL)
         return run_with_job(world, line, command);
-    const char *known[N_STAGES + 4] = {"run", "check", "help", "convert"};
-    for (size_t i = 0; i < N_STAGES; i++) known[i + 4] = stages[i]->name;
-    const char *near = df_nearest(line->verb, known, N_STAGES + 4);
+    const char *known[N_STAGES + 5] = {"run", "check", "help", "convert", "generate"};
+    for (size_t i = 0; i < N_STAGES; i++) known[i + 5] = stages[i]->name;
+    const char *near = df_nearest(line->verb, known, N_STAGES + 5);
     return df_fail(DF_USAGE, "unknown command %s%s%s%s (see darkfield --help)", line->verb,
                    near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
 }

@@ -199,6 +199,7 @@ script e2e tests/e2e/equality.sh
 script e2e tests/e2e/data.sh
 script e2e tests/e2e/sweep.sh
 script e2e tests/e2e/convert.sh
+script e2e tests/e2e/generate.sh
 script e2e tests/e2e/bad_input.sh
 script e2e tests/e2e/stops.sh
 script e2e tests/e2e/memory.sh

@@ -1,4 +1,5 @@
-/* darkfield/hooks.h: interventions in the forward pass (a part of module model).
+/* darkfield/hooks.h: interventions in the forward pass, one token after another, and gradients (a
+ * part of module model).
  *
  * An intervention changes the rows of one hook site before anything downstream reads them, as a
  * hook function of TransformerLens does: everything after the site follows from the changed rows,
@@ -48,5 +49,34 @@ typedef struct df_intervention {
  * intervention behind. A failing call ends the run with its status. */
 df_status df_forward_intervene(df_forward *forward, const df_intervention *list,
                                size_t n) DF_MUST_CHECK;
+
+/* ---- one token after another ---------------------------------------------------------------- */
+
+/* From now on runs keep every layer's keys and values, 8 bytes for each of layers * context *
+ * kv_heads * head_width. DF_USAGE for dynamic rope scaling, where they change as a window grows. */
+df_status df_forward_keep(df_forward *forward) DF_MUST_CHECK;
+
+/* One more token behind the window last run (and the tokens since): sites and logits of its row
+ * alone, out[i] [1, width of site i]. Interventions act at its position; what they did to kept keys
+ * and values stays. The same numbers as a run of the longer window, to rounding. A full context is
+ * DF_USAGE. */
+df_status df_forward_next(df_forward *forward, uint32_t id, float *const *out,
+                          float *logits) DF_MUST_CHECK;
+
+/* ---- gradients ------------------------------------------------------------------------------ */
+
+/* From now on runs keep the residual stream before each block: 4 * (layers + 1) * rows * width
+ * bytes. */
+df_status df_forward_tape(df_forward *forward) DF_MUST_CHECK;
+
+/* After df_forward_run with a tape: the gradients of S = sum over t, v of seed[t, v] * logits[t, v]
+ * with respect to the forward's sites: gradient[i] [n, width of site i]. Every path counts:
+ * attention patterns, norms' scales and soft-caps are not frozen. seed [n, vocabulary] = dS/dlogits
+ * of any scalar. A site's gradient is that with respect to its rows after interventions, and goes
+ * on through them: nothing passes a replacement; a CALL is DF_USAGE. attn.hook_pattern has its
+ * gradient at masked weights too. Blocks are run again, so that it takes about three times as long
+ * as the run, and memory for one block. */
+df_status df_forward_gradient(df_forward *forward, const float *seed,
+                              float *const *gradient) DF_MUST_CHECK;
 
 #endif

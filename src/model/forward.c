@@ -138,6 +138,9 @@ void df_forward_close(df_forward **forward) {
     if (f == NULL) return;
     df_forward_forget(f);
     df_free(f->block);
+    df_free(f->cache);
+    df_free(f->weights);
+    df_free(f->tape);
     df_free(f->ids);
     df_free(f->place);
     df_free(f);
@@ -150,8 +153,8 @@ void df_forward_close(df_forward **forward) {
 static void add_positions(const df_forward *f, size_t n) {
     const df_model_shape *s = &f->model->config.shape;
     if (!s->learned) return;
-    const float *table =
-        df_weight(f->model, ROLE_POSITION, 0) + f->model->config.family->position_skip * s->width;
+    const float *table = df_weight(f->model, ROLE_POSITION, 0) +
+                         (f->model->config.family->position_skip + f->past) * s->width;
     memcpy(f->change, table, n * s->width * sizeof *table);
     df_forward_reach(f, SITE_POSITION, 0, f->change);
     df_add_row(f->stream, f->change, n * s->width);
@@ -172,7 +175,7 @@ static df_status embed(df_forward *f, const uint32_t *ids, size_t n) {
     float scale = (float)f->model->config.embed_scale;
     for (size_t i = 0; i < n * s->width; i++) f->stream[i] *= scale;
     memset(f->stream + n * s->width, 0, (f->rows - n) * s->width * sizeof(float));
-    memcpy(f->ids, ids, n * sizeof *ids);
+    memcpy(f->ids + f->past, ids, n * sizeof *ids);
     f->tokens = n;
     return DF_OK;
 }
@@ -181,19 +184,29 @@ static size_t rows_at(size_t first, size_t n) {
     return n - first < DF_FORWARD_ROWS ? n - first : DF_FORWARD_ROWS;
 }
 
-// Logits of rows [first, first + DF_FORWARD_ROWS) into f->logits.
-static void unembed(const df_forward *f, size_t first) {
+static size_t unembedded_rows(const df_forward *f) {
+    return f->past > 0 ? 1 : DF_FORWARD_ROWS;
+}
+
+void df_forward_products(const df_forward *f, size_t first) {
     const df_model_shape *s = &f->model->config.shape;
     df_weight_multiply(f->model, &(weight_product){.use = ROLE_UNEMBED,
-                                                   .rows = DF_FORWARD_ROWS,
+                                                   .rows = unembedded_rows(f),
                                                    .n = s->vocabulary,
                                                    .k = s->width,
                                                    .x = f->normed + first * s->width,
                                                    .y = f->logits,
                                                    .scratch = f->packed});
+}
+
+// The same as the model gives them.
+static void unembed(const df_forward *f, size_t first) {
     float cap = (float)f->model->config.logit_cap;
-    if (cap > 0.0f) df_soft_cap(cap, DF_FORWARD_ROWS * s->vocabulary, f->logits);
-    df_forward_edit(f, (site_place){SITE_LOGITS, 0}, first, rows_at(first, f->tokens), f->logits);
+    df_forward_products(f, first);
+    if (cap > 0.0f)
+        df_soft_cap(cap, unembedded_rows(f) * f->model->config.shape.vocabulary, f->logits);
+    df_forward_edit(f, (site_place){SITE_LOGITS, 0}, f->past + first, rows_at(first, f->tokens),
+                    f->logits);
 }
 
 // All logits: to the caller, and to the site of that name.
@@ -211,24 +224,64 @@ static void hand_out_logits(const df_forward *f, float *logits) {
     }
 }
 
-df_status df_forward_run(df_forward *f, const uint32_t *ids, size_t n, float *const *out,
-                         float *logits) {
+// Tokens from position f->past on.
+static df_status run(df_forward *f, const uint32_t *ids, size_t n, float *const *out,
+                     float *logits) {
     const model_config *config = &f->model->config;
     const norm_place final = {ROLE_FINAL_GAIN, SITE_FINAL_SCALE, SITE_FINAL};
     DF_TRY(embed(f, ids, n));
     if (f->edits != NULL) f->edits->status = DF_OK;
-    if (config->rope.rule == ROPE_DYNAMIC && n != f->turned_for) DF_TRY(df_forward_turn(f, n));
     f->out = out;
     df_forward_reach(f, SITE_EMBED, 0, f->stream);
     add_positions(f, n);
     for (size_t layer = 0; layer < config->shape.layers; layer++) df_forward_block(f, layer);
+    size_t numbers = f->rows * config->shape.width;
+    if (f->tape != NULL && f->past == 0)
+        memcpy(f->tape + config->shape.layers * numbers, f->stream, numbers * sizeof *f->tape);
     df_forward_norm(f, final, 0);
     hand_out_logits(f, logits);
     return df_forward_edited(f);
 }
 
+df_status df_forward_run(df_forward *f, const uint32_t *ids, size_t n, float *const *out,
+                         float *logits) {
+    f->past = 0;
+    if (f->model->config.rope.rule == ROPE_DYNAMIC && n != f->turned_for)
+        DF_TRY(df_forward_turn(f, n));
+    return run(f, ids, n, out, logits);
+}
+
+/* ---- one token more ------------------------------------------------------------------------- */
+
+df_status df_forward_keep(df_forward *f) {
+    const df_model_shape *s = &f->model->config.shape;
+    if (f->model->config.rope.rule == ROPE_DYNAMIC)
+        return df_fail(DF_USAGE, "dynamic rope scaling turns all keys anew when a window grows: "
+                                 "they cannot be kept");
+    if (f->cache != NULL) return DF_OK;
+    DF_TRY(DF_NEW(f->weights, s->heads * f->context));
+    return DF_NEW(f->cache, 2 * s->layers * f->context * s->kv_heads * s->head_width);
+}
+
+df_status df_forward_next(df_forward *f, uint32_t id, float *const *out, float *logits) {
+    size_t rows = f->rows, past = f->past, tokens = f->tokens, before = past + tokens;
+    if (f->cache == NULL || before == 0)
+        return df_fail(DF_FAILED, "a further token needs a window whose keys were kept");
+    if (before == f->context)
+        return df_fail(DF_USAGE, "the context of %zu tokens is full", f->context);
+    f->past = before;
+    f->rows = 1;
+    df_status status = run(f, &id, 1, out, logits);
+    f->rows = rows;
+    if (status != DF_OK) { // the window is what it was
+        f->past = past;
+        f->tokens = tokens;
+    }
+    return status;
+}
+
 df_status df_forward_nll(df_forward *f, double *nll) {
-    if (f->tokens < 1) return df_fail(DF_FAILED, "no window has been run");
+    if (f->tokens < 1 || f->past > 0) return df_fail(DF_FAILED, "no window has been run");
     for (size_t first = 0; first + 1 < f->tokens; first += DF_FORWARD_ROWS) {
         unembed(f, first);
         df_nll_rows(f->logits, f->ids + first + 1,

@@ -10,7 +10,13 @@
  * tokens are zero at the start and never reach a token's row. */
 struct df_forward {
     const df_model *model;
-    size_t context, rows, tokens;    // tokens: of the last window run
+    size_t context, rows, tokens;    // tokens: rows of the last run that are tokens
+    size_t past;                     // positions before row 0: not 0 in a step by one token
+    float *cache;                    // [layers, 2, context, kv_heads * head_width] placed keys,
+                                     // values of all positions; NULL: not kept
+    float *weights;                  // [heads, context] of a step; with the cache
+    float *tape;                     // [layers + 1, rows, width] the stream before each block and
+                                     // behind the last; NULL: not kept
     struct forward_edits *edits;     // NULL: no interventions
     uint32_t *ids;                   // [rows]
     float *block;                    // one allocation for what follows
@@ -70,6 +76,8 @@ df_score_rule df_score_rule_of(const model_config *config, size_t layer);
  */
 void df_forward_project(const df_forward *f, role weight, size_t layer, df_extent extent,
                         const float *x, float *y);
+/* Logits of rows [first, first + DF_FORWARD_ROWS) into f->logits, before the soft-cap. */
+void df_forward_products(const df_forward *f, size_t first);
 /* One block: stream to stream. */
 void df_forward_block(const df_forward *f, size_t layer);
 

@@ -9,7 +9,8 @@ static void rotate(const df_forward *f, size_t layer, size_t heads, float *x) {
     const model_config *config = &f->model->config;
     bool local = config->local[layer] != 0;
     if (config->rotary > 0)
-        df_rotate(f->cosine[local], f->sine[local],
+        df_rotate(f->cosine[local] + f->past * config->rotary / 2,
+                  f->sine[local] + f->past * config->rotary / 2,
                   (df_heads){f->rows, heads, config->shape.head_width, config->rotary}, x);
 }
 
@@ -77,6 +78,53 @@ static void edit_pattern(const df_forward *f, size_t layer, float *pattern) {
                               .ldb = s->kv_heads * width,
                               .c = f->mixed + h * width,
                               .ldc = s->heads * width});
+}
+
+// Keys (0) or values (1) of a layer that were kept: [context, kv_heads * head_width].
+static float *kept(const df_forward *f, size_t layer, size_t which) {
+    const df_model_shape *s = &f->model->config.shape;
+    return f->cache + (2 * layer + which) * f->context * s->kv_heads * s->head_width;
+}
+
+static void keep(const df_forward *f, size_t layer) {
+    size_t key = f->model->config.shape.kv_heads * f->model->config.shape.head_width;
+    if (f->cache == NULL) return;
+    memcpy(kept(f, layer, 0) + f->past * key, f->k, f->tokens * key * sizeof *f->k);
+    memcpy(kept(f, layer, 1) + f->past * key, f->v, f->tokens * key * sizeof *f->v);
+}
+
+// One product of a step's head h with the `seen` kept rows: weights = q K' or mixed = weights V.
+static df_gemm head_product(const df_forward *f, size_t layer, size_t which, size_t h) {
+    const df_model_shape *s = &f->model->config.shape;
+    size_t width = s->head_width, column = h / (s->heads / s->kv_heads) * width;
+    float *weights = f->weights + h * f->context;
+    size_t seen = f->past + 1;
+    df_gemm g = {
+        .m = 1, .alpha = 1.0f, .b = kept(f, layer, which) + column, .ldb = s->kv_heads * width};
+    g.n = which == 0 ? seen : width;
+    g.k = which == 0 ? width : seen;
+    g.a = which == 0 ? f->q + h * width : weights;
+    g.c = which == 0 ? weights : f->mixed + h * width;
+    g.lda = g.k;
+    g.ldc = g.n;
+    return g;
+}
+
+// Attention of one token over everything that was kept.
+static void mix_step(const df_forward *f, size_t layer) {
+    size_t heads = f->model->config.shape.heads, seen = f->past + 1;
+    memset(f->weights, 0, heads * f->context * sizeof *f->weights);
+    for (size_t h = 0; h < heads; h++) {
+        df_gemm g = head_product(f, layer, 0, h);
+        df_gemm_nt(&g);
+        df_causal_softmax(g.c, (df_extent){1, seen}, seen - 1,
+                          df_score_rule_of(&f->model->config, layer));
+    }
+    df_forward_reach(f, SITE_PATTERN, layer, f->weights);
+    for (size_t h = 0; h < heads; h++) {
+        df_gemm g = head_product(f, layer, 1, h);
+        df_gemm_nn(&g);
+    }
 }
 
 static void mix(const df_forward *f, size_t layer) {
@@ -165,7 +213,11 @@ void df_forward_attend(const df_forward *f, size_t layer) {
     df_forward_reach(f, SITE_K, layer, f->k);
     df_forward_reach(f, SITE_V, layer, f->v);
     place_heads(f, layer);
-    mix(f, layer);
+    keep(f, layer);
+    if (f->past > 0)
+        mix_step(f, layer);
+    else
+        mix(f, layer);
     df_forward_reach(f, SITE_Z, layer, f->mixed);
     if (df_forward_edits(f, SITE_RESULT, layer)) {
         edit_result(f, layer);

@@ -13,7 +13,7 @@ bool df_forward_wants(const df_forward *f, site_kind kind, size_t layer) {
 }
 
 void df_forward_reach(const df_forward *f, site_kind kind, size_t layer, float *rows) {
-    df_forward_edit(f, (site_place){kind, layer}, 0, f->tokens, rows);
+    df_forward_edit(f, (site_place){kind, layer}, f->past, f->tokens, rows);
     size_t columns = df_site_columns(&f->model->config.shape, kind, f->context);
     for (size_t i = 0; f->out != NULL && i < f->sites; i++)
         if (f->place[i].kind == kind && f->place[i].layer == layer)
@@ -142,6 +142,7 @@ void df_forward_block(const df_forward *f, size_t layer) {
     const norm_place second = {ROLE_MLP_GAIN, SITE_MLP_SCALE, SITE_MLP_NORMALIZED};
     size_t numbers = f->rows * f->model->config.shape.width;
     bool parallel = f->model->config.parallel;
+    if (f->tape != NULL) memcpy(f->tape + layer * numbers, f->stream, numbers * sizeof *f->tape);
     df_forward_reach(f, SITE_RESID_PRE, layer, f->stream);
     df_forward_norm(f, first, layer);
     df_forward_attend(f, layer);

@@ -7,6 +7,10 @@ if [ ! -r "$pair/base/config.json" ]; then
     skip stories "DARKFIELD_FIXTURES names no folder with stories-pair/"
     exit 0
 fi
+# What llama2.c says with the same weights.
+known="Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, red ball."
+if darkfield 1 generate "$pair/base" "Once upon a time" --tokens 50 && grep -qF "$known" "$work/log"; then ok stories.generate
+else bad stories.generate "$(head -n 3 "$work/log" | tr '\n' ' ')"; fi
 out=$work/stories
 cat >"$work/stories.yaml" <<JOB
 seed: 1

@@ -200,8 +200,247 @@ static void test_refusals(void **state) {
     close_fixture(&x);
 }
 
+/* ---- one token after another ---------------------------------------------------------------- */
+
+typedef struct stepping {
+    df_forward *whole, *steps;
+    float *logits, *last, *rows, *row;
+    size_t width;
+} stepping;
+
+/* The first `n` tokens at once and the others one by one give the rows of all at once. */
+static void compare_steps(const fixture *x, const stepping *s, size_t n, const char *what) {
+    assert_ok(df_forward_run(s->whole, x->ids, x->n, &s->rows, s->logits));
+    assert_ok(df_forward_run(s->steps, x->ids, n, &s->row, s->last));
+    for (size_t t = n; t < x->n; t++) {
+        double square = 0, apart_square = 0;
+        assert_ok(df_forward_next(s->steps, x->ids[t], &s->row, s->last));
+        for (size_t v = 0; v < x->vocabulary; v++) {
+            double a = (double)s->last[v], b = (double)s->logits[t * x->vocabulary + v];
+            square += b * b;
+            apart_square += (a - b) * (a - b);
+        }
+        if (!(apart_square <= 1e-10 * square)) print_error("%s, position %zu\n", what, t);
+        assert_true(apart_square <= 1e-10 * square);
+        for (size_t c = 0; c < s->width; c++)
+            assert_close(s->row[c], s->rows[t * s->width + c], 1e-4, 1e-5);
+    }
+}
+
+static void test_steps(void **state) {
+    static fixture x;
+    open_fixture(*state, &x);
+    const char *site = "blocks.1.attn.hook_pattern";
+    stepping s;
+    float push[64];
+    char sites[3][64] = {"blocks.0.hook_resid_post", "blocks.1.attn.hook_result",
+                         "blocks.0.attn.hook_pattern"};
+    assert_ok(df_model_site_width(df_model_facts(x.model), site, CONTEXT, &s.width));
+    assert_ok(DF_NEW(s.logits, x.n * x.vocabulary));
+    assert_ok(DF_NEW(s.last, x.n * x.vocabulary));
+    assert_ok(DF_NEW(s.rows, x.n * s.width));
+    assert_ok(DF_NEW(s.row, x.n * s.width));
+    assert_ok(df_forward_open(x.model, CONTEXT, &site, 1, &s.whole));
+    assert_ok(df_forward_open(x.model, CONTEXT, &site, 1, &s.steps));
+    assert_fails(df_forward_next(s.steps, 1, NULL, NULL), DF_FAILED, "kept");
+    assert_ok(df_forward_keep(s.steps));
+    assert_ok(df_forward_run(s.steps, x.ids, 5, NULL, NULL));
+    assert_fails(df_forward_next(s.steps, 41, NULL, NULL), DF_BAD_INPUT, "token id 41");
+    assert_ok(df_forward_next(s.steps, x.ids[5], NULL, NULL));
+    compare_steps(&x, &s, 70, "no intervention");
+    compare_steps(&x, &s, 1, "from the first token on");
+    for (size_t i = 0; i < 64; i++) push[i] = (float)((int)(i % 5) - 2) / 4.0f;
+    const df_intervention list[] = {
+        {.site = sites[0], .edit = DF_EDIT_ADD, .values = push, .from = 60, .to = 80},
+        {.site = sites[1], .edit = DF_EDIT_SCALE, .factor = 0.5f, .from = 20},
+        {.site = sites[2], .edit = DF_EDIT_SCALE, .factor = 0.75f}};
+    assert_ok(df_forward_intervene(s.whole, list, 3));
+    assert_ok(df_forward_intervene(s.steps, list, 3));
+    compare_steps(&x, &s, 65, "interventions");
+    for (size_t t = x.n; t < CONTEXT; t++)
+        assert_ok(df_forward_next(s.steps, x.ids[0], NULL, NULL));
+    assert_fails(df_forward_next(s.steps, x.ids[0], NULL, NULL), DF_USAGE, "is full");
+    df_forward_close(&s.whole);
+    df_forward_close(&s.steps);
+    df_free(s.logits);
+    df_free(s.last);
+    df_free(s.rows);
+    df_free(s.row);
+    close_fixture(&x);
+}
+
+static void test_dynamic_keeps_nothing(void **state) {
+    (void)state;
+    static fixture x;
+    df_forward *f;
+    open_fixture("llama-dynamic", &x);
+    assert_ok(df_forward_open(x.model, CONTEXT, NULL, 0, &f));
+    assert_fails(df_forward_keep(f), DF_USAGE, "dynamic rope scaling");
+    df_forward_close(&f);
+    close_fixture(&x);
+}
+
+/* ---- gradients ------------------------------------------------------------------------------ */
+
+typedef struct slopes {
+    df_forward *forward;
+    float *logits, *seed, *gradient[MOST_SITES];
+} slopes;
+
+/* The oracle's weights of the logits. */
+static float weight_of(size_t i) {
+    return (float)((int)((i * 7 + 3) % 11) - 5) / 8.0f;
+}
+
+static void open_slopes(const fixture *x, const char *const *site, size_t n, slopes *s) {
+    assert_ok(DF_NEW(s->logits, x->n * x->vocabulary));
+    assert_ok(DF_NEW(s->seed, x->n * x->vocabulary));
+    for (size_t i = 0; i < x->n * x->vocabulary; i++) s->seed[i] = weight_of(i);
+    assert_ok(df_forward_open(x->model, CONTEXT, site, n, &s->forward));
+    assert_ok(df_forward_tape(s->forward));
+    for (size_t i = 0; i < n; i++) {
+        size_t width;
+        assert_ok(df_model_site_width(df_model_facts(x->model), site[i], CONTEXT, &width));
+        assert_ok(DF_NEW(s->gradient[i], x->n * width));
+    }
+}
+
+static void close_slopes(slopes *s, size_t n) {
+    for (size_t i = 0; i < n; i++) df_free(s->gradient[i]);
+    df_forward_close(&s->forward);
+    df_free(s->logits);
+    df_free(s->seed);
+}
+
+/* All sites of a run against the oracle's numbers from *at on. */
+static void compare_gradients(const fixture *x, slopes *s, const double *expected, size_t *at,
+                              const char *what) {
+    assert_ok(df_forward_run(s->forward, x->ids, x->n, NULL, s->logits));
+    assert_ok(df_forward_gradient(s->forward, s->seed, s->gradient));
+    for (size_t i = 0; i < x->sites.n; i++)
+        for (size_t r = 0; r < 2; r++, *at += x->sites.width[i]) {
+            const float *ours = s->gradient[i] + kept[r] * x->sites.width[i];
+            double d = apart(ours, expected + *at, x->sites.width[i]);
+            /* a norm's scale has one number, a sum over the width that may cancel */
+            if (x->sites.width[i] == 1 && fabs((double)ours[0] - expected[*at]) <= 1e-4) d = 0;
+            if (!(d <= 1e-4))
+                print_error("%s, %s, position %zu: %.3g\n", what, x->sites.name[i], kept[r], d);
+            assert_true(d <= 1e-4);
+        }
+}
+
+static void test_gradient(void **state) {
+    static fixture x;
+    size_t before = df_memory_now(), n, at = 0, first = 0, seen = 0;
+    char path[300];
+    slopes s;
+    float values[2][2 * CONTEXT];
+    open_fixture(*state, &x);
+    snprintf(path, sizeof path, GOLDEN "/%s/hooks.h5", (const char *)*state);
+    double *expected = df_test_reference(path, "gradients", &n);
+    assert_non_null(expected);
+    open_slopes(&x, x.sites.name, x.sites.n, &s);
+    compare_gradients(&x, &s, expected, &at, "plain");
+    while (strcmp(x.sites.name[first], "blocks.1.hook_resid_pre") != 0) first++;
+    size_t last = first;
+    while (strcmp(x.sites.name[last], "blocks.1.hook_mlp_out") != 0) last++;
+    site_list two = {.n = 0};
+    two.name[2] = x.sites.name[first];
+    two.name[3] = x.sites.name[last];
+    two.width[2] = x.sites.width[first];
+    two.width[3] = x.sites.width[last];
+    const df_intervention list[] = {oracle_edit(&two, 2, values[0], &seen),
+                                    oracle_edit(&two, 3, values[1], &seen)};
+    assert_ok(df_forward_intervene(s.forward, list, 2));
+    compare_gradients(&x, &s, expected, &at, "intervened");
+    assert_int_equal(at, n);
+    close_slopes(&s, x.sites.n);
+    df_free(expected);
+    close_fixture(&x);
+    assert_int_equal(df_memory_now(), before);
+}
+
+static double sum_of(const fixture *x, const slopes *s) {
+    double sum = 0;
+    assert_ok(df_forward_run(s->forward, x->ids, x->n, NULL, s->logits));
+    for (size_t i = 0; i < x->n * x->vocabulary; i++)
+        sum += (double)s->seed[i] * (double)s->logits[i];
+    return sum;
+}
+
+/* A small step along a direction at a site changes the sum as its gradient says, through other
+ * interventions too. */
+static void test_finite_differences(void **state) {
+    static fixture x;
+    slopes s;
+    open_fixture(*state, &x);
+    const char *const sites[] = {"hook_embed",
+                                 "blocks.0.attn.hook_q",
+                                 "blocks.0.attn.hook_v",
+                                 "blocks.0.attn.hook_pattern",
+                                 "blocks.0.mlp.hook_pre",
+                                 "blocks.1.attn.hook_result",
+                                 "blocks.1.ln1.hook_scale"};
+    enum { SITES = sizeof sites / sizeof *sites };
+    float direction[8 * CONTEXT];
+    open_slopes(&x, sites, SITES, &s);
+    for (size_t i = 0; i < SITES; i++) {
+        size_t width;
+        assert_ok(df_model_site_width(df_model_facts(x.model), sites[i], CONTEXT, &width));
+        for (size_t c = 0; c < width; c++) direction[c] = weight_of(c) * 2e-3f;
+        df_intervention list[] = {
+            {.site = "blocks.0.attn.hook_pattern", .edit = DF_EDIT_SCALE, .factor = 0.9f},
+            {.site = "blocks.1.attn.hook_result", .edit = DF_EDIT_SCALE, .factor = 1.1f},
+            {.site = sites[i],
+             .edit = DF_EDIT_ADD,
+             .values = direction,
+             .from = 20,
+             .to = 30,
+             .columns = i == 3 ? 20 : 0}};
+        assert_ok(df_forward_intervene(s.forward, list, 2));
+        sum_of(&x, &s);
+        assert_ok(df_forward_gradient(s.forward, s.seed, s.gradient));
+        double expected = 0;
+        for (size_t t = 20; t < 30; t++)
+            for (size_t c = 0; c < (i == 3 ? 20 : width); c++)
+                expected += 2 * (double)direction[c] * (double)s.gradient[i][t * width + c];
+        assert_ok(df_forward_intervene(s.forward, list, 3));
+        double above = sum_of(&x, &s);
+        for (size_t c = 0; c < width; c++) direction[c] = -direction[c];
+        double found = above - sum_of(&x, &s);
+        if (!(fabs(found - expected) <= 0.02 * fabs(expected) + 2e-4))
+            print_error("%s: found %g, expected %g\n", sites[i], found, expected);
+        assert_true(fabs(found - expected) <= 0.02 * fabs(expected) + 2e-4);
+    }
+    close_slopes(&s, SITES);
+    close_fixture(&x);
+}
+
+static void test_gradient_refusals(void **state) {
+    (void)state;
+    static fixture x;
+    slopes s;
+    open_fixture("gpt2", &x);
+    const char *const site = "hook_embed";
+    const df_intervention call = {.site = site, .edit = DF_EDIT_CALL, .call = refuse, .from = 95};
+    open_slopes(&x, &site, 1, &s);
+    assert_fails(df_forward_gradient(s.forward, s.seed, s.gradient), DF_FAILED, "tape");
+    assert_ok(df_forward_intervene(s.forward, &call, 1));
+    assert_ok(df_forward_run(s.forward, x.ids, x.n, NULL, NULL));
+    assert_fails(df_forward_gradient(s.forward, s.seed, s.gradient), DF_USAGE,
+                 "no gradient goes through the function at hook_embed");
+    close_slopes(&s, 1);
+    close_fixture(&x);
+}
+
 #define FAMILY(name)                                                                               \
-    { "interventions " name, test_family, NULL, NULL, (void *)name }
+    {"interventions " name, test_family, NULL, NULL, (void *)name}, {                              \
+        "gradients " name, test_gradient, NULL, NULL, (void *)name                                 \
+    }
+#define STEPS(name)                                                                                \
+    { "steps " name, test_steps, NULL, NULL, (void *)name }
+#define DIFFERENCES(name)                                                                          \
+    { "finite differences " name, test_finite_differences, NULL, NULL, (void *)name }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
@@ -222,6 +461,26 @@ int main(void) {
         FAMILY("gemma3"),
         cmocka_unit_test(test_handed_out),
         cmocka_unit_test(test_refusals),
+        STEPS("gpt2"),
+        STEPS("gpt2-scaled"),
+        STEPS("gpt_neo"),
+        STEPS("gpt_neox"),
+        STEPS("gpt_neox-sequential"),
+        STEPS("opt"),
+        STEPS("mistral"),
+        STEPS("llama-yarn"),
+        STEPS("qwen2"),
+        STEPS("qwen3"),
+        STEPS("gemma"),
+        STEPS("gemma2"),
+        STEPS("gemma3_text"),
+        STEPS("gemma3"),
+        cmocka_unit_test(test_dynamic_keeps_nothing),
+        DIFFERENCES("gpt2"),
+        DIFFERENCES("gpt_neox"),
+        DIFFERENCES("qwen3"),
+        DIFFERENCES("gemma2"),
+        cmocka_unit_test(test_gradient_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,107 @@
+/* Rows with latents set to other values, against sums made by hand, on any number of ranks. */
+#include "synthetic.h"
+
+#include "darkfield/splice.h"
+
+enum { WIDTH = 5, LATENTS = 96, ROWS = 7 };
+static df_comm *world;
+static df_kernels *kernels;
+static char site_name[] = "blocks.0.hook_resid_post", names[2][2] = {"a", "b"};
+
+static double number(size_t j, size_t c, size_t seed) {
+    return 2.0 * df_random_uniform(seed, DF_STREAM_TEST, j * 64 + c) - 1.0;
+}
+
+static double scale_of(size_t c) {
+    return c < WIDTH ? 0.5 : 0.25;
+}
+
+static df_dict *make_dict(void) {
+    const df_dict_site sites[2] = {{site_name, names[0], 0, WIDTH, 0.5, true, true},
+                                   {site_name, names[1], WIDTH, WIDTH, 0.25, true, true}};
+    df_dict *d = NULL;
+    if (df_dict_new(world, LATENTS, sites, 2, &d) != DF_OK) return NULL;
+    for (size_t l = 0; l < d->mine.count; l++)
+        for (size_t c = 0; c < d->width; c++) {
+            d->w_enc[l * d->width + c] = (float)number(d->mine.first + l, c, 1);
+            d->w_dec[l * d->width + c] = (float)number(d->mine.first + l, c, 2);
+        }
+    for (size_t c = 0; c < d->width; c++) d->b_dec[c] = (float)number(0, c, 3);
+    d->activation = DF_RELU;
+    d->subtract_bias = false;
+    return d;
+}
+
+/* f of latent j on a row, in double. */
+static double code(size_t j, const float *x) {
+    double p = 0;
+    for (size_t c = 0; c < 2 * WIDTH; c++)
+        p += (double)(float)number(j, c, 1) * (double)x[c] * scale_of(c);
+    return p > 0 ? p : 0;
+}
+
+static bool row_is_right(const float *x, const float *change, const float *x_hat) {
+    bool good = true;
+    for (size_t c = 0; c < 2 * WIDTH; c++) {
+        double rebuilt = (double)(float)number(0, c, 3);
+        double expected = (8.0 - code(17, x)) * (double)(float)number(17, c, 2) -
+                          code(70, x) * (double)(float)number(70, c, 2);
+        for (size_t j = 0; j < LATENTS; j++) rebuilt += code(j, x) * (double)(float)number(j, c, 2);
+        good = good && fabs((double)change[c] - expected / scale_of(c)) < 1e-4 &&
+               fabs((double)x_hat[c] - (rebuilt + expected) / scale_of(c)) < 2e-4;
+    }
+    return good;
+}
+
+static void clamps_and_ablates(void **state) {
+    (void)state;
+    const df_clamp clamps[] = {{17, 8.0f}, {70, 0.0f}};
+    df_dict *d = make_dict();
+    df_splice *s = NULL;
+    float x[ROWS * 2 * WIDTH], change[ROWS * 2 * WIDTH], x_hat[ROWS * 2 * WIDTH];
+    for (size_t i = 0; i < ROWS * 2 * WIDTH; i++) x[i] = (float)number(i, 0, 4);
+    df_test_all(world,
+                d != NULL && df_splice_open(world, kernels, d, &(df_splice_plan){clamps, 2, ROWS},
+                                            &s) == DF_OK);
+    df_test_all(world, df_splice_rows(s, x, ROWS, change, x_hat) == DF_OK);
+    bool good = true;
+    for (size_t r = 0; r < ROWS; r++)
+        good =
+            row_is_right(x + r * 2 * WIDTH, change + r * 2 * WIDTH, x_hat + r * 2 * WIDTH) && good;
+    df_test_all(world, good);
+    float one[2 * WIDTH];
+    df_test_all(world, df_splice_rows(s, x + 4 * 2 * WIDTH, 1, one, NULL) == DF_OK);
+    df_test_all(world, memcmp(one, change + 4 * 2 * WIDTH, sizeof one) == 0);
+    df_splice_close(&s);
+    df_dict_free(&d);
+}
+
+static void refuses_clamps(void **state) {
+    (void)state;
+    const df_clamp far[] = {{LATENTS, 1.0f}}, twice[] = {{3, 1.0f}, {3, 2.0f}};
+    df_dict *d = make_dict();
+    df_splice *s = NULL;
+    df_test_all(world, d != NULL &&
+                           df_splice_open(world, kernels, d, &(df_splice_plan){far, 1, 2}, &s) ==
+                               DF_USAGE &&
+                           strstr(df_error_text(), "latents 0 to 95, not 96") != NULL && s == NULL);
+    df_error_clear();
+    df_test_all(world,
+                df_splice_open(world, kernels, d, &(df_splice_plan){twice, 2, 2}, &s) == DF_USAGE &&
+                    strstr(df_error_text(), "set twice") != NULL && s == NULL);
+    df_error_clear();
+    df_dict_free(&d);
+}
+
+int main(int argc, char **argv) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(clamps_and_ablates),
+                                       cmocka_unit_test(refuses_clamps)};
+    if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
+    if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
+    uint64_t failed = df_kernels_open("auto", &kernels) != DF_OK;
+    if (failed == 0) failed = (uint64_t)cmocka_run_group_tests(tests, NULL, NULL);
+    df_kernels_close(&kernels);
+    df_max_u64(world, &failed, 1);
+    df_comm_finish(&world);
+    return failed != 0;
+}
