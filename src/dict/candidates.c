@@ -38,13 +38,8 @@ void df_candidates_narrow(df_worker *w, df_candidates *s, size_t keep) {
     drop_below_floor(s);
 }
 
-/* f = relu(w x + b), settled; the score it is ranked by. With cuts: p itself, and what it exceeds
- * its cut by (positive exactly where p > cut: gradual underflow). */
 static void set_exact(const df_coder *c, df_candidates *s, size_t i, float product) {
-    size_t j = s->latent[i];
-    float p = product + c->dict->b_enc[j];
-    s->value[i] = p > 0.0f || s->cut != NULL ? p : 0.0f;
-    s->upper[i] = s->cut != NULL ? p - s->cut[j] : s->value[i] * c->scale[j];
+    s->upper[i] = df_settled(c, s->cut, s->latent[i], product, &s->value[i]);
 }
 
 /* Entry `at` of some candidates. */
@@ -75,7 +70,9 @@ static size_t settle_some(const df_coder *c, const entry *e, size_t left) {
         x[n] = c->input + (size_t)e[n].of->row[e[n].at] * c->width + in.first;
         w[n] = df_dict_enc(c->dict, latent_of(e[n]));
     }
-    if (four)
+    if (four && x[0] == x[1] && x[0] == x[2] && x[0] == x[3])
+        df_dot4(x[0], w, in.count, product);
+    else if (four)
         df_dot_pairs(x, w, in.count, product);
     else
         product[0] = df_dot(x[0], w[0], in.count);

@@ -1,11 +1,14 @@
 /* What runs a dictionary outside training: open, encode, decode, apply. */
-#include "coder.h"
+#include "step.h"
 
 #include <float.h>
 #include <math.h>
 #include <string.h>
 
 /* ---- open and close ------------------------------------------------------------------------- */
+
+/* Share of active entries from which whole tiles cost less than single entries. */
+#define DENSE_ABOVE 0.125
 
 static df_status open_lists(df_coder *c) {
     size_t n = df_list_capacity(c);
@@ -67,6 +70,7 @@ df_status df_coder_open(df_comm *comm, df_kernels *kernels, df_dict *dict, size_
         c->screen = df_kernels_screen(kernels);
         c->spare = df_kernels_spare_screen(kernels);
         c->caution = DF_LIKELY;
+        c->dense_above = DENSE_ABOVE;
         c->cut_margin = 0.1f;
         c->rank = df_comm_rank(comm);
         c->size = df_comm_size(comm);
@@ -132,6 +136,7 @@ static df_status encode_batch(df_coder *c) {
 }
 
 static df_status encode_above(df_coder *c, float threshold, df_code_store *out) {
+    if (c->was_dense) return df_agree(c->comm, df_dense_encode(c, threshold, out));
     df_status status =
         df_screen_lists(c, threshold > FLT_TRUE_MIN ? threshold : FLT_TRUE_MIN, SIZE_MAX);
     if (status == DF_OK) {
@@ -169,6 +174,7 @@ static void choose_screen(df_coder *c) {
 
 df_status df_encode(df_coder *c, const float *x, size_t rows, bool training, double bandwidth) {
     choose_screen(c);
+    c->dense = false;
     for (int t = 0; t < c->threads; t++) {
         df_worker *w = &c->worker[t];
         w->settled_rows = w->wasted = 0;
@@ -204,7 +210,10 @@ void df_decode(df_coder *c, const df_codes *codes, bool whole, float *out) {
     df_range mine = df_share(codes->rows, c->size, c->rank);
     if (whole) df_skip(c, codes->rows);
     if (c->size > 1) {
-        df_decode_local(c, codes);
+        if (c->dense && codes == &c->main.codes)
+            df_dense_decode(c, codes, c->partials);
+        else
+            df_decode_local(c, codes);
         df_decode_exchange(c, codes->rows);
     }
 #pragma omp parallel for schedule(static)

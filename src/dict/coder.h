@@ -9,8 +9,11 @@
 #define SCREEN_BYTES (768 << 10)        /* of packed rows in a unit: the second-level cache */
 #define DF_LIKELY 1.25f
 #define DF_CERTAIN 2.0f
-#define BLOCK_TERMS 3  /* sums that a block of latents adds to the losses (objective.h) */
-#define STAT_ROWS 64   /* rows in one leaf of the batch statistics */
+#define BLOCK_TERMS 3 /* sums that a block of latents adds to the losses (objective.h) */
+#define STAT_ROWS 64  /* rows in one leaf of the batch statistics */
+#define DENSE_UNIT 8  /* tiles of rows in a unit of dense.c */
+#define DENSE_LATENTS (19 * DF_TILE_ROWS) /* whose gradients dense.c makes together, at most */
+#define DENSE_CHUNK 512                   /* rows whose products dense.c sums at a time */
 #define STACK_DEPTH 20 /* of the tree over blocks: at most 64, and one more for each group */
 
 /* Candidates of one row (TopK) or of a thread's rows (others). The first `exact` are settled: upper
@@ -73,7 +76,8 @@ typedef struct df_worker {
     size_t order_capacity;
     float *stack;         /* [STACK_DEPTH, out] of the tree */
     float *g_enc, *g_dec; /* of one latent */
-    float *tile;          /* [DF_SKIP_ROWS, in.count] of W_skip's gradient */
+    float *dense_left, *dense_sums;
+    float *tile; /* [DF_SKIP_ROWS, in.count] of W_skip's gradient */
     double screen_seconds, settle_seconds;
     uint64_t wasted;       /* candidates that were settled and not selected here */
     uint64_t settled_rows; /* rows whose candidates did not fit */
@@ -149,6 +153,11 @@ struct df_coder {
     /* training */
     df_trainer_state state;
     void *train_arena;
+    double dense_above;     /* share of active entries that makes a batch dense */
+    uint64_t active;        /* entries of the batch, over all ranks */
+    bool dense;             /* the batch is */
+    bool was_dense;         /* the last one was: this one is not screened, but settled whole */
+    float *dense_packed;    /* W_dec, or the rows, in panels of tiles */
     float *error;           /* [max_rows, out] x - x^ of all rows */
     float *aux_error;       /* [max_rows, out] e^_aux - e of all rows */
     double *row_leaves;     /* [leaves of rows on this rank, df_statistics_width] of df_tree_sum */
@@ -218,6 +227,15 @@ void df_screen_rows(df_coder *c, df_view view, size_t k);
  * collective. */
 df_status df_screen_lists(df_coder *c, float floor, size_t keep);
 
+/* f = relu(w x + b), settled; the score it is ranked by. With cuts: p itself, and what it exceeds
+ * its cut by (positive exactly where p > cut: gradual underflow). */
+static inline float df_settled(const df_coder *c, const float *cut, size_t j, float product,
+                               float *value) {
+    float p = product + c->dict->b_enc[j];
+    *value = p > 0.0f || cut != NULL ? p : 0.0f;
+    return cut != NULL ? p - cut[j] : *value * c->scale[j];
+}
+
 /* Candidates: drop what cannot be among the best `keep`; make room; settle. */
 void df_candidates_narrow(df_worker *w, df_candidates *s, size_t keep);
 void df_candidates_settle(const df_coder *c, df_candidates *s);
@@ -253,6 +271,19 @@ void df_jump_prepare(df_coder *c, double half);
 df_status df_jump_split(df_coder *c);
 /* Gated: main gets the magnitudes behind the open gates, which lie in `side`. */
 df_status df_gated_open(df_coder *c);
+
+/* Vectors of one row, or of some, summed in the fixed tree over blocks. */
+typedef struct df_sum_tree {
+    float *sums; /* [STACK_DEPTH, width] */
+    size_t leaf[STACK_DEPTH];
+    df_range touched[STACK_DEPTH]; /* columns that hold anything: the others are zero, unwritten */
+    size_t depth, width;
+} df_sum_tree;
+/* Opens the place of the next leaf, to the right of all before; finishes the subtrees that end left
+ * of it. The leaf's columns are the caller's to fill. */
+float *df_sum_tree_leaf(df_sum_tree *t, size_t leaf, df_range columns);
+/* All of the sum is then at the beginning of `sums`. */
+void df_sum_tree_close(df_sum_tree *t);
 
 /* The decode of rows: sums of blocks in the fixed tree. */
 void df_decode_local(df_coder *c, const df_codes *codes);

@@ -10,13 +10,6 @@
 
 #define AHEAD 3 // decoder rows asked for before they are needed
 
-typedef struct tree {
-    float *sums; /* [STACK_DEPTH, width] */
-    size_t leaf[STACK_DEPTH];
-    df_range touched[STACK_DEPTH]; /* columns that hold anything: the others are zero, unwritten */
-    size_t depth, width;
-} tree;
-
 /* Height of the smallest subtree that holds both leaves. */
 static int join_height(size_t a, size_t b) {
     return a == b ? 0 : 64 - __builtin_clzll((unsigned long long)(a ^ b));
@@ -31,7 +24,7 @@ static void touch(float *sum, df_range *touched, df_range columns) {
     *touched = (df_range){first, (wanted > end ? wanted : end) - first};
 }
 
-static void merge_top(tree *t) {
+static void merge_top(df_sum_tree *t) {
     size_t top = --t->depth;
     df_range columns = t->touched[top];
     float *below = t->sums + (top - 1) * t->width;
@@ -39,9 +32,7 @@ static void merge_top(tree *t) {
     df_add_row(below + columns.first, t->sums + top * t->width + columns.first, columns.count);
 }
 
-/* Opens the place of the next leaf, to the right of all before; finishes the subtrees that end left
- * of it. The leaf's columns are the caller's to fill. */
-static float *open_leaf(tree *t, size_t leaf, df_range columns) {
+float *df_sum_tree_leaf(df_sum_tree *t, size_t leaf, df_range columns) {
     while (t->depth >= 2 && join_height(t->leaf[t->depth - 2], t->leaf[t->depth - 1]) <
                                 join_height(t->leaf[t->depth - 1], leaf))
         merge_top(t);
@@ -50,20 +41,23 @@ static float *open_leaf(tree *t, size_t leaf, df_range columns) {
     return t->sums + t->depth++ * t->width;
 }
 
-static void close_tree(tree *t, float *out) {
+void df_sum_tree_close(df_sum_tree *t) {
     while (t->depth >= 2) merge_top(t);
-    if (t->depth == 0) {
-        memset(out, 0, t->width * sizeof *out);
-        return;
-    }
-    touch(t->sums, &t->touched[0], (df_range){0, t->width});
+    if (t->depth == 0)
+        memset(t->sums, 0, t->width * sizeof *t->sums);
+    else
+        touch(t->sums, &t->touched[0], (df_range){0, t->width});
+}
+
+static void close_tree(df_sum_tree *t, float *out) {
+    df_sum_tree_close(t);
     memcpy(out, t->sums, t->width * sizeof *out);
 }
 
 /* The sum over entries [from, to) of one row, which lie inside one subtree. */
 static void sum_entries(const df_coder *c, df_worker *w, const df_codes *codes, df_range entries,
                         float *out) {
-    tree t = {.sums = w->stack, .width = c->out};
+    df_sum_tree t = {.sums = w->stack, .width = c->out};
     size_t open = SIZE_MAX;
     for (size_t i = entries.first; i < entries.first + entries.count; i++) {
         size_t latent = codes->latent[i], leaf = df_dict_block_of(c->dict, latent);
@@ -77,7 +71,8 @@ static void sum_entries(const df_coder *c, df_worker *w, const df_codes *codes, 
             continue;
         }
         open = leaf;
-        df_set_scaled(open_leaf(&t, leaf, (df_range){first, n}) + first, codes->value[i], row, n);
+        df_set_scaled(df_sum_tree_leaf(&t, leaf, (df_range){first, n}) + first, codes->value[i],
+                      row, n);
     }
     close_tree(&t, out);
 }
@@ -132,13 +127,13 @@ void df_decode_exchange(df_coder *c, size_t rows) {
 /* Finishes the tree for one of this rank's rows: arrived is [ranks][rows, nodes of that rank,
  * out]. */
 void df_decode_finish(df_coder *c, size_t row, size_t rows, float *out) {
-    tree t = {.sums = df_coder_worker(c)->stack, .width = c->out};
+    df_sum_tree t = {.sums = df_coder_worker(c)->stack, .width = c->out};
     const float *from = c->arrived;
     for (int p = 0; p < c->size; p++) {
         size_t n = c->node_start[p + 1] - c->node_start[p];
         for (size_t i = 0; i < n; i++) {
             df_node node = c->nodes[c->node_start[p] + i];
-            memcpy(open_leaf(&t, (size_t)node.index << node.height, (df_range){0, c->out}),
+            memcpy(df_sum_tree_leaf(&t, (size_t)node.index << node.height, (df_range){0, c->out}),
                    from + (row * n + i) * c->out, c->out * sizeof *out);
         }
         from += rows * n * c->out;

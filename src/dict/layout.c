@@ -1,6 +1,6 @@
 /* The coder's memory. One layout function both counts (df_coder_plan_bytes) and hands out
  * (df_coder_open), so that the plan is what is allocated. */
-#include "coder.h"
+#include "step.h"
 
 #include <omp.h>
 #include <string.h>
@@ -262,6 +262,7 @@ void df_layout_train(df_coder *c, df_layout *l) {
     size_t widest = widest_input(c->dict);
     lay_out_state(c, l);
     lay_out_objective(c, l);
+    if (df_dense_fits(c)) TAKE(c->dense_packed, df_dense_packed(c));
     TAKE(c->error, c->max_rows * c->out);
     TAKE(c->aux_error, c->max_rows * c->out);
     size_t columns = larger(statistics, c->dict->in.count + 1);
@@ -282,6 +283,10 @@ void df_layout_train(df_coder *c, df_layout *l) {
         TAKE(w->lift, DF_TILE_LATENTS);
         TAKE(w->start, DF_TILE_LATENTS);
         TAKE(w->g_enc, widest);
+        if (df_dense_fits(c)) {
+            TAKE(w->dense_left, df_dense_left(c));
+            TAKE(w->dense_sums, df_dense_sums(c));
+        }
         TAKE(w->g_dec, c->out);
         if (c->dict->kind == DF_SKIP_TRANSCODER) TAKE(w->tile, DF_SKIP_ROWS * widest);
     }

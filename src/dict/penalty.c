@@ -212,10 +212,8 @@ static df_status sum_input(df_coder *c) {
 
 df_status df_objective_terms(df_coder *c, const df_step_settings *set, df_step_report *report) {
     const df_objective *o = &set->objective;
-    uint64_t active = c->main.codes.start[c->rows];
     double total[TERMS], per_row = 1.0 / (double)c->rows;
-    df_sum_u64(c->comm, &active, 1);
-    report->l0 = (double)active / (double)c->rows;
+    report->l0 = (double)c->active / (double)c->rows;
     DF_TRY(report_roots(c, o, report));
     if (o->preact > 0.0) DF_TRY(sum_input(c));
     double weight = step_weight(c, o, report->l0);

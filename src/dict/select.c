@@ -304,9 +304,11 @@ df_status df_lists_to_codes(df_coder *c, df_code_store *out) {
     for (int t = 0; t < c->threads; t++) total += c->worker[t].list.count;
     DF_TRY(df_codes_reserve(out, total));
     memset(start, 0, (c->rows + 1) * sizeof *start);
+#pragma omp parallel for schedule(static)
     for (int t = 0; t < c->threads; t++)
         for (size_t i = 0; i < c->worker[t].list.count; i++) start[c->worker[t].list.row[i] + 1]++;
     for (size_t r = 0; r < c->rows; r++) start[r + 1] += start[r];
+#pragma omp parallel for schedule(static)
     for (int t = 0; t < c->threads; t++) {
         const df_candidates *s = &c->worker[t].list;
         for (size_t i = 0; i < s->count; i++) {

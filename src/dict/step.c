@@ -75,16 +75,19 @@ void df_code_gradient_row(const df_coder *c, df_code_store *s, size_t row, const
 /* One rank: a row's decoder rows are read once, while they are near. */
 static void error_rows_alone(df_coder *c, df_code_store *s, float *out,
                              const df_code_factor *factor) {
+    bool dense = c->dense && s == &c->main;
     df_skip(c, c->rows);
+    if (dense) df_dense_decode(c, &s->codes, out);
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < c->rows; r++) {
         float *e = out + r * c->out;
         const float *x = c->x + r * c->width + c->dict->out.first;
-        df_decode_row(c, df_coder_worker(c), &s->codes, r, e);
+        if (!dense) df_decode_row(c, df_coder_worker(c), &s->codes, r, e);
         df_skip_add(c, r, c->rows, e);
         for (size_t i = 0; i < c->out; i++) e[i] = x[i] - (e[i] + c->dict->b_dec[i]);
-        if (factor != NULL) df_code_gradient_row(c, s, r, e, *factor);
+        if (factor != NULL && !dense) df_code_gradient_row(c, s, r, e, *factor);
     }
+    if (factor != NULL && dense) df_dense_code_gradients(c, s, out, *factor);
 }
 
 void df_gather_rows(df_coder *c, const float *mine, float *all) {
@@ -94,6 +97,10 @@ void df_gather_rows(df_coder *c, const float *mine, float *all) {
 }
 
 void df_code_gradients(df_coder *c, df_code_store *s, const float *vectors, df_code_factor factor) {
+    if (c->dense && s == &c->main) {
+        df_dense_code_gradients(c, s, vectors, factor);
+        return;
+    }
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < c->rows; r++)
         df_code_gradient_row(c, s, r, vectors + r * c->out, factor);
@@ -293,6 +300,7 @@ static df_status forward(df_coder *c, const float *x, size_t rows, const df_step
     double t0 = df_now();
     c->positive_window = set->objective.positive_window;
     DF_TRY(df_encode(c, x, rows, true, set->objective.bandwidth));
+    df_dense_choose(c);
     double t1 = df_now();
     DF_TRY(errors(c, set, report));
     double t2 = df_now();

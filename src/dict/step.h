@@ -25,6 +25,30 @@ void df_gather_rows(df_coder *c, const float *mine, float *all);
 /* sum of squares over all rows of vectors [rows, out]. Collective. */
 df_status df_total_squares(df_coder *c, const float *vectors, double *out);
 
+/* ---- dense.c -------------------------------------------------------------------------------- */
+
+/* Counts the batch's active entries and says whether it is dense. Collective. */
+void df_dense_choose(df_coder *c);
+/* Can it be? Then these many floats are needed: of the coder, and twice of each thread. */
+bool df_dense_fits(const df_coder *c);
+size_t df_dense_packed(const df_coder *c);
+size_t df_dense_left(const df_coder *c);
+size_t df_dense_sums(const df_coder *c);
+
+/* All scores above, settled without a screen. Not collective, as all that follow. */
+df_status df_dense_encode(df_coder *c, float above, df_code_store *out);
+/* Entries of these latents in their order; `place` is where each latent's next one goes. */
+void df_dense_sort_range(df_code_store *s, df_range latents, uint64_t *place);
+/* df_decode_local, into out [rows, nodes of this rank, out]. */
+void df_dense_decode(df_coder *c, const df_codes *codes, float *out);
+void df_dense_code_gradients(df_coder *c, df_code_store *s, const float *vectors,
+                             df_code_factor factor);
+/* Packs the batch for df_dense_latents. */
+void df_dense_prepare(df_coder *c);
+/* What the main codes of at most DENSE_LATENTS latents give: dense_sums becomes [latents, in] of
+ * the encoder, then [latents, out] of the decoder. */
+void df_dense_latents(const df_coder *c, df_worker *w, df_range latents);
+
 /* ---- auxiliary.c ---------------------------------------------------------------------------- */
 
 /* AuxK on the dead latents: its loss, error and gradients of codes; what an attached error or b_dec
@@ -82,6 +106,8 @@ void df_bind_gradient(const df_dict *d, size_t j, float *g_enc, float *g_dec);
 /* After latent j has moved: shared parts and their moments are the same to the bit. */
 void df_bind_moved(df_coder *c, size_t j);
 
+/* The first of a row's entries with this latent or a later one. */
+uint64_t df_code_entry(const df_codes *codes, size_t row, size_t latent);
 /* The codes' entries by latent, rows ascending. */
 void df_sort_by_latent(const df_coder *c, df_code_store *s);
 

@@ -153,7 +153,37 @@ static inline size_t lanes_count(lanes a, lanes b) {
 }
 #endif
 
-/* The fixed tree over 16 lanes: i with i + 8, then i + 4, i + 2, i + 1. */
+/* Keeps a in a register, where the compiler would load it anew for each use. */
+static inline void lanes_hold(lanes *a) {
+#ifdef __AVX512F__
+    __asm__("" : "+v"(*a));
+#else
+    (void)a;
+#endif
+}
+
+/* The fixed tree over 16 lanes: i with i + 8, then i + 4, i + 2, i + 1; of four at a time. */
+#ifdef __AVX512F__
+static inline __m128 lanes_quarter(lanes a) { // i with i + 8, i + 4
+    __m256 upper = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1));
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(a), upper);
+    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+static inline void lanes_sum4(const lanes a[4], float out[4]) {
+    __m128 q0 = lanes_quarter(a[0]), q1 = lanes_quarter(a[1]), q2 = lanes_quarter(a[2]),
+           q3 = lanes_quarter(a[3]);
+    __m128 low = _mm_add_ps(_mm_movelh_ps(q0, q1), _mm_movehl_ps(q1, q0));
+    __m128 high = _mm_add_ps(_mm_movelh_ps(q2, q3), _mm_movehl_ps(q3, q2));
+    _mm_storeu_ps(out,
+                  _mm_add_ps(_mm_shuffle_ps(low, high, 0x88), _mm_shuffle_ps(low, high, 0xdd)));
+}
+static inline float lanes_sum(lanes a) {
+    float out[4];
+    const lanes four[4] = {a, a, a, a};
+    lanes_sum4(four, out);
+    return out[0];
+}
+#else
 static inline float lanes_sum(lanes a) {
     float s[LANES];
     lanes_store(s, a);
@@ -161,5 +191,9 @@ static inline float lanes_sum(lanes a) {
         for (size_t i = 0; i < half; i++) s[i] += s[i + half];
     return s[0];
 }
+static inline void lanes_sum4(const lanes a[4], float out[4]) {
+    for (size_t i = 0; i < 4; i++) out[i] = lanes_sum(a[i]);
+}
+#endif
 
 #endif

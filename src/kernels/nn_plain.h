@@ -66,8 +66,8 @@ void PLAIN(df_causal_softmax)(REAL *scores, df_extent extent, size_t first, df_s
     for (size_t r = 0; r < extent.rows; r++) {
         REAL *x = scores + r * extent.width, top = -(REAL)INFINITY, sum = 0;
         size_t end = first + r + 1 < extent.width ? first + r + 1 : extent.width;
-        size_t from = rule.window > 0 && first + r + 1 > rule.window ? first + r + 1 - rule.window
-                                                                     : 0;
+        size_t from =
+            rule.window > 0 && first + r + 1 > rule.window ? first + r + 1 - rule.window : 0;
         for (size_t i = from; i < end; i++) x[i] *= (REAL)rule.scale;
         if (rule.cap > 0 && from < end) PLAIN(df_soft_cap)((REAL)rule.cap, end - from, x + from);
         for (size_t i = from; i < end; i++) top = x[i] > top ? x[i] : top;

@@ -36,10 +36,8 @@ void df_dot4(const float *x, const float *const w[4], size_t n, float out[4]) {
         s2 = lanes_fma(v, lanes_load_part(w[2] + i, n - i), s2);
         s3 = lanes_fma(v, lanes_load_part(w[3] + i, n - i), s3);
     }
-    out[0] = lanes_sum(s0);
-    out[1] = lanes_sum(s1);
-    out[2] = lanes_sum(s2);
-    out[3] = lanes_sum(s3);
+    const lanes sums[4] = {s0, s1, s2, s3};
+    lanes_sum4(sums, out);
 }
 
 void df_dot_pairs(const float *const x[4], const float *const w[4], size_t n, float out[4]) {
@@ -58,10 +56,41 @@ void df_dot_pairs(const float *const x[4], const float *const w[4], size_t n, fl
         s2 = lanes_fma(lanes_load_part(x[2] + i, rest), lanes_load_part(w[2] + i, rest), s2);
         s3 = lanes_fma(lanes_load_part(x[3] + i, rest), lanes_load_part(w[3] + i, rest), s3);
     }
-    out[0] = lanes_sum(s0);
-    out[1] = lanes_sum(s1);
-    out[2] = lanes_sum(s2);
-    out[3] = lanes_sum(s3);
+    const lanes sums[4] = {s0, s1, s2, s3};
+    lanes_sum4(sums, out);
+}
+
+#define EACH_SUM(DO)                                                                               \
+    DO(0, 0)                                                                                       \
+    DO(0, 1)                                                                                       \
+    DO(0, 2) DO(0, 3) DO(1, 0) DO(1, 1) DO(1, 2) DO(1, 3) DO(2, 0) DO(2, 1) DO(2, 2) DO(2, 3)      \
+        DO(3, 0) DO(3, 1) DO(3, 2) DO(3, 3)
+#define ZERO(r, l) lanes s##r##l = lanes_all(0.0f);
+#define STEP(r, l) s##r##l = lanes_fma(x##r, w##l, s##r##l);
+#define LOAD_EIGHT(load)                                                                           \
+    lanes x0 = load(x[0]), x1 = load(x[1]), x2 = load(x[2]), x3 = load(x[3]);                      \
+    lanes w0 = load(w[0]), w1 = load(w[1]), w2 = load(w[2]), w3 = load(w[3]);
+
+void df_dot_tile(const float *const x[4], const float *const w[4], size_t n, float out[16]) {
+    EACH_SUM(ZERO)
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+#define WHOLE(row) lanes_load((row) + i)
+        LOAD_EIGHT(WHOLE)
+        lanes_hold(&w0);
+        lanes_hold(&w1);
+        lanes_hold(&w2);
+        lanes_hold(&w3);
+        EACH_SUM(STEP)
+    }
+    if (i < n) {
+#define PART(row) lanes_load_part((row) + i, n - i)
+        LOAD_EIGHT(PART)
+        EACH_SUM(STEP)
+    }
+    const lanes sums[16] = {s00, s01, s02, s03, s10, s11, s12, s13,
+                            s20, s21, s22, s23, s30, s31, s32, s33};
+    for (size_t r = 0; r < 4; r++) lanes_sum4(sums + 4 * r, out + 4 * r);
 }
 
 void df_add_scaled(float *y, float a, const float *x, size_t n) {

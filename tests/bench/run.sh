@@ -7,7 +7,7 @@ set -eu
 
 build=${BUILD:-build}
 here=$(dirname "$0")
-known="step-topk step-batchtopk step-crosscoder step-relu step-jumprelu step-large torch-dense torch-sparse data-read tokenizer forward-gpt2 forward-llama forward-llama-bf16 torch-forward"
+known="step-topk step-batchtopk step-crosscoder step-relu step-jumprelu step-relu-dense step-large torch-dense torch-sparse data-read tokenizer forward-gpt2 forward-llama forward-llama-bf16 torch-forward"
 json=
 names=
 while [ $# -gt 0 ]; do
@@ -28,7 +28,7 @@ step() {
     OMP_NUM_THREADS=$3 $mpirun -n "$2" "$build/tests/bench/bench_step" "${4:-16384}" "${5:-768}" 4096 "${6:-32}" "${7:-${PAIRS:-20}}" "$1"
 }
 
-# everywhere NAME [LATENTS WIDTH K]: on one core, on two threads, on two ranks
+# everywhere NAME [LATENTS WIDTH K PAIRS]: on one core, on two threads, on two ranks
 everywhere() {
     name=$1
     shift
@@ -94,6 +94,7 @@ bench() {
     step-topk | step-batchtopk) everywhere $1 ;;
     step-crosscoder) everywhere $1 16384 1536 32 ;; # two sites of 768
     step-relu | step-jumprelu) everywhere $1 16384 768 64 ;;
+    step-relu-dense) everywhere $1 16384 768 8192 "${DENSE_PAIRS:-3}" ;; # half of the latents active, against a dense trainer's step
     step-large) step $1 1 2 131072 2304 32 "${LARGE_PAIRS:-3}" ;; # batchtopk; half a minute a GEMM on one core
     torch-dense) torch dense 1; torch dense 2 ;;
     torch-sparse) torch sparse 1; torch sparse 2 ;;

@@ -3,7 +3,7 @@
  * crosscoder (BatchTopK, two sites of half the width), relu or jumprelu (a threshold for K active
  * latents a row), and behind it the screen: step-topk-fp32. Prints a table and one JSON line on
  * rank 0. */
-#include "darkfield/dict.h"
+#include "dense.h"
 
 #include <math.h>
 #include <omp.h>
@@ -24,6 +24,7 @@ typedef struct bench {
     float *x;       // [batches, rows, width]
     float *product; // [threads, MOST_ROWS, MOST_LATENTS]
     shape block;    // of the GEMM
+    dense_step dense;
     size_t latents, width, rows, k, batches;
     df_objective objective;
 } bench;
@@ -72,6 +73,13 @@ static shape best_shape(bench *b) {
             least = fmin(least, seconds);
         }
     return best;
+}
+
+static double time_dense(bench *b, size_t i) {
+    df_barrier(b->comm);
+    double seconds = dense_run(&b->dense, b->x + (i % b->batches) * b->rows * b->width, b->rows);
+    df_max_double(b->comm, &seconds, 1);
+    return seconds;
 }
 
 static df_status time_step(bench *b, size_t i, df_step_report *report, double *seconds) {
@@ -202,6 +210,8 @@ static df_status open_bench(bench *b, const char *name) {
     df_dict_initialise(b->dict, 7, 1.0 / sqrt((double)sites), 1.0, zero);
     df_free(zero);
     DF_TRY(choose(b, name));
+    if (strstr(name, "dense") != NULL)
+        DF_TRY(dense_open(b->dict->mine.count, b->width, b->dict, &b->dense));
     DF_TRY(df_coder_open(b->comm, b->kernels, b->dict, b->rows, &b->coder));
     return df_coder_train_open(b->coder);
 }
@@ -221,7 +231,8 @@ static void print(const bench *b, double gemm, double step, const double *parts,
     int ranks = df_comm_size(b->comm), threads = omp_get_max_threads();
     printf("%s: m %zu, d %zu, B %zu, k %zu, %d ranks x %d threads, %s\n", name, b->latents,
            b->width, b->rows, b->k, ranks, threads, df_kernels_path(b->kernels));
-    printf("  %-18s %8.1f ms   %6.1f GFLOP/s in blocks of %zu x %zu\n", "GEMM alone", gemm * 1e3,
+    printf("  %-18s %8.1f ms   %6.1f GFLOP/s in blocks of %zu x %zu\n",
+           b->dense.latents > 0 ? "dense step" : "GEMM alone", gemm * 1e3,
            2e-9 * (double)(b->rows * b->latents * b->width) / gemm, b->block.rows,
            b->block.latents);
     printf("  %-18s %8.1f ms   ratio %.3f\n", "step", step * 1e3, step / gemm);
@@ -241,7 +252,8 @@ static df_status run(bench *b, size_t pairs, const char *name) {
     b->block = best_shape(b);
     for (size_t i = 0; i < 3; i++) DF_TRY(time_step(b, i, &report, &step[0]));
     for (size_t i = 0; i < pairs; i++) {
-        gemm[i] = time_gemm(b, b->block, b->dict->mine.count);
+        gemm[i] =
+            b->dense.latents > 0 ? time_dense(b, i) : time_gemm(b, b->block, b->dict->mine.count);
         DF_TRY(time_step(b, i, &report, &step[i]));
         add_parts(&report, parts);
     }
@@ -264,6 +276,7 @@ int main(int argc, char **argv) {
     df_status status = open_bench(&b, name);
     if (status == DF_OK) status = run(&b, pairs, name);
     if (status != DF_OK) df_error_print(status);
+    dense_close(&b.dense);
     df_coder_close(&b.coder);
     df_dict_free(&b.dict);
     df_kernels_close(&b.kernels);

@@ -10,6 +10,7 @@
 
 static df_comm *world;
 static df_kernels *kernels;
+static double dense_above; // share of active entries that makes a batch dense
 
 /* ---- the coder ------------------------------------------------------------------------------ */
 
@@ -60,6 +61,7 @@ static df_status open_run(df_comm *comm, const objective_case *k, run *r) {
     DF_TRY(df_dict_bind(d, k->shared, k->dedicated));
     DF_TRY(df_coder_open(comm, kernels, d, ROWS, &r->coder));
     DF_TRY(df_coder_train_open(r->coder));
+    df_coder_dense_above(r->coder, dense_above);
     for (size_t j = 0; j < r->latents.count; j++)
         df_coder_state(r->coder)->silent[j] =
             (uint64_t)number(&r->file, "silent", LATENTS, r->latents.first + j);
@@ -193,8 +195,16 @@ static bool losses_agree(run *r, const objective_case *k) {
     return near(k, "loss", worst, 1e-3) && near(k, "FVU", off, 1e-3);
 }
 
-static void test_against_torch(void **state) {
-    (void)state;
+/* Both forms of a batch: sums over entries, and whole tiles. */
+static void in_both_forms(void (*test)(void)) {
+    dense_above = 2.0;
+    test();
+    dense_above = 0.0;
+    test();
+    dense_above = 0.5;
+}
+
+static void against_torch(void) {
     for (size_t i = 0; i < CASES; i++) {
         run r;
         df_test_all(world, open_run(world, &cases[i], &r) == DF_OK);
@@ -202,6 +212,11 @@ static void test_against_torch(void **state) {
         df_test_all(world, df_comm_size(world) > 1 || losses_agree(&r, &cases[i]));
         close_run(&r);
     }
+}
+
+static void test_against_torch(void **state) {
+    (void)state;
+    in_both_forms(against_torch);
 }
 
 /* ---- the twin ------------------------------------------------------------------------------- */
@@ -389,17 +404,17 @@ static bool is_skipped(size_t i) {
     return df_comm_size(world) > 1 && !is_first_of_kind(i);
 }
 
-static void test_same_bytes(void **state) {
-    (void)state;
+static void same_bytes(void) {
     df_comm *self;
     assert_ok(df_comm_self(&self));
     for (size_t i = 0; i < CASES; i++) {
         run whole, r;
         double alone[3], together[3];
+        if (is_skipped(i)) continue;
         omp_set_num_threads(1);
         df_test_all(world, open_run(self, &cases[i], &whole) == DF_OK &&
                                train(&whole, &cases[i], 3, alone) == DF_OK);
-        for (int threads = is_skipped(i) ? 2 : 1; threads <= 2; threads++) {
+        for (int threads = 1; threads <= 2; threads++) {
             omp_set_num_threads(threads);
             df_test_all(world, open_run(world, &cases[i], &r) == DF_OK &&
                                    train(&r, &cases[i], 3, together) == DF_OK);
@@ -411,6 +426,11 @@ static void test_same_bytes(void **state) {
         close_run(&whole);
     }
     df_comm_free(&self);
+}
+
+static void test_same_bytes(void **state) {
+    (void)state;
+    in_both_forms(same_bytes);
 }
 
 /* ---- inference and counts ------------------------------------------------------------------- */

@@ -32,6 +32,12 @@ static void test_dot(void **state) {
             float plain = df_dot_plain(left[i], w[i], n);
             assert_true(same_bits(&plain, &out[i], 1));
         }
+        float tile[16];
+        df_dot_tile(left, rows, n, tile);
+        for (size_t i = 0; i < 16; i++) {
+            float plain = df_dot_plain(left[i / 4], w[i % 4], n);
+            assert_true(same_bits(&plain, &tile[i], 1));
+        }
         double squares = df_sum_squares(x, n), twin = df_sum_squares_plain(x, n);
         assert_memory_equal(&squares, &twin, sizeof twin);
     }

@@ -22,6 +22,7 @@ static const df_option elsewhere[] = {
     {.key = "train.source", .type = DF_OPT_TEXT, .fallback = "activations"},
     {.key = "train.kind", .type = DF_OPT_TEXT, .fallback = "auto"},
     {.key = "train.model", .type = DF_OPT_TEXT, .optional = true},
+    {.key = "train.site", .type = DF_OPT_TEXT, .optional = true},
     {.key = "train.input", .type = DF_OPT_LIST, .optional = true},
     {.key = "train.output", .type = DF_OPT_LIST, .optional = true},
 };
