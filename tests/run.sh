@@ -89,7 +89,7 @@ build() {
 suite() {
     local folder=$1 prefix=$2 log=$logs/$1.log
     shift 2
-    ctest --test-dir "build/$folder" -j "$cores" -V --no-tests=error "$@" >"$log" 2>&1
+    ctest --test-dir "build/$folder" -j $((cores + 1)) -V --no-tests=error "$@" >"$log" 2>&1
     [ $? -eq 0 ] || grep -qE '^ *[0-9]+/[0-9]+ Test' "$log" || { tail -n 5 "$log"; result "FAIL ${prefix}ctest: see $log"; return; }
     while read -r line; do result "$line"; done < <(awk -v prefix="$prefix" '
         /^ *[0-9]+\/[0-9]+ Test +#[0-9]+: / {
@@ -194,13 +194,13 @@ if wanted fuzz; then
 fi
 beside slurm tests/slurm/chain.sh
 beside slurm tests/slurm/requeue.sh $requeues
+beside e2e tests/e2e/bad_input.sh
 script e2e tests/e2e/main_job.sh
 script e2e tests/e2e/equality.sh
 script e2e tests/e2e/data.sh
 script e2e tests/e2e/sweep.sh
 script e2e tests/e2e/convert.sh
 script e2e tests/e2e/generate.sh
-script e2e tests/e2e/bad_input.sh
 script e2e tests/e2e/stops.sh
 script e2e tests/e2e/memory.sh
 script e2e tests/e2e/stories.sh
