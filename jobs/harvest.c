@@ -114,10 +114,13 @@ static df_status hash_inputs(harvest *h, const df_corpus *corpus, const df_token
 static df_status open_tokenizer(const harvest *h, df_tokenizer **out) {
     DF_TRY(df_tokenizer_open_folder(h->model_path, out));
     if (df_tokenizer_size(*out) <= h->shape.vocabulary) return DF_OK;
+    char *path = df_format("%s/tokenizer.json", h->model_path);
+    bool one_file = path != NULL && df_file_exists(path);
+    df_free(path);
     return df_fail(DF_BAD_INPUT,
-                   "the tokenizer of %s: its largest token id is %zu, but the model's vocabulary "
-                   "has %zu tokens",
-                   h->model_path, df_tokenizer_size(*out) - 1, h->shape.vocabulary);
+                   "%s/%s: its largest token id is %zu, but the model's vocabulary has %zu tokens",
+                   h->model_path, one_file ? "tokenizer.json" : "vocab.json",
+                   df_tokenizer_size(*out) - 1, h->shape.vocabulary);
 }
 
 static df_status check_context(const harvest *h) {
