@@ -138,8 +138,10 @@ beside() {
     wanted "$step" || wanted "$name" || return
     {
         [ -z "$before" ] || while kill -0 "$before" 2>/dev/null; do sleep 1; done
-        timeout -k 30 3600 "$@" >"$logs/$name.log" 2>&1
+        scratch=$(mktemp -d) # of its own: Open MPI's jobs clean up after one another there
+        TMPDIR=$scratch timeout -k 30 3600 "$@" >"$logs/$name.log" 2>&1
         echo $? >"$logs/$name.code"
+        rm -rf "$scratch"
     } &
     beside_pid=$!
     waiting+=("$name")
