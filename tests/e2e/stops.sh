@@ -26,7 +26,7 @@ start() {
 until_holds() {
     while kill -0 "$guard" 2>/dev/null && ! "$@"; do sleep 0.02; done
 }
-reached() { grep -qE "^ *$1 +[0-9]" "$log"; } # a line of the training log
+training() { grep -qE '^ *[0-9]+ +[0-9]' "$log"; } # a line of the training table
 
 # stopped NAME CODES: the background run ends with one of these codes and says how to go on when it is 75.
 stopped() {
@@ -59,23 +59,23 @@ else bad stops.harvest.content "other content than an uninterrupted run, or exit
 # ---- train: one run, stopped in every way -----------------------------------------------------------
 dictionary=crosscoder.dict.h5
 start 2 train "${job[@]}"
-until_holds reached 40
+until_holds training
 kill -USR1 "$launched" 2>/dev/null
 stopped train.usr1 75 $dictionary
 start 3 train "${job[@]}" --set halt_file="$work/halt"
-until_holds reached 100
+until_holds training
 : >"$work/halt"
 stopped train.halt_file 75 $dictionary
 start 1 train "${job[@]}" --set time_limit=0.005
 stopped train.time_limit 75 $dictionary
 # One rank alone is told; all stop.
 start 2 train "${job[@]}"
-until_holds grep -qE '^ *[0-9]+ +[0-9]' "$log"
+until_holds training
 kill -TERM "$(pgrep -P "$launched" | tail -n 1)" 2>/dev/null
 stopped train.term_of_a_rank 75 $dictionary
 # mpirun gives its ranks a moment only: the work since the last checkpoint may be lost, nothing else.
 start 2 train "${job[@]}"
-until_holds grep -qE '^ *[0-9]+ +[0-9]' "$log"
+until_holds training
 kill -TERM "$launched" 2>/dev/null
 stopped train.term_of_mpirun '1|75|143' $dictionary
 if darkfield 4 train "${job[@]}" --set out="$out" && grep -qE '^ *5000 ' "$work/log" && ! grep -qE '^ *10 ' "$work/log" &&

@@ -18,8 +18,9 @@ wait_for_job() {
     while :; do
         state=$(job_field "$1" JobState)
         case $state in
-            PENDING | CONFIGURING | RUNNING | COMPLETING | REQUEUED | SUSPENDED) ;;
-            *) echo "${state:-unknown}"; return ;;
+            '' | COMPLETED | FAILED | CANCELLED | TIMEOUT | NODE_FAIL | OUT_OF_MEMORY | BOOT_FAIL | DEADLINE)
+                echo "${state:-unknown}"
+                return ;;
         esac
         [ "$(date +%s)" -lt "$until" ] || { echo "still $state"; return; }
         sleep 0.5
