@@ -298,9 +298,8 @@ static void take_code_gradients(const df_coder *c, const df_worker *w, df_code_s
         for (uint64_t stop = s->codes.start[rows.first + r + 1]; at[r] < stop; at[r]++) {
             size_t j = s->codes.latent[at[r]];
             if (j >= latents.first + latents.count) break;
-            s->gradient[at[r]] =
-                factor.product * w->product[r * DF_TILE_LATENTS + j - latents.first] +
-                factor.norm * c->price[j];
+            float product = w->product[r * DF_TILE_LATENTS + j - latents.first];
+            s->gradient[at[r]] = df_code_slope(c, factor, product, j);
         }
 }
 

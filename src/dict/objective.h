@@ -18,6 +18,10 @@ static inline df_code_store *df_penalised(df_coder *c) {
 /* The sums over latents of one block, or of all. */
 enum { TERM_SPARSITY, TERM_NEXT, TERM_PREACT, TERMS = BLOCK_TERMS };
 
+/* Sets the latents' prices for code gradients, when the codes and so their norms are known. Not
+ * collective. */
+void df_objective_prices(df_coder *c, const df_objective *o);
+
 /* Adds the objective's part to the gradients of all sorted entries and fills the latents' own
  * (norm_gradient, theta_gradient, ...); reports sparsity and pre-activation loss. Collective. */
 df_status df_objective_terms(df_coder *c, const df_step_settings *set, df_step_report *report);

@@ -76,6 +76,15 @@ static double share_of(const df_coder *c, size_t j, const df_objective *o) {
     return df_dict_is_shared(c->dict, j) ? o->shared_weight : 1.0;
 }
 
+void df_objective_prices(df_coder *c, const df_objective *o) {
+    if (c->dict->shared == 0 || o->penalty == DF_PENALTY_NONE) {
+        c->price = c->norm;
+        return;
+    }
+    c->price = c->shared_price;
+    for (size_t j = 0; j < c->local; j++) c->price[j] = c->norm[j] * (float)share_of(c, j, o);
+}
+
 /* sum f norm; the gradient of the codes was filled with the product already, except a gate's. */
 static void add_l1(df_coder *c, size_t j, const latent_terms *t) {
     const df_objective *o = &t->set->objective;

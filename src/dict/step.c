@@ -60,8 +60,7 @@ void df_code_gradient_span(const df_coder *c, df_code_store *s, df_range span, c
         else
             product[0] = df_dot(written, w[0], g->out.count);
         for (size_t k = 0; k < n; k++)
-            s->gradient[i + k] =
-                factor.product * product[k] + factor.norm * c->price[s->codes.latent[i + k]];
+            s->gradient[i + k] = df_code_slope(c, factor, product[k], s->codes.latent[i + k]);
         i += n;
     }
 }
@@ -214,17 +213,6 @@ static double squared_share(const df_coder *c, const df_objective *o) {
            (rows * (o->reconstruction == DF_SQUARED_MEAN ? (double)df_dict_outputs(c->dict) : 1.0));
 }
 
-/* After the codes: their norms are known. */
-static void set_prices(df_coder *c, const df_objective *o) {
-    if (c->dict->shared == 0 || o->penalty == DF_PENALTY_NONE) {
-        c->price = c->norm;
-        return;
-    }
-    c->price = c->shared_price;
-    for (size_t j = 0; j < c->local; j++)
-        c->price[j] = c->norm[j] * (df_dict_is_shared(c->dict, j) ? (float)o->shared_weight : 1.0f);
-}
-
 /* Factors of the step: of the error, and of an L1 penalty on codes, which code gradients take in
  * the same pass. */
 static df_code_factor set_factors(df_coder *c, const df_objective *o) {
@@ -257,7 +245,7 @@ static df_status errors(df_coder *c, const df_step_settings *set, df_step_report
     const df_objective *o = &set->objective;
     bool lengths = o->reconstruction == DF_UNSQUARED, nested = c->dict->prefixes > 0;
     DF_TRY(batch_variance(c, set));
-    set_prices(c, o);
+    df_objective_prices(c, o);
     df_code_factor factor = set_factors(c, o);
     if (nested)
         DF_TRY(df_nested_errors(c, factor, set->prefix_weight, report));

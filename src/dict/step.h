@@ -8,6 +8,10 @@
 typedef struct df_code_factor {
     float product, norm;
 } df_code_factor;
+static inline float df_code_slope(const df_coder *c, df_code_factor factor, float product,
+                                  size_t latent) {
+    return factor.product * product + factor.norm * c->price[latent];
+}
 /* The same of entries [from, end), which belong to one row. */
 void df_code_gradient_span(const df_coder *c, df_code_store *s, df_range span, const float *vector,
                            df_code_factor factor);
