@@ -93,7 +93,7 @@ typedef struct df_dict {
     size_t block, blocks;  /* latents of a full block; blocks of the whole dictionary */
     float *w_enc, *w_dec;  /* latent after latent: rows of the group's in.count and out.count */
     float *b_enc;          /* [mine.count]; Gated: the bias of the gate */
-    float *theta;          /* [mine.count] JumpReLU: f = p where p > theta; never negative */
+    float *theta;          /* [mine.count] JumpReLU: f = p where p > theta >= 0; others: 0 */
     float *r_mag, *b_mag;  /* [mine.count] Gated: f = relu(exp(r_mag) (p - b_enc) + b_mag), p > 0 */
     float *b_dec;          /* [out.count], replicated */
     float *w_skip;         /* [skip_rows.count, in.count]; NULL: the kind has none */

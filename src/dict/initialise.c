@@ -239,7 +239,8 @@ df_status initialise(df_comm *comm, const train_rows *from, const df_train_optio
     df_dict_initialise(dict, o->seed, o->init_norm / sqrt(sites), encoder,
                        center + dict->out.first);
     if (o->init_uniform) draw_uniform(dict, o->seed, encoder);
-    for (size_t j = 0; j < dict->mine.count; j++) dict->theta[j] = (float)o->init_threshold;
+    for (size_t j = 0; j < dict->mine.count && o->activation == DF_JUMPRELU; j++)
+        dict->theta[j] = (float)o->init_threshold;
     if (o->init_untied) draw_encoders(dict, o->seed);
     if (o->init_bias_enc == DF_INIT_ENC_UNIFORM) draw_biases(dict, o->seed);
     for (size_t j = 0; j < dict->mine.count; j++) df_dict_bind_latent(dict, j);
