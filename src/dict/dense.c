@@ -17,7 +17,7 @@ void df_coder_dense_above(df_coder *c, double share) {
 }
 
 bool df_dense_fits(const df_coder *c) {
-    return !df_has_k(c->dict) && c->dict->groups == 1;
+    return !df_has_k(c->dict) && c->dict->groups == 1 && c->dict->prefixes == 0;
 }
 
 void df_dense_choose(df_coder *c) {

@@ -33,7 +33,9 @@ df_status df_total_squares(df_coder *c, const float *vectors, double *out);
 
 /* Counts the batch's active entries and says whether it is dense. Collective. */
 void df_dense_choose(df_coder *c);
-/* Can it be? Then these many floats are needed: of the coder, and twice of each thread. */
+/* Can it be? Not where k bounds the active ones, nor where latents learn from different errors:
+ * those of several groups, or of a Matryoshka dictionary. Then these many floats are needed: of the
+ * coder, and twice of each thread. */
 bool df_dense_fits(const df_coder *c);
 size_t df_dense_packed(const df_coder *c);
 size_t df_dense_left(const df_coder *c);

@@ -298,6 +298,26 @@ static void test_norm(void **state) {
     df_dict_free(&d);
 }
 
+/* ---- many active latents -------------------------------------------------------------------- */
+
+/* Half of all entries are active; a nested latent still learns from the error of its own prefix. */
+static void test_nested_relu(void **state) {
+    (void)state;
+    family f = families[0];
+    run sparse, dense;
+    f.activation = DF_RELU;
+    df_test_all(world, open_run(world, &f, &sparse) == DF_OK);
+    df_test_all(world, open_run(world, &f, &dense) == DF_OK);
+    df_coder_dense_above(sparse.coder, 2.0);
+    df_coder_dense_above(dense.coder, 0.0);
+    for (size_t s = 0; s < 3; s++)
+        df_test_all(world, step(&sparse, &f, s) == DF_OK && step(&dense, &f, s) == DF_OK);
+    df_test_all(world, memcmp(sparse.dict->w_dec, dense.dict->w_dec,
+                              sparse.weights.count * sizeof(float)) == 0);
+    close_run(&sparse);
+    close_run(&dense);
+}
+
 /* ---- what is refused ------------------------------------------------------------------------ */
 
 static void refuses(run *r, df_step_settings set, df_status code, const char *words) {
@@ -332,7 +352,8 @@ static void test_refusals(void **state) {
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_against_torch), cmocka_unit_test(test_same_bytes),
-    cmocka_unit_test(test_norm), cmocka_unit_test(test_refusals)};
+    cmocka_unit_test(test_norm), cmocka_unit_test(test_nested_relu),
+    cmocka_unit_test(test_refusals)};
 
 int main(int argc, char **argv) {
     if (df_comm_start(&argc, &argv, &world) != DF_OK || df_comm_self(&self) != DF_OK) return 1;
