@@ -284,10 +284,10 @@ bool df_select_batch(df_coder *c, size_t keep) {
 df_status df_codes_reserve(df_code_store *s, size_t entries) {
     if (entries <= s->capacity) return DF_OK;
     size_t wanted = entries > 2 * s->capacity ? entries : 2 * s->capacity;
-    float *pool = df_alloc(wanted, (s->training ? 6 : 2) * sizeof(float));
+    df_free(s->codes.value); // first: the two are never there together
+    s->capacity = 0;
+    float *pool = s->codes.value = df_alloc(wanted, (s->training ? 6 : 2) * sizeof(float));
     if (pool == NULL) return DF_FAILED;
-    df_free(s->codes.value);
-    s->codes.value = pool;
     s->codes.latent = (uint32_t *)(pool + wanted);
     s->capacity = wanted;
     if (!s->training) return DF_OK;
