@@ -158,6 +158,7 @@ const df_option df_method_options[] = {
      .help = "the encoder starts as the decoder transposed, or drawn for itself "
              "(crosscoder_learning's init_with_transpose = False)"},
     {.key = "train.normalise",
+     .fixed = true,
      .type = DF_OPT_CHOICE,
      .fallback = "rms",
      .choices = "rms norm none",

@@ -605,13 +605,15 @@ typedef struct df_train_member {
 } df_train_member;
 /* Trains the members on the same rows, read once, side by side. Each becomes the dictionary that
  * df_train makes with its options and its sites alone, to the bit. They agree in batch, order_seed,
- * shuffle and buffer_rows. Each has its own output and checkpoints, resumes from its newest one and
- * waits there for those that are behind; a checkpoint or a stop is one of all. Collective. */
+ * shuffle, buffer_rows and normalise: DF_USAGE where they do not. Each has its own output and
+ * checkpoints, resumes from its newest one and waits there for those that are behind; a checkpoint
+ * or a stop is one of all. Collective. */
 df_status df_train_sweep(df_comm *comm, df_kernels *kernels, const df_rows *rows,
                          const df_train_member *members, size_t n) DF_MUST_CHECK;
 /* Where members are trained: ranks [first, first + count). With at least as many ranks as members a
  * member has ranks of its own, as many as its share of the encoder GEMMs asks for; with fewer, each
- * is trained on one rank, members being spread by the same measure. Not collective. */
+ * is trained on one rank, members being spread by the same measure. DF_USAGE where members do not
+ * agree. Not collective. */
 typedef struct df_train_place {
     int first, count;
 } df_train_place;

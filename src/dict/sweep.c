@@ -23,21 +23,6 @@ static void explain(const train_run *run, uint64_t step) {
 
 /* ---- opening -------------------------------------------------------------------------------- */
 
-/* All members see the same rows in the same order. */
-static df_status check_members(const sweep *s) {
-    const df_train_options *a = s->members[0].options;
-    for (size_t m = 1; m < s->n; m++) {
-        const df_train_options *b = s->members[m].options;
-        if (b->batch != a->batch || b->order_seed != a->order_seed || b->shuffle != a->shuffle ||
-            b->buffer_rows != a->buffer_rows || b->normalise != a->normalise)
-            return df_fail(DF_USAGE,
-                           "members %s and %s of a sweep differ in batch, order or scaling of "
-                           "rows, which all of them share",
-                           s->members[0].name, s->members[m].name);
-    }
-    return DF_OK;
-}
-
 static df_status open_mine(sweep *s) {
     const df_rows_site *site;
     size_t n = df_rows_sites(s->rows, &site);
@@ -47,7 +32,6 @@ static df_status open_mine(sweep *s) {
         return df_fail(DF_USAGE, "a dictionary is trained on 1 to %d sites, found %zu",
                        DF_MAX_SITES, n);
     row_sites_open(s->rows, &s->all);
-    DF_TRY(check_members(s));
     DF_TRY(DF_NEW(s->place, s->n));
     DF_TRY(DF_NEW(s->run, s->n));
     DF_TRY(DF_NEW(s->member, s->n));

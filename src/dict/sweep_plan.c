@@ -16,6 +16,26 @@ static df_status outline(const df_train_member *member, const row_sites *all, in
     return df_train_outline(member->options, sites, n, size, rank, out);
 }
 
+/* All members see the same rows in the same order. */
+static df_status check_members(const df_train_member *members, size_t n) {
+    const df_train_options *a = members[0].options;
+    for (size_t m = 1; m < n; m++) {
+        const df_train_options *b = members[m].options;
+        if (b->normalise != a->normalise)
+            return df_fail(DF_USAGE,
+                           "members %s and %s of a sweep scale rows differently, which all of them "
+                           "share: give one train.normalise beside the sweep",
+                           members[0].name, members[m].name);
+        if (b->batch != a->batch || b->order_seed != a->order_seed || b->shuffle != a->shuffle ||
+            b->buffer_rows != a->buffer_rows)
+            return df_fail(DF_USAGE,
+                           "members %s and %s of a sweep differ in batch or order of rows, which "
+                           "all of them share",
+                           members[0].name, members[m].name);
+    }
+    return DF_OK;
+}
+
 /* ---- places --------------------------------------------------------------------------------- */
 
 /* Fewer ranks than members: the longest first, each to the rank that has least. */
@@ -51,6 +71,7 @@ df_status df_train_place_members(const df_train_member *members, size_t n, const
     double *work = NULL, *load = NULL; // [n], [size]
     df_status status = DF_OK;
     row_sites_open(rows, &all);
+    DF_GO(check_members(members, n));
     DF_GO(DF_NEW(work, n));
     DF_GO(DF_NEW(load, (size_t)size));
     for (size_t m = 0; m < n; m++) {

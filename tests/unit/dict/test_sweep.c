@@ -265,6 +265,11 @@ static void one_failure_ends_all(void **state) {
     df_test_all(world, status == DF_USAGE && strstr(df_error_text(), "share") != NULL);
     df_error_clear();
     o[1].batch = 64;
+    o[1].normalise = DF_NORMALISE_NONE;
+    status = df_train_sweep(world, kernels, rows, m, 4);
+    df_test_all(world, status == DF_USAGE && strstr(df_error_text(), "train.normalise") != NULL);
+    df_error_clear();
+    o[1].normalise = o[0].normalise;
     df_free((char *)o[1].output);
     df_free((char *)o[1].checkpoint);
     o[1].output = "/nonexistent/x.dict.h5";
