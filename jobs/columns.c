@@ -211,10 +211,7 @@ df_status df_job_harvest_sites(const df_run *run, df_columns *out) {
     out->inputs = out->n; // named by the shared keys
     if (status == DF_OK && !listed) status = df_job_all_columns(run, &wanted);
     for (size_t i = 0; i < wanted.n && status == DF_OK; i++) {
-        bool known = false;
-        for (size_t j = 0; j < out->n; j++)
-            known = known || strcmp(out->site[j], wanted.site[i]) == 0;
-        if (!known)
+        if (!holds(out, 0, wanted.site[i]))
             status = add(df_job_where(job, "train.kind"), out, 0, df_strdup(wanted.site[i]));
     }
     df_columns_free(&wanted);

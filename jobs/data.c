@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- filters - */
+/* ---- filters -------------------------------------------------------------------------------- */
 
 static df_status bad_skip(const df_job *job, const char *key) {
     return df_fail(DF_USAGE,
@@ -44,7 +44,7 @@ static df_status read_tokens(const df_job *job, const char *key, uint32_t **out,
     return DF_OK;
 }
 
-/* ---- activation files - */
+/* ---- activation files ----------------------------------------------------------------------- */
 
 static df_status open_file(const df_run *run, size_t model, size_t f, df_data *d, df_acts **out) {
     char *path = df_path_part(run, model, f);
@@ -83,10 +83,14 @@ static df_status open_files(const df_run *run, const df_columns *c, df_data *d) 
     return DF_OK;
 }
 
+/* What holds site[s] of the data set, of one file of every model; site NULL: its site s. */
+static const df_acts *acts_of(const df_data *d, size_t file, const size_t *site, size_t s) {
+    return d->acts[file * d->sites + (site != NULL ? site[s] : s)];
+}
+
 static bool file_is_new(const df_data *d, size_t file, const size_t *site, size_t s) {
-    const df_acts *this = d->acts[file * d->sites + (site != NULL ? site[s] : s)];
     for (size_t i = 0; i < s; i++)
-        if (d->acts[file * d->sites + (site != NULL ? site[i] : i)] == this) return false;
+        if (acts_of(d, file, site, i) == acts_of(d, file, site, s)) return false;
     return true;
 }
 
@@ -96,8 +100,8 @@ char *df_data_hashes(const df_data *d, const size_t *site, size_t sites) {
     for (size_t i = 0; i < d->files * n && text != NULL; i++) {
         size_t file = i / n, s = i % n;
         if (!file_is_new(d, file, site, s)) continue;
-        const df_acts *acts = d->acts[file * d->sites + (site != NULL ? site[s] : s)];
-        char *longer = df_format("%s# activations %016llx\n", text, (unsigned long long)acts->hash);
+        char *longer = df_format("%s# activations %016llx\n", text,
+                                 (unsigned long long)acts_of(d, file, site, s)->hash);
         df_free(text);
         text = longer;
     }

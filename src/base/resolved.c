@@ -1,9 +1,6 @@
 /* A job file that reproduces the run, written so that reading it gives the same values. */
 #include "sweep.h"
 
-#include <inttypes.h>
-#include <stdarg.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -115,7 +112,7 @@ static df_status put_items(writer *w, const df_value *value) {
     return put_text(w, "]");
 }
 
-/* A value of a sweep, on one line. */
+/* A value on one line: of a sweep, or of an option that is no list. */
 static df_status put_inline(writer *w, const df_option *option, const df_value *value) {
     if (option->type == DF_OPT_LIST) return put_items(w, value);
     bool quoted = option->type == DF_OPT_TEXT || option->type == DF_OPT_CHOICE;
@@ -161,22 +158,11 @@ static df_status put_sweep(writer *w, const df_sweep *sweep) {
 
 static df_status put_value(writer *w, size_t option, size_t level) {
     const df_value *value = &w->job->values[option];
-    char number[32];
     df_option_type type = w->job->options[option].type;
     if (type == DF_OPT_LIST) return put_list(w, value, level);
     if (type == DF_OPT_SWEEP) return put_sweep(w, value->sweep);
     DF_TRY(put_text(w, " "));
-    if (type == DF_OPT_TEXT || type == DF_OPT_CHOICE) {
-        DF_TRY(put_scalar(w, value->text));
-    } else if (type == DF_OPT_BOOL) {
-        DF_TRY(put_text(w, value->truth ? "true" : "false"));
-    } else {
-        if (type == DF_OPT_INT)
-            snprintf(number, sizeof number, "%" PRId64, value->integer);
-        else
-            df_shortest(value->real, number);
-        DF_TRY(put_text(w, number));
-    }
+    DF_TRY(put_inline(w, &w->job->options[option], value));
     return put_text(w, "\n");
 }
 
