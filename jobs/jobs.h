@@ -5,10 +5,10 @@
 
 #include "darkfield/base.h"
 #include "darkfield/comm.h"
-#include "darkfield/dict.h"
 #include "darkfield/kernels.h"
 #include "darkfield/rows.h"
 #include "darkfield/store.h"
+#include "darkfield/train.h"
 
 /* One dictionary of train.sweep: its name and the job as it is for it alone. */
 typedef struct df_member {

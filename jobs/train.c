@@ -5,7 +5,7 @@
 #include "train_options.h"
 #include "train_plan.h"
 
-#include "darkfield/dict.h"
+#include "darkfield/train.h"
 
 #include <string.h>
 

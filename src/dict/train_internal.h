@@ -2,7 +2,7 @@
 #ifndef TRAIN_INTERNAL_H
 #define TRAIN_INTERNAL_H
 
-#include "darkfield/dict.h"
+#include "darkfield/train.h"
 
 enum { CHECKPOINTS_KEPT = 2 };
 

@@ -1,7 +1,7 @@
 /* How much of training goes by waiting for rows: one file read in each order, after its pages were
  * dropped from memory. Usage: mpirun -n R bench_data FOLDER ROWS WIDTH LATENTS BATCH STEPS. Prints
  * one line and one JSON object for each order on rank 0. */
-#include "darkfield/dict.h"
+#include "darkfield/train.h"
 
 #include <fcntl.h>
 #include <omp.h>

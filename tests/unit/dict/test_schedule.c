@@ -2,7 +2,7 @@
  * (tests/golden/schedule_oracle.py), k and the sparsity term against their formulas. */
 #include "synthetic.h"
 
-#include "darkfield/dict.h"
+#include "darkfield/train.h"
 
 enum { ROWS = 600, STEPS = 60, WARMUP = 12, DECAY = 20, BATCH = 32 };
 

@@ -3,7 +3,7 @@
 #define DF_TEST_MPI
 #include "df_test.h"
 
-#include "darkfield/dict.h"
+#include "darkfield/train.h"
 
 enum { ROWS = 150, WIDTH = 24, LATENTS = 112 };
 

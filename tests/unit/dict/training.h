@@ -5,7 +5,7 @@
 
 #include "synthetic.h"
 
-#include "darkfield/dict.h"
+#include "darkfield/train.h"
 
 #include <inttypes.h>
 #include <pthread.h>
