@@ -11,21 +11,9 @@ static void print_free_space(const char *folder) {
     df_info("  free in %s: %s", folder, text);
 }
 
-/* The sites of a member; returns how many. */
-static size_t sites_of(const df_planned *p, size_t member, df_dict_site *out) {
-    df_dict_site all[DF_MAX_SITES];
-    const df_train_member *m = &p->members[member];
-    size_t n = df_train_sites(p->rows, all);
-    for (size_t s = 0; s < (m->site != NULL ? m->sites : n); s++)
-        out[s] = all[m->site != NULL ? m->site[s] : s];
-    return m->site != NULL ? m->sites : n;
-}
-
 /* A member's dictionary on one rank. */
 static df_status outline(const df_planned *p, size_t member, df_dict **out) {
-    df_dict_site sites[DF_MAX_SITES];
-    size_t n = sites_of(p, member, sites);
-    return df_train_outline(p->members[member].options, sites, n, 1, 0, out);
+    return df_train_outline(&p->members[member], p->rows, 1, 0, out);
 }
 
 /* ---- scaling -------------------------------------------------------------------------------- */

@@ -141,20 +141,8 @@ typedef struct df_train_plan {
 df_status df_train_plan_rank(const df_train_member *members, size_t n, const df_rows *rows,
                              df_screen screen, int size, df_train_plan *out) DF_MUST_CHECK;
 
-/* The sites of a data set as df_train makes a dictionary of them: sites [DF_MAX_SITES], texts
- * borrowed; returns how many there are. Not collective. */
-size_t df_train_sites(const df_rows *rows, df_dict_site *sites);
-/* The dictionary that df_train makes of these sites, without its weights: rank `rank` of `size`.
- * Not collective. */
-df_status df_train_outline(const df_train_options *options, const df_dict_site *sites,
-                           size_t n_sites, int size, int rank, df_dict **out) DF_MUST_CHECK;
-/* Bytes of our own allocations per rank that df_train will reach for a dictionary of
- * df_train_outline on `size` ranks. Not collective. */
-size_t df_train_plan_bytes(const df_train_options *options, const df_dict *outline,
-                           df_screen screen, const df_rows *rows, int size);
-/* df_coder_step_cost and what the trainer adds to each step: sharing out the batch, asking for
- * stops and checkpoints. */
-df_step_cost df_train_step_cost(const df_dict *dict, const df_objective *objective, size_t rows,
-                                size_t aux_k, int size, int rank);
+/* A member's dictionary without its weights: rank `rank` of `size`. Not collective. */
+df_status df_train_outline(const df_train_member *member, const df_rows *rows, int size, int rank,
+                           df_dict **out) DF_MUST_CHECK;
 
 #endif

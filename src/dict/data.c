@@ -25,13 +25,22 @@ void row_sites_scale(const row_sites *all, float *x, size_t n) {
     scale_sites(all->site, all->n, all->width, x, n);
 }
 
-void row_sites_open(const df_rows *rows, row_sites *out) {
-    *out = (row_sites){0};
-    out->n = df_train_sites(rows, out->site);
-    for (size_t s = 0; s < out->n; s++) {
-        out->site[s].first = out->width;
-        out->width += out->site[s].width;
+df_status row_sites_open(const df_rows *rows, row_sites *out) {
+    const df_rows_site *site;
+    size_t n = df_rows_sites(rows, &site);
+    if (n < 1 || n > DF_MAX_SITES)
+        return df_fail(DF_USAGE, "a dictionary is trained on 1 to %d sites, found %zu",
+                       DF_MAX_SITES, n);
+    *out = (row_sites){.n = n};
+    for (size_t s = 0; s < n; s++) {
+        out->site[s] = (df_dict_site){.name = (char *)site[s].name,
+                                      .model = (char *)site[s].model,
+                                      .first = out->width,
+                                      .width = site[s].width,
+                                      .scale = 1.0};
+        out->width += site[s].width;
     }
+    return DF_OK;
 }
 
 void row_sites_pick(const row_sites *all, const size_t *sites, size_t n_sites, const float *x,

@@ -145,10 +145,3 @@ df_cost train_loop_cost(size_t width, size_t rows, int size, int rank) {
     loop = df_cost_add(loop, gather_rows(&p, width * sizeof(float)));
     return df_cost_add(loop, df_cost_broadcast(size, rank, 1)); // checkpoints
 }
-
-df_step_cost df_train_step_cost(const df_dict *d, const df_objective *o, size_t rows, size_t aux_k,
-                                int size, int rank) {
-    df_step_cost step = df_coder_step_cost(d, o, rows, aux_k, size, rank);
-    df_cost loop = train_loop_cost(d->width, rows, size, rank);
-    return (df_step_cost){df_cost_add(step.least, loop), df_cost_add(step.most, loop)};
-}

@@ -24,14 +24,9 @@ static void explain(const train_run *run, uint64_t step) {
 /* ---- opening -------------------------------------------------------------------------------- */
 
 static df_status open_mine(sweep *s) {
-    const df_rows_site *site;
-    size_t n = df_rows_sites(s->rows, &site);
     int size = df_comm_size(s->comm);
     if (s->n < 1) return df_fail(DF_USAGE, "a sweep has no members");
-    if (n < 1 || n > DF_MAX_SITES)
-        return df_fail(DF_USAGE, "a dictionary is trained on 1 to %d sites, found %zu",
-                       DF_MAX_SITES, n);
-    row_sites_open(s->rows, &s->all);
+    DF_TRY(row_sites_open(s->rows, &s->all));
     DF_TRY(DF_NEW(s->place, s->n));
     DF_TRY(DF_NEW(s->run, s->n));
     DF_TRY(DF_NEW(s->member, s->n));

@@ -13,7 +13,20 @@ static df_status outline(const df_train_member *member, const row_sites *all, in
                          df_dict **out) {
     df_dict_site sites[DF_MAX_SITES];
     size_t numbers[DF_MAX_SITES], n = member_sites(member, all, numbers, sites);
-    return df_train_outline(member->options, sites, n, size, rank, out);
+    df_dict_shape shape = train_shape(member->options, sites, n);
+    *out = NULL;
+    DF_TRY(df_dict_outline(&shape, size, rank, out));
+    df_status status = train_describe(member->options, *out);
+    if (status != DF_OK) df_dict_free(out);
+    return status;
+}
+
+df_status df_train_outline(const df_train_member *member, const df_rows *rows, int size, int rank,
+                           df_dict **out) {
+    row_sites all;
+    *out = NULL;
+    DF_TRY(row_sites_open(rows, &all));
+    return outline(member, &all, size, rank, out);
 }
 
 /* All members see the same rows in the same order. */
@@ -70,7 +83,7 @@ df_status df_train_place_members(const df_train_member *members, size_t n, const
     row_sites all;
     double *work = NULL, *load = NULL; // [n], [size]
     df_status status = DF_OK;
-    row_sites_open(rows, &all);
+    DF_GO(row_sites_open(rows, &all));
     DF_GO(check_members(members, n));
     DF_GO(DF_NEW(work, n));
     DF_GO(DF_NEW(load, (size_t)size));
@@ -103,13 +116,6 @@ static size_t member_bytes(const df_train_options *o, const df_dict *d, df_scree
            df_coder_room_bytes(d, o->batch, size, &room);
 }
 
-size_t df_train_plan_bytes(const df_train_options *options, const df_dict *d, df_screen screen,
-                           const df_rows *rows, int size) {
-    df_order order = train_order(options, rows);
-    return FILE_BYTES + loader_plan_bytes(&order, options->batch, d->width, size) +
-           member_bytes(options, d, screen, size);
-}
-
 /* Adds a member's part to what a rank needs; *widest: columns of a row, where they are not all. */
 static df_status add_member(const df_train_member *member, const row_sites *all, df_screen screen,
                             const df_train_place *place, df_train_plan *out) {
@@ -135,8 +141,8 @@ df_status df_train_plan_rank(const df_train_member *members, size_t n, const df_
     row_sites all;
     df_order order = train_order(o, rows);
     df_status status = DF_OK;
-    row_sites_open(rows, &all);
     *out = (df_train_plan){.rank = out->rank};
+    DF_GO(row_sites_open(rows, &all));
     DF_GO(DF_NEW(place, n));
     DF_GO(df_train_place_members(members, n, rows, size, place));
     for (size_t m = 0; m < n; m++)

@@ -6,17 +6,6 @@
 
 /* ---- opening -------------------------------------------------------------------------------- */
 
-size_t df_train_sites(const df_rows *rows, df_dict_site *sites) {
-    const df_rows_site *site;
-    size_t n = df_rows_sites(rows, &site);
-    for (size_t s = 0; s < n && s < DF_MAX_SITES; s++)
-        sites[s] = (df_dict_site){.name = (char *)site[s].name,
-                                  .model = (char *)site[s].model,
-                                  .width = site[s].width,
-                                  .scale = 1.0};
-    return n;
-}
-
 size_t member_sites(const df_train_member *member, const row_sites *all, size_t *numbers,
                     df_dict_site *sites) {
     size_t n = member->site != NULL ? member->sites : all->n;
@@ -33,14 +22,7 @@ static df_status new_dict(train_run *run, df_dict_site *sites) {
     const df_train_options *o = run->options;
     df_dict_shape shape = train_shape(o, sites, run->from.sites);
     DF_TRY(df_dict_make(run->comm, &shape, &run->dict));
-    run->dict->activation = o->activation;
-    run->dict->code_norm = o->code_norm;
-    run->dict->k = schedule_largest_k(o); // what the coder must have room for
-    run->dict->subtract_bias = o->subtract_bias;
-    run->dict->threshold = -1.0f;
-    run->dict->prefixes = o->prefixes;
-    memcpy(run->dict->prefix, o->prefix, sizeof o->prefix);
-    return df_dict_bind(run->dict, o->shared, o->dedicated);
+    return train_describe(o, run->dict);
 }
 
 df_status open_coder(train_run *run) {
@@ -117,9 +99,6 @@ df_status train_open(train_run *run, const df_train_member *member, const row_si
     DF_TRY(check_options(o));
     DF_TRY(check_objective(o));
     size_t n = member->site != NULL ? member->sites : all->n;
-    if (n < 1 || n > DF_MAX_SITES)
-        return df_fail(DF_USAGE, "a dictionary is trained on 1 to %d sites, found %zu",
-                       DF_MAX_SITES, n);
     DF_TRY(DF_NEW(run->site, n));
     member_sites(member, all, run->site, sites);
     run->from = (train_rows){.rows = rows, .all = all, .site = run->site, .sites = n};

@@ -23,7 +23,8 @@ typedef struct row_sites {
     size_t n, width;
     df_dict_site site[DF_MAX_SITES]; // name, model, first, width, scale
 } row_sites;
-void row_sites_open(const df_rows *rows, row_sites *out); // scales are 1
+/* Scales are 1. DF_USAGE: there are none, or more than a dictionary has. Not collective. */
+df_status row_sites_open(const df_rows *rows, row_sites *out) DF_MUST_CHECK;
 /* Rows x [n, width] into dictionary units. */
 void row_sites_scale(const row_sites *all, float *x, size_t n);
 /* Of rows x [n, width] the columns of `sites` [n_sites], side by side in that order. */
@@ -161,6 +162,8 @@ void log_table(const df_train_member *members, size_t n, const row_sites *all, t
 
 /* What is trained on these sites; sets which are read and written. */
 df_dict_shape train_shape(const df_train_options *options, df_dict_site *sites, size_t n_sites);
+/* Gives a new dictionary of that shape, or an outline, what else the options say. */
+df_status train_describe(const df_train_options *options, df_dict *dict) DF_MUST_CHECK;
 /* The order in which rows are seen. */
 df_order train_order(const df_train_options *options, const df_rows *rows);
 /* Communication of a step besides the coder's: rows of `width` columns are shared out, stops and

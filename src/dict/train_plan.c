@@ -27,22 +27,15 @@ df_dict_shape train_shape(const df_train_options *o, df_dict_site *sites, size_t
     return (df_dict_shape){.kind = kind, .latents = o->latents, .site = sites, .sites = n};
 }
 
-df_status df_train_outline(const df_train_options *o, const df_dict_site *sites, size_t n_sites,
-                           int size, int rank, df_dict **out) {
-    df_dict_site copy[DF_MAX_SITES];
-    *out = NULL;
-    for (size_t s = 0; s < n_sites && s < DF_MAX_SITES; s++) copy[s] = sites[s];
-    df_dict_shape shape = train_shape(o, copy, n_sites);
-    DF_TRY(df_dict_outline(&shape, size, rank, out));
-    (*out)->activation = o->activation;
-    (*out)->code_norm = o->code_norm;
-    (*out)->k = schedule_largest_k(o);
-    (*out)->subtract_bias = o->subtract_bias;
-    (*out)->prefixes = o->prefixes;
-    memcpy((*out)->prefix, o->prefix, sizeof o->prefix);
-    df_status status = df_dict_bind(*out, o->shared, o->dedicated);
-    if (status != DF_OK) df_dict_free(out);
-    return status;
+df_status train_describe(const df_train_options *o, df_dict *d) {
+    d->activation = o->activation;
+    d->code_norm = o->code_norm;
+    d->k = schedule_largest_k(o); // what the coder must have room for
+    d->subtract_bias = o->subtract_bias;
+    d->threshold = -1.0f;
+    d->prefixes = o->prefixes;
+    memcpy(d->prefix, o->prefix, sizeof o->prefix);
+    return df_dict_bind(d, o->shared, o->dedicated);
 }
 
 static size_t auxiliary_latents(const df_train_options *options, const df_dict *dict) {

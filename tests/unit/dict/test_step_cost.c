@@ -200,10 +200,8 @@ static void test_model(void **state) {
                  1e-6 * (double)two.most.latencies + 1e-9 * (double)two.most.link_bytes, 1e-12, 0);
     uint64_t last = 0;
     for (int size = 2; size <= 64; size *= 2) {
-        df_step_cost cost = df_train_step_cost(d, &s.objective, 4096, 0, size, size - 1);
-        df_step_cost step = df_coder_step_cost(d, &s.objective, 4096, 0, size, size - 1);
+        df_step_cost cost = df_coder_step_cost(d, &s.objective, 4096, 0, size, size - 1);
         assert_true(cost.most.latencies > last);
-        assert_true(cost.most.traffic.messages == step.most.traffic.messages + 3);
         last = cost.most.latencies;
     }
     df_dict_free(&d);

@@ -460,22 +460,25 @@ static void unwritable_output(void **state) {
     df_error_clear();
 }
 
+static df_train_plan plan_of(const df_train_options *o, int rank) {
+    const df_train_member only = {.options = o};
+    const df_acts_filter filter = {.bos = true, .first = 1};
+    df_train_plan plan = {.rank = rank};
+    df_rows *rows = NULL;
+    df_test_all(world, df_rows_open(&(df_rows_files){acts, site, 1, 2}, &filter, &rows) == DF_OK);
+    df_test_all(world, df_train_plan_rank(&only, 1, rows, df_kernels_spare_screen(kernels),
+                                          df_comm_size(world), &plan) == DF_OK);
+    df_rows_close(&rows);
+    return plan;
+}
+
 static void plan_is_what_is_used(void **state) {
     (void)state;
     df_train_options o = common;
     o.latents = 2048;
     o.batch = 256;
     o.steps = 3;
-    const df_dict_site even[2] = {{.width = 16, .scale = 1}, {.width = 16, .scale = 1}};
-    df_dict *outline = NULL;
-    df_test_all(world, df_train_outline(&o, even, 2, df_comm_size(world), 0, &outline) == DF_OK);
-    df_rows *rows = NULL;
-    const df_acts_filter filter = {.bos = true, .first = 1};
-    df_test_all(world, df_rows_open(&(df_rows_files){acts, site, 1, 2}, &filter, &rows) == DF_OK);
-    size_t planned = df_train_plan_bytes(&o, outline, df_kernels_spare_screen(kernels), rows,
-                                         df_comm_size(world));
-    df_rows_close(&rows);
-    df_dict_free(&outline);
+    size_t planned = plan_of(&o, 0).bytes;
     size_t before = df_memory_now();
     df_memory_reset_peak();
     df_test_all(world, train(world, "plan", &o) == DF_OK);
@@ -615,8 +618,6 @@ static df_traffic traffic_of(const df_train_options *o) {
 /* Twelve more steps cost twelve times what the model says of one. */
 static void steps_cost_what_the_model_says(void **state) {
     (void)state;
-    const df_dict_site sites[2] = {{.name = (char *)"s", .model = (char *)"a", .width = 12},
-                                   {.name = (char *)"s", .model = (char *)"b", .width = 20}};
     df_train_options o = common;
     o.activation = DF_TOPK;
     o.aux = 0;
@@ -626,13 +627,9 @@ static void steps_cost_what_the_model_says(void **state) {
     df_traffic few = traffic_of(&o);
     o.steps = 18;
     df_traffic many = traffic_of(&o);
-    df_dict *d = NULL;
-    int size = df_comm_size(world), rank = df_comm_rank(world);
-    df_test_all(world, df_train_outline(&o, sites, 2, size, rank, &d) == DF_OK);
-    df_cost step = df_train_step_cost(d, &o.objective, BATCH, 0, size, rank).most;
+    df_cost step = plan_of(&o, df_comm_rank(world)).cost;
     df_test_all(world, many.bytes - few.bytes == 12 * step.traffic.bytes);
     df_test_all(world, many.messages - few.messages == 12 * step.traffic.messages);
-    df_dict_free(&d);
 }
 
 int main(int argc, char **argv) {
