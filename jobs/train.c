@@ -177,9 +177,10 @@ static void print_sizes(const trained *all, size_t n) {
                 "after harvest",
                 o->latents, (unsigned long long)o->steps, o->batch);
     else
-        df_info("train: a sweep of %zu dictionaries, %llu steps of %zu rows; rows, memory and disk "
-                "can be told after harvest",
-                n, (unsigned long long)o->steps, o->batch);
+        df_info(
+            "train: a sweep of %zu dictionaries, steps of %zu rows; rows, memory and disk can be "
+            "told after harvest",
+            n, o->batch);
 }
 
 static df_status run_with(df_run *run, trained *all, size_t n) {

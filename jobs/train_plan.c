@@ -16,6 +16,14 @@ static df_status outline(const df_planned *p, size_t member, df_dict **out) {
     return df_train_outline(&p->members[member], p->rows, 1, 0, out);
 }
 
+/* Steps of the member that has most. */
+static uint64_t most_steps(const df_planned *p) {
+    uint64_t most = 0;
+    for (size_t i = 0; i < p->n; i++)
+        if (p->members[i].options->steps > most) most = p->members[i].options->steps;
+    return most;
+}
+
 /* ---- scaling -------------------------------------------------------------------------------- */
 
 /* The machine that is planned for. */
@@ -82,7 +90,7 @@ static df_status print_ranks(const df_planned *p, const machine *m, int size, do
     df_human_bytes(n.traffic, bytes);
     df_info("  %6d %11s %12s %9.0f %11.2f %11.2f %10.0f %6.0f %% %9.2f", size, memory, bytes,
             n.messages, 1e3 * n.compute, 1e3 * n.network, (double)o->batch / n.step,
-            100 * alone / (n.step * size), n.step * (double)o->steps / 3600);
+            100 * alone / (n.step * size), n.step * (double)most_steps(p) / 3600);
     return DF_OK;
 }
 
@@ -125,15 +133,16 @@ static uint64_t weight_bytes(const df_dict *d) {
                             d->latents + d->out.count + skip);
 }
 
-static void print_rows(const df_rows *rows, const df_train_options *o) {
-    uint64_t n = df_rows_count(rows);
+static void print_rows(const df_planned *p) {
+    uint64_t n = df_rows_count(p->rows), steps = most_steps(p);
+    size_t batch = p->members[0].options->batch;
     if (n == UINT64_MAX)
         df_info("  training rows: synthetic, never the same; steps: %llu of %zu rows",
-                (unsigned long long)o->steps, o->batch);
+                (unsigned long long)steps, batch);
     else
         df_info("  training rows: %llu; steps: %llu of %zu rows, %.2f epochs",
-                (unsigned long long)n, (unsigned long long)o->steps, o->batch,
-                (double)o->steps * (double)o->batch / (double)n);
+                (unsigned long long)n, (unsigned long long)steps, batch,
+                (double)steps * (double)batch / (double)n);
 }
 
 static void print_member(const df_planned *p, size_t i, const df_dict *d,
@@ -181,7 +190,7 @@ df_status df_print_train_plan(const df_run *run, const df_planned *p) {
     DF_TRY(most_needed(p, &any, size, &n));
     all.memory = (uint64_t)n.bytes;
     df_human_bytes(3 * 3 * (double)all.disk, checkpoints);
-    print_rows(p->rows, p->members[0].options);
+    print_rows(p);
     df_print_plan(p->output, all);
     df_info("  checkpoints: at most %s on disk while it runs", checkpoints);
     print_free_space(df_job_text(run->job, "out"));

@@ -32,7 +32,7 @@ static df_status open_mine(sweep *s) {
     DF_TRY(DF_NEW(s->member, s->n));
     DF_TRY(DF_NEW(s->begin, s->n));
     DF_TRY(DF_NEW(s->counts, (size_t)size));
-    DF_TRY(DF_NEW(s->lines, s->n > 1 ? 2 * s->n * LOG_LINE : 0));
+    DF_TRY(DF_NEW(s->lines, 2 * s->n * LOG_LINE));
     log_table(s->members, s->n, &s->all, &s->table);
     return df_train_place_members(s->members, s->n, s->rows, size, s->place);
 }
@@ -205,12 +205,7 @@ static void print_lines(sweep *s) {
 
 static void log_step(sweep *s, uint64_t step) {
     char text[LOG_LINE];
-    bool ended = interval_ends(s, step);
-    if (ended && s->n > 1) print_lines(s);
-    if (ended && s->n == 1) {
-        log_row(&s->table, &s->run[0], text);
-        df_info("%s", text);
-    }
+    if (interval_ends(s, step)) print_lines(s);
     if (!s->progress.terminal) return;
     log_note(&s->run[0], text);
     df_progress_at(&s->progress, (step + 1) * s->members[0].options->batch, text);
@@ -218,7 +213,7 @@ static void log_step(sweep *s, uint64_t step) {
 
 /* ---- steps ---------------------------------------------------------------------------------- */
 
-/* A member that is done is written at once. */
+/* One member's step, on its columns of the batch. */
 static df_status step_one(sweep *s, train_run *run, const float *x) {
     uint64_t step = run->state->step;
     if (!run->whole)
