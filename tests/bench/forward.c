@@ -2,6 +2,8 @@
  * forward-llama-bf16. A model of that shape with random weights is written into FOLDER, read, and
  * run over windows of 512 tokens in turns with one large GEMM, the machine's own rate. Counted are
  * the products of the blocks and of causal attention; neither embedding nor logits are. */
+#include "median.h"
+
 #include "darkfield/kernels.h"
 #include "darkfield/model.h"
 #include "darkfield/store.h"
@@ -144,16 +146,6 @@ static double flop_of(const df_model_shape *s) {
     double weights = width * (2 * query + 2 * key) + width * mlp * (s->gated ? 3 : 2);
     double attention = 2 * query * (tokens + 1) / 2;
     return 2 * tokens * (double)s->layers * (weights + attention);
-}
-
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *seconds, size_t n) {
-    qsort(seconds, n, sizeof *seconds, by_value);
-    return seconds[n / 2];
 }
 
 /* A GEMM of the MLP's shape: the largest of the model. */

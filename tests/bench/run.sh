@@ -35,24 +35,28 @@ everywhere() {
     step "$name" 1 1 "$@"; step "$name" 1 2 "$@"; step "$name" 2 1 "$@"
 }
 
-# An interpreter that has torch, or nothing.
-python_with_torch() {
-    for p in ${PYTHON:-python3 /usr/bin/python3}; do
-        if "$p" -c 'import torch' 2>/dev/null; then echo "$p"; return; fi
+# scratch: a new folder in FOLDER
+scratch() { mktemp -d "${FOLDER:-${TMPDIR:-/tmp}}/darkfield-bench.XXXXXX"; }
+
+# find_torch NAME: sets python to an interpreter that has torch, or says that there is none
+find_torch() {
+    for python in ${PYTHON:-python3 /usr/bin/python3}; do
+        if "$python" -c 'import torch' 2>/dev/null; then return; fi
     done
+    echo "$1: skipped, there is no Python with torch (set PYTHON)"
+    return 1
 }
 
 # torch KIND THREADS: PyTorch's step in turns with step-topk on as many cores
 torch() {
-    python=$(python_with_torch)
-    if [ -z "$python" ]; then echo "torch-$1: skipped, there is no Python with torch (set PYTHON)"; return; fi
+    find_torch "torch-$1" || return 0
     OPENBLAS_NUM_THREADS=$2 OMP_NUM_THREADS=$2 "$python" "$here/torch_step.py" "$1" 16384 768 4096 32 "$2" "${ROUNDS:-3}" \
         $mpirun -n 1 "$build/tests/bench/bench_step" 16384 768 4096 32 3 step-topk
 }
 
 # data RANKS THREADS: 200,000 rows of 768 in bf16, on disk in FOLDER, read in each order while m 16384, B 4096, k 32 trains
 data() {
-    folder=$(mktemp -d "${FOLDER:-${TMPDIR:-/tmp}}/darkfield-bench.XXXXXX")
+    folder=$(scratch)
     OMP_NUM_THREADS=$2 $mpirun -n "$1" "$build/tests/bench/bench_data" "$folder" 200000 768 16384 4096 30
     rm -rf "$folder"
 }
@@ -72,16 +76,15 @@ tokenizer() {
 
 # forward NAME: a model of that shape with random weights, windows of 512, one core
 forward() {
-    folder=$(mktemp -d "${FOLDER:-${TMPDIR:-/tmp}}/darkfield-bench.XXXXXX")
+    folder=$(scratch)
     OMP_NUM_THREADS=1 $mpirun -n 1 "$build/tests/bench/bench_forward" "$1" "$folder" "${ROUNDS:-7}"
     rm -rf "$folder"
 }
 
 # torch_forward: PyTorch's pass in turns with each forward bench
 torch_forward() {
-    python=$(python_with_torch)
-    if [ -z "$python" ]; then echo "torch-forward: skipped, there is no Python with torch (set PYTHON)"; return; fi
-    folder=$(mktemp -d "${FOLDER:-${TMPDIR:-/tmp}}/darkfield-bench.XXXXXX")
+    find_torch torch-forward || return 0
+    folder=$(scratch)
     for shape in forward-gpt2 forward-llama forward-llama-bf16; do
         OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 "$python" "$here/torch_forward.py" "$shape" "${ROUNDS:-3}" \
             $mpirun -n 1 "$build/tests/bench/bench_forward" "$shape" "$folder" 3

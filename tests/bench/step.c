@@ -1,9 +1,10 @@
 /* Times one training step against the encoder GEMM alone, in alternated pairs. Usage: mpirun -n R
  * bench_step LATENTS WIDTH ROWS K PAIRS NAME. NAME says what is trained: topk, batchtopk,
  * crosscoder (BatchTopK, two sites of half the width), relu or jumprelu (a threshold for K active
- * latents a row), and behind it the screen: step-topk-fp32. Prints a table and one JSON line on
- * rank 0. */
+ * latents a row), and behind it the screen: step-topk-fp32; "dense" in it: the measure is a dense
+ * trainer's step instead (dense.h). Prints a table and one JSON line on rank 0. */
 #include "dense.h"
+#include "median.h"
 
 #include <math.h>
 #include <omp.h>
@@ -124,16 +125,6 @@ static void make_rows(bench *b) {
     df_free(d);
 }
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *v, size_t n) {
-    qsort(v, n, sizeof *v, by_value);
-    return (v[(n - 1) / 2] + v[n / 2]) / 2.0;
-}
-
 /* A name ends in the screen that it asks for: step-topk-fp32. */
 static const char *screen_of(const char *name) {
     static const char *const screens[] = {"int8", "bf16", "fp32", "plain"};
@@ -231,10 +222,12 @@ static void print(const bench *b, double gemm, double step, const double *parts,
     int ranks = df_comm_size(b->comm), threads = omp_get_max_threads();
     printf("%s: m %zu, d %zu, B %zu, k %zu, %d ranks x %d threads, %s\n", name, b->latents,
            b->width, b->rows, b->k, ranks, threads, df_kernels_path(b->kernels));
-    printf("  %-18s %8.1f ms   %6.1f GFLOP/s in blocks of %zu x %zu\n",
-           b->dense.latents > 0 ? "dense step" : "GEMM alone", gemm * 1e3,
-           2e-9 * (double)(b->rows * b->latents * b->width) / gemm, b->block.rows,
-           b->block.latents);
+    if (b->dense.latents > 0)
+        printf("  %-18s %8.1f ms\n", "dense step", gemm * 1e3);
+    else
+        printf("  %-18s %8.1f ms   %6.1f GFLOP/s in blocks of %zu x %zu\n", "GEMM alone",
+               gemm * 1e3, 2e-9 * (double)(b->rows * b->latents * b->width) / gemm, b->block.rows,
+               b->block.latents);
     printf("  %-18s %8.1f ms   ratio %.3f\n", "step", step * 1e3, step / gemm);
     for (size_t i = 0; i + 1 < PARTS; i++)
         printf("    %-16s %8.1f ms\n", part_names[i], parts[i] * 1e3);

@@ -1,5 +1,7 @@
 /* Tokenizing on one core: bench_tokenizer FOLDER TEXT [ROUNDS], the tokenizer of a model's folder
  * over a text file. `first` starts without known words, `again` finds those of the round before. */
+#include "median.h"
+
 #include "darkfield/tokenizer.h"
 
 #include <stdio.h>
@@ -7,16 +9,6 @@
 #include <string.h>
 
 #define MOST_ROUNDS 100
-
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *seconds, size_t n) {
-    qsort(seconds, n, sizeof *seconds, by_value);
-    return seconds[n / 2];
-}
 
 static df_status run(const df_tokenizer *tokenizer, const char *text, size_t bytes, size_t rounds) {
     double first[MOST_ROUNDS], again[MOST_ROUNDS];
