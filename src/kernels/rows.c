@@ -60,11 +60,8 @@ void df_dot_pairs(const float *const x[4], const float *const w[4], size_t n, fl
     lanes_sum4(sums, out);
 }
 
-#define EACH_SUM(DO)                                                                               \
-    DO(0, 0)                                                                                       \
-    DO(0, 1)                                                                                       \
-    DO(0, 2) DO(0, 3) DO(1, 0) DO(1, 1) DO(1, 2) DO(1, 3) DO(2, 0) DO(2, 1) DO(2, 2) DO(2, 3)      \
-        DO(3, 0) DO(3, 1) DO(3, 2) DO(3, 3)
+#define ROW_SUMS(DO, r) DO(r, 0) DO(r, 1) DO(r, 2) DO(r, 3)
+#define EACH_SUM(DO) ROW_SUMS(DO, 0) ROW_SUMS(DO, 1) ROW_SUMS(DO, 2) ROW_SUMS(DO, 3)
 #define ZERO(r, l) lanes s##r##l = lanes_all(0.0f);
 #define STEP(r, l) s##r##l = lanes_fma(x##r, w##l, s##r##l);
 #define LOAD_EIGHT(load)                                                                           \
