@@ -15,11 +15,12 @@ enum { CHUNKS = 64, ITERATIONS = 100 };
 /* This rank's rows of the sample, chunk after chunk. */
 typedef struct sample {
     df_comm *comm;
-    size_t n, width, chunks; /* rows of the whole sample, columns, chunks of this rank */
-    df_range rows, columns;  /* of this rank; of the site whose median is looked for */
-    float *x;                /* [rows.count, width] */
-    double *leaves;          /* [chunks, columns + 1] */
-    double *sums;            /* [columns + 1] */
+    size_t n, width;       /* rows of the whole sample, columns */
+    df_range chunks, rows; /* of this rank */
+    df_range columns;      /* of the site whose median is looked for */
+    float *x;              /* [rows.count, width] */
+    double *leaves;        /* [chunks.count, columns + 1] */
+    double *sums;          /* [columns + 1] */
 } sample;
 
 static df_range chunk_of(const sample *s, size_t chunk) {
@@ -49,7 +50,7 @@ static df_status read_sample(const train_rows *from, const df_dict *dict, uint64
 static df_status open_sample(df_comm *comm, const train_rows *from, const df_dict *dict,
                              uint64_t seed, sample *s) {
     df_range mine = df_share(CHUNKS, df_comm_size(comm), df_comm_rank(comm));
-    *s = (sample){.comm = comm, .width = dict->width, .chunks = mine.count};
+    *s = (sample){.comm = comm, .width = dict->width, .chunks = mine};
     size_t all = rows_counted(from->rows);
     s->n = all < DF_MEDIAN_ROWS ? all : DF_MEDIAN_ROWS;
     for (size_t i = 0; i < mine.count; i++) {
@@ -85,10 +86,9 @@ static void add_rows(const sample *s, df_range rows, const double *center, doubl
 
 /* One step of Weiszfeld; *moved: how far the centre went. */
 static df_status improve(sample *s, double *center, double *moved) {
-    df_range mine = df_share(CHUNKS, df_comm_size(s->comm), df_comm_rank(s->comm));
     size_t columns = s->columns.count;
-    for (size_t i = 0; i < mine.count; i++)
-        add_rows(s, chunk_of(s, mine.first + i), center, s->leaves + i * (columns + 1));
+    for (size_t i = 0; i < s->chunks.count; i++)
+        add_rows(s, chunk_of(s, s->chunks.first + i), center, s->leaves + i * (columns + 1));
     DF_TRY(df_tree_sum(s->comm, CHUNKS, columns + 1, s->leaves, s->sums));
     *moved = 0.0;
     for (size_t i = 0; i < columns && s->sums[columns] > 0.0; i++) {

@@ -116,7 +116,7 @@ static size_t member_bytes(const df_train_options *o, const df_dict *d, df_scree
            df_coder_room_bytes(d, o->batch, size, &room);
 }
 
-/* Adds a member's part to what a rank needs; *widest: columns of a row, where they are not all. */
+/* Adds a member's part to what a rank needs. */
 static df_status add_member(const df_train_member *member, const row_sites *all, df_screen screen,
                             const df_train_place *place, df_train_plan *out) {
     const df_train_options *o = member->options;
