@@ -374,9 +374,10 @@ typedef struct df_trainer_state {
     uint64_t step;                                /* Adam steps taken */
     df_dict *ema; /* averages of the weights, from 0: to be divided by 1 - ema^step; NULL: none */
 } df_trainer_state;
+
 /* Batches with at least this share of all entries active are trained by products of whole matrices
- * (ReLU, JumpReLU and Gated; 1/8 unless set). The same bytes need the same share. Not collective.
- */
+ * (ReLU, JumpReLU and Gated, of one group and not nested; 1/8 unless set). The same bytes need the
+ * same share. Not collective. */
 void df_coder_dense_above(df_coder *coder, double share);
 
 df_status df_coder_train_open(df_coder *coder) DF_MUST_CHECK; /* allocates the state, zero */
