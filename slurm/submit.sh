@@ -4,7 +4,7 @@
 #   slurm/submit.sh [--wait] JOB.yaml [sbatch options] [-- darkfield options]
 #   slurm/submit.sh jobs/quickstart/pocket.yaml --ntasks=4 --time=2:00:00 -- --set train.steps=5000
 #
-#   harvest -> train -> evaluate, stats, spectrum (side by side) -> diff -> report
+#   harvest -> shuffle -> train -> evaluate, stats, spectrum (side by side) -> diff -> report
 #
 # A stage starts when those before it have ended well; when one fails, Slurm drops the rest of the chain. Stages that
 # are complete return at once, so the same line continues a chain that broke. Prints one line per job, "STAGE JOBID".
@@ -40,7 +40,8 @@ submit() {
 }
 
 harvest=$(submit harvest "");                            echo "harvest $harvest"
-train=$(submit train "$harvest");                        echo "train $train"
+shuffle=$(submit shuffle "$harvest");                    echo "shuffle $shuffle"
+train=$(submit train "$shuffle");                        echo "train $train"
 evaluate=$(submit evaluate "$train");                    echo "evaluate $evaluate"
 stats=$(submit stats "$train");                          echo "stats $stats"
 spectrum=$(submit spectrum "$train");                    echo "spectrum $spectrum"
@@ -57,7 +58,7 @@ while :; do
         *) break ;;
     esac
 done
-for stage in harvest train evaluate stats spectrum diff report; do
+for stage in harvest shuffle train evaluate stats spectrum diff report; do
     echo "$stage ${!stage}: $(state "${!stage}")" >&2
 done
 exit 1
