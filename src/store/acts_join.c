@@ -143,11 +143,3 @@ df_status df_acts_join(df_acts *const *parts, size_t n, df_acts **out) {
     *out = all;
     return status;
 }
-
-/* ---- rows - */
-
-size_t store_part_of(const df_acts *all, uint64_t row) {
-    size_t p = 0;
-    while (p + 1 < all->parts && row >= all->part_row[p + 1]) p++;
-    return p;
-}

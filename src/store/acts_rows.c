@@ -96,10 +96,17 @@ static df_status read_run(const df_acts *acts, size_t site, uint64_t first, size
 
 /* ---- of joined files - */
 
+// The part that holds a row; the last one's reader refuses what is beyond it.
+static size_t part_of(const df_acts *all, uint64_t row) {
+    size_t p = 0;
+    while (p + 1 < all->parts && row >= all->part_row[p + 1]) p++;
+    return p;
+}
+
 static df_status read_parts(const df_acts *all, size_t site, df_range rows, float *out, size_t ld) {
     while (rows.count > 0) {
-        size_t p = store_part_of(all, rows.first), n = (size_t)(all->part_row[p + 1] - rows.first);
-        if (n > rows.count) n = rows.count;
+        size_t p = part_of(all, rows.first), n = rows.count;
+        if (part_of(all, rows.first + n - 1) != p) n = (size_t)(all->part_row[p + 1] - rows.first);
         DF_TRY(df_acts_read(all->part[p], all->part_site[p * all->sites + site],
                             rows.first - all->part_row[p], n, out, ld));
         rows = (df_range){rows.first + n, rows.count - n};
@@ -113,11 +120,10 @@ static df_status gather_parts(const df_acts *all, size_t site, const uint64_t *r
     enum { PIECE = 256 };
     uint64_t local[PIECE];
     for (size_t done = 0, count; done < n; done += count) {
-        size_t p = store_part_of(all, rows[done]);
+        size_t p = part_of(all, rows[done]);
         for (count = 0; done + count < n && count < PIECE; count++) {
-            uint64_t row = rows[done + count];
-            if (row < all->part_row[p] || row >= all->part_row[p + 1]) break;
-            local[count] = row - all->part_row[p];
+            if (part_of(all, rows[done + count]) != p) break;
+            local[count] = rows[done + count] - all->part_row[p];
         }
         DF_TRY(df_acts_gather(all->part[p], all->part_site[p * all->sites + site], local, count,
                               out + done * ld, ld));

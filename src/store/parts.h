@@ -91,9 +91,6 @@ typedef struct store_change {
 df_status store_change_attributes(const char *path, const store_change *changes,
                                   size_t n) DF_MUST_CHECK;
 
-/* The part of joined activations that holds a row (acts_join.c). */
-size_t store_part_of(const df_acts *all, uint64_t row);
-
 /* ---- raw bytes ------------------------------------------------------------------------------ */
 
 df_status store_pread(int descriptor, const char *path, void *out, uint64_t bytes,
