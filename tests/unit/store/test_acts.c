@@ -243,6 +243,9 @@ static void files_join(void **state) {
     df_test_all(world, df_acts_gather(all, 0, wanted, 4, rows, WIDTH) == DF_OK);
     df_test_all(world, rows[0] == 103.0f && rows[WIDTH] == 2.0f && rows[2 * WIDTH] == want[0] &&
                            rows[3 * WIDTH] == want[1]);
+    const uint64_t beyond = 2 * N;
+    df_test_all(world, df_acts_read(all, 1, 2 * N - 1, 2, rows, WIDTH) == DF_BAD_INPUT &&
+                           df_acts_gather(all, 0, &beyond, 1, rows, WIDTH) == DF_BAD_INPUT);
     df_acts_close(&all);
     df_test_all(world, write_acts(other, DF_BF16, &second) == DF_OK);
     df_test_all(world, df_acts_open(path, &part[0]) == DF_OK);
