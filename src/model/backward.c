@@ -13,18 +13,16 @@ typedef struct piece {
 
 /* ---- memory --------------------------------------------------------------------------------- */
 
-static bool is_used(const df_forward *f, site_kind kind) {
-    for (size_t i = 0; i < f->sites; i++)
-        if (f->place[i].kind == kind) return true;
+static bool is_edited(const df_forward *f, site_kind kind) {
     for (size_t l = 0; l < f->model->config.shape.layers; l++)
         if (df_forward_edits(f, kind, l)) return true;
     return false;
 }
 
-static bool is_edited(const df_forward *f, site_kind kind) {
-    for (size_t l = 0; l < f->model->config.shape.layers; l++)
-        if (df_forward_edits(f, kind, l)) return true;
-    return false;
+static bool is_used(const df_forward *f, site_kind kind) {
+    for (size_t i = 0; i < f->sites; i++)
+        if (f->place[i].kind == kind) return true;
+    return is_edited(f, kind);
 }
 
 static void list_pieces(backward *b, piece list[static PIECES]) {
@@ -146,17 +144,10 @@ static void attention_again(const backward *b, size_t layer) {
     const df_forward *f = b->f;
     const df_model_shape *s = &f->model->config.shape;
     df_extent extent = {s->heads * s->head_width, s->width};
-    if (!df_forward_edits(f, SITE_RESULT, layer)) {
+    if (df_forward_edits(f, SITE_RESULT, layer))
+        df_forward_sum_results(f, layer, b->kept[KEPT_RESULT], b->raw);
+    else
         df_forward_project(f, ROLE_O, layer, extent, b->kept[KEPT_Z], b->raw);
-        return;
-    }
-    const float *bias = df_weight(f->model, ROLE_O_BIAS, layer);
-    memset(b->raw, 0, f->rows * s->width * sizeof *b->raw);
-    for (size_t t = 0; t < f->tokens; t++)
-        for (size_t h = 0; h < s->heads; h++)
-            df_add_row(b->raw + t * s->width, b->kept[KEPT_RESULT] + (t * s->heads + h) * s->width,
-                       s->width);
-    if (bias != NULL) df_add_rows(bias, (df_extent){f->rows, s->width}, b->raw);
 }
 
 // Through the norm behind a part; raw is what it was given.

@@ -71,6 +71,8 @@ typedef struct norm_place {
 void df_forward_norm(const df_forward *f, norm_place place, size_t layer);
 /* change = attention(normed), before a norm behind it. */
 void df_forward_attend(const df_forward *f, size_t layer);
+/* sum [rows, width] = the heads' results [tokens, heads, width] and the output's bias. */
+void df_forward_sum_results(const df_forward *f, size_t layer, const float *results, float *sum);
 df_score_rule df_score_rule_of(const model_config *config, size_t layer);
 /* y [rows, outputs] = x [rows, inputs] W' + bias; extent holds inputs (rows) and outputs (width).
  */

@@ -166,7 +166,7 @@ static void result_of(const df_forward *f, size_t layer, size_t head) {
                           .ldc = s->width});
 }
 
-// attn.hook_result, head beside head: into every array that wants it.
+// attn.hook_result, head beside head: rows of one head from `change`.
 static void copy_result(const df_forward *f, size_t head, float *to) {
     const df_model_shape *s = &f->model->config.shape;
     for (size_t t = 0; t < f->tokens; t++)
@@ -184,21 +184,24 @@ static void reach_result(const df_forward *f, size_t layer) {
     }
 }
 
-// Interventions on what the heads add, then change = their sum.
-static void edit_result(const df_forward *f, size_t layer) {
+void df_forward_sum_results(const df_forward *f, size_t layer, const float *results, float *sum) {
     const df_model_shape *s = &f->model->config.shape;
     const float *bias = df_weight(f->model, ROLE_O_BIAS, layer);
-    for (size_t h = 0; h < s->heads; h++) {
+    memset(sum, 0, f->rows * s->width * sizeof *sum);
+    for (size_t t = 0; t < f->tokens; t++)
+        for (size_t h = 0; h < s->heads; h++)
+            df_add_row(sum + t * s->width, results + (t * s->heads + h) * s->width, s->width);
+    if (bias != NULL) df_add_rows(bias, (df_extent){f->rows, s->width}, sum);
+}
+
+// Interventions on what the heads add, then change = their sum.
+static void edit_result(const df_forward *f, size_t layer) {
+    for (size_t h = 0; h < f->model->config.shape.heads; h++) {
         result_of(f, layer, h);
         copy_result(f, h, f->edits->wide);
     }
     df_forward_reach(f, SITE_RESULT, layer, f->edits->wide);
-    memset(f->change, 0, f->rows * s->width * sizeof *f->change);
-    for (size_t t = 0; t < f->tokens; t++)
-        for (size_t h = 0; h < s->heads; h++)
-            df_add_row(f->change + t * s->width, f->edits->wide + (t * s->heads + h) * s->width,
-                       s->width);
-    if (bias != NULL) df_add_rows(bias, (df_extent){f->rows, s->width}, f->change);
+    df_forward_sum_results(f, layer, f->edits->wide, f->change);
 }
 
 /* ---- together ------------------------------------------------------------------------------- */
