@@ -18,30 +18,6 @@ typedef struct tokenising {
     piece *pieces; // [mine.count]
 } tokenising;
 
-// A worker thread's failure, carried to the main thread: the one of the lowest document.
-typedef struct carried {
-    df_status code;
-    size_t at;
-    char *text;
-} carried;
-
-static void carry(carried *failure, df_status code, size_t at) {
-#pragma omp critical(harvest_failure)
-    if (failure->code == DF_OK || at < failure->at) {
-        df_free(failure->text);
-        *failure = (carried){code, at, df_strdup(df_error_text())};
-    }
-    df_error_clear();
-}
-
-static df_status raise_carried(carried *failure) {
-    df_status code = failure->code;
-    if (code != DF_OK)
-        (void)df_fail(code, "%s", failure->text != NULL ? failure->text : "a thread failed");
-    df_free(failure->text);
-    return code;
-}
-
 // Ids that are there already. Bytes are counted in what the tokens show; a BOS token that stands
 // there counts as the added one.
 static df_status take_tokens(const tokenising *t, size_t document, piece *p) {
@@ -90,18 +66,18 @@ static df_status tokenise_one(const tokenising *t, size_t i, df_tokens *tokens) 
 }
 
 static df_status tokenise_mine(const tokenising *t) {
-    carried failure = {0};
+    df_carried failure = {0}; // at: the document
 #pragma omp parallel
     {
         df_tokens tokens = {0};
 #pragma omp for schedule(dynamic, 8)
         for (size_t i = 0; i < t->mine.count; i++) {
             df_status status = tokenise_one(t, i, &tokens);
-            if (status != DF_OK) carry(&failure, status, i);
+            if (status != DF_OK) df_carry(&failure, status, i);
         }
         df_tokens_free(&tokens);
     }
-    return raise_carried(&failure);
+    return df_carried_raise(&failure);
 }
 
 /* ---- passing around ------------------------------------------------------------------------- */

@@ -26,9 +26,7 @@ typedef struct crew {
     double *squares;                  // [units * HARVEST_UNIT, sites]
     size_t *mine;                     // [units] this round's units of this rank, ascending
     size_t n_mine;
-    df_status code; // the first failure among the windows, by number
-    size_t failed_window;
-    char *failure;
+    df_carried failure; // at: the window
 } crew;
 
 /* ---- memory --------------------------------------------------------------------------------- */
@@ -88,7 +86,6 @@ static void dismiss(crew *c) {
     df_free(c->scored);
     df_free(c->squares);
     df_free(c->mine);
-    df_free(c->failure);
 }
 
 /* ---- one window ----------------------------------------------------------------------------- */
@@ -169,17 +166,6 @@ static df_status run_window(const crew *c, const worker *w, size_t window, size_
                    h->name, h->model_path, c->nll[slot], window);
 }
 
-static void remember_failure(crew *c, df_status code, size_t window) {
-#pragma omp critical(harvest_window_failure)
-    if (c->code == DF_OK || window < c->failed_window) {
-        c->code = code;
-        c->failed_window = window;
-        df_free(c->failure);
-        c->failure = df_strdup(df_error_text());
-    }
-    df_error_clear();
-}
-
 /* ---- one round ------------------------------------------------------------------------------ */
 
 // The round's next units that are not done, `units` for each rank in turn; returns how many there
@@ -203,11 +189,10 @@ static df_status compute(crew *c) {
         size_t window = c->mine[slot / HARVEST_UNIT] * HARVEST_UNIT + slot % HARVEST_UNIT;
         if (window >= c->h->text.windows) continue;
         df_status status = run_window(c, &c->workers[omp_get_thread_num()], window, slot);
-        if (status != DF_OK) remember_failure(c, status, window);
+        if (status != DF_OK) df_carry(&c->failure, status, window);
     }
     df_timer_stop("forward");
-    if (c->code == DF_OK) return DF_OK;
-    return df_fail(c->code, "%s", c->failure != NULL ? c->failure : "a thread failed");
+    return df_carried_raise(&c->failure);
 }
 
 // Writes unit i of this round, and its sums into the table.

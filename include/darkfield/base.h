@@ -41,6 +41,19 @@ void df_context(const char *fmt, ...) DF_PRINTF(1, 2);
 const char *df_error_text(void);
 void df_error_clear(void);
 
+/* The failure of worker threads on its way to the main one: of several, that of the lowest piece of
+ * work. Starts as {0}. */
+typedef struct df_carried {
+    df_status code;
+    uint64_t at;
+    char *text;
+} df_carried;
+/* A worker's failure at piece `at`: its record is taken along and cleared. Thread-safe. */
+void df_carry(df_carried *carried, df_status code, uint64_t at);
+/* In the main thread, once the workers are done: the failure becomes this thread's, and is no
+ * longer carried. DF_OK where there was none. */
+df_status df_carried_raise(df_carried *carried) DF_MUST_CHECK;
+
 /* Leaves the function with the status of `call` when it is not DF_OK. */
 #define DF_TRY(call)                                                                               \
     do {                                                                                           \

@@ -1,6 +1,7 @@
 /* Status codes with a context stack: one record per thread. */
 #include "darkfield/base.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <string.h>
 
@@ -50,4 +51,27 @@ const char *df_error_text(void) {
 void df_error_clear(void) {
     used = 0;
     record[0] = '\0';
+}
+
+/* ---- from worker threads to the main one ---- */
+
+static pthread_mutex_t carrying = PTHREAD_MUTEX_INITIALIZER;
+
+void df_carry(df_carried *carried, df_status code, uint64_t at) {
+    pthread_mutex_lock(&carrying);
+    if (carried->code == DF_OK || at < carried->at) {
+        df_free(carried->text);
+        *carried = (df_carried){code, at, df_strdup(df_error_text())};
+    }
+    pthread_mutex_unlock(&carrying);
+    df_error_clear();
+}
+
+df_status df_carried_raise(df_carried *carried) {
+    df_status code = carried->code;
+    if (code != DF_OK)
+        (void)df_fail(code, "%s", carried->text != NULL ? carried->text : "a thread failed");
+    df_free(carried->text);
+    *carried = (df_carried){0};
+    return code;
 }

@@ -21,9 +21,7 @@ typedef struct loss_pass {
     double *column;       // [DF_BUCKETS, 1 + out] number and sums of changed rows
     df_moments **moments; // [n_written] while they are gathered
     size_t bucket;        // that moments are at; DF_BUCKETS: none yet
-    df_status code;       // of the worker of the lowest window that failed
-    uint64_t failed;
-    char *failure;
+    df_carried failure;   // of a worker; at: the window
 } loss_pass;
 
 static uint64_t bucket_start(const loss_pass *p, size_t bucket) {
@@ -153,28 +151,12 @@ static void close_pass(loss_pass *p) {
         if (p->moments != NULL) df_moments_free(&p->moments[s]);
     }
     df_coder_close(&p->coder);
-    void *const arrays[] = {p->window, p->x,       p->x_hat,        p->rows,   p->sums,
-                            p->column, p->moments, p->plan.written, p->failure};
+    void *const arrays[] = {p->window, p->x,      p->x_hat,   p->rows,
+                            p->sums,   p->column, p->moments, p->plan.written};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) df_free(arrays[i]);
 }
 
 /* ---- a batch of windows --------------------------------------------------------------------- */
-
-static void remember(loss_pass *p, df_status code, uint64_t window) {
-#pragma omp critical(loss_failure)
-    if (p->code == DF_OK || window < p->failed) {
-        p->code = code;
-        p->failed = window;
-        df_free(p->failure);
-        p->failure = df_strdup(df_error_text());
-    }
-    df_error_clear();
-}
-
-static df_status raise(loss_pass *p) {
-    if (p->code == DF_OK) return DF_OK;
-    return df_fail(p->code, "%s", p->failure != NULL ? p->failure : "a thread failed");
-}
 
 // Clean runs of windows first .. first + n, and their reconstructions. Collective; n may be 0.
 static df_status reconstruct(loss_pass *p, uint64_t first, size_t n) {
@@ -189,10 +171,10 @@ static df_status reconstruct(loss_pass *p, uint64_t first, size_t n) {
         w->number = first + i;
         w->rows = (df_range){(size_t)row[0], (size_t)(row[1] - row[0])};
         df_status status = df_loss_clean(&p->plan, w, p->x + i * block);
-        if (status != DF_OK) remember(p, status, w->number);
+        if (status != DF_OK) df_carry(&p->failure, status, w->number);
     }
     df_timer_stop("forward");
-    DF_TRY(df_agree(p->comm, raise(p)));
+    DF_TRY(df_agree(p->comm, df_carried_raise(&p->failure)));
     df_timer_start("encode and decode");
     df_status status = df_coder_apply(p->coder, p->x, p->slots * p->plan.context, p->x_hat, &codes);
     df_timer_stop("encode and decode");
@@ -311,14 +293,14 @@ static df_status run_conditions(loss_pass *p, size_t n) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads((int)p->slots)
     for (size_t i = 0; i < n; i++) {
         df_status status = df_loss_conditions(&p->plan, &p->window[i], p->x_hat + i * block);
-        if (status != DF_OK) remember(p, status, p->window[i].number);
+        if (status != DF_OK) df_carry(&p->failure, status, p->window[i].number);
     }
     df_timer_stop("forward with splices");
     for (size_t i = 0; i < n; i++) {
         double *to = p->sums + (bucket_of(p, p->window[i].number) - p->buckets.first) * sums;
         for (size_t j = 0; j < sums; j++) to[j] += p->window[i].sums[j];
     }
-    return raise(p);
+    return df_carried_raise(&p->failure);
 }
 
 // Scored positions of each place in a window, and in all of each bucket.

@@ -74,12 +74,34 @@ static void test_threads_are_apart(void **state) {
     df_error_clear();
 }
 
+static void *fail_at_two(void *carried) {
+    df_carry(carried, df_fail(DF_BAD_INPUT, "piece 2"), 2);
+    return NULL;
+}
+
+static void test_the_lowest_failure_is_carried(void **state) {
+    (void)state;
+    pthread_t thread;
+    df_carried carried = {0};
+    assert_int_equal(df_carried_raise(&carried), DF_OK);
+    df_carry(&carried, df_fail(DF_FAILED, "piece 3"), 3);
+    assert_string_equal(df_error_text(), "");
+    assert_int_equal(pthread_create(&thread, NULL, fail_at_two, &carried), 0);
+    pthread_join(thread, NULL);
+    df_carry(&carried, df_fail(DF_FAILED, "piece 4"), 4);
+    assert_int_equal(df_carried_raise(&carried), DF_BAD_INPUT);
+    assert_string_equal(df_error_text(), "piece 2");
+    assert_int_equal(df_carried_raise(&carried), DF_OK);
+    df_error_clear();
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_context),
         cmocka_unit_test(test_replaced_and_wrapped),
         cmocka_unit_test(test_long_messages_are_cut),
         cmocka_unit_test(test_threads_are_apart),
+        cmocka_unit_test(test_the_lowest_failure_is_carried),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
