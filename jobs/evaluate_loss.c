@@ -70,7 +70,10 @@ static df_status open_models(const df_run *run, const df_data *data, const df_di
         out->input.model[m] = out->model[m];
         if (df_comm_rank(run->world) != 0) continue; // reading a large model once is enough
         DF_TRY(df_model_hash(out->path[m], &hash));
-        DF_TRY(df_inputs_came_from(data->acts[s], "model", out->path[m], hash));
+        for (size_t f = 0; f < data->files; f++) {
+            const df_acts *acts = data->acts[f * data->sites + s];
+            DF_TRY(df_inputs_came_from(acts, "model", out->path[m], hash));
+        }
     }
     return DF_OK;
 }
