@@ -155,10 +155,7 @@ df_status df_plan_loss(const df_run *run, const df_data *data, const df_dict_pla
         *memory += shape[m].parameters * sizeof(float);
     }
     *memory += df_loss_bytes(plan, &s.input, (size_t)omp_get_max_threads(), shapes);
-    *out = (df_loss){.models = s.input.models,
-                     .conditions = s.input.nulls ? DF_LOSS_CONDITIONS : DF_LOSS_ISOTROPIC,
-                     .context = s.text.context};
-    for (size_t m = 0; m < s.input.models; m++) out->name[m] = s.input.name[m];
+    *out = df_loss_outline(&s.input);
 done:
     sources_close(&s);
     return status;

@@ -103,6 +103,9 @@ df_status df_loss_run(df_comm *comm, df_kernels *kernels, df_dict *dict, const d
                       df_loss *out) DF_MUST_CHECK;
 void df_loss_free(df_loss *loss);
 
+/* Its sizes and names without figures or arrays: what a plan of the result file needs. */
+df_loss df_loss_outline(const df_loss_input *input);
+
 /* Bytes that df_loss_run will take on rank 0 beside dictionary, models and text, with so many
  * threads; input->model may be NULL, shape [models] stands in. Not collective. */
 uint64_t df_loss_bytes(const df_dict_plan *plan, const df_loss_input *input, size_t threads,

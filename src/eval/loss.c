@@ -62,7 +62,7 @@ static df_status make_plan(loss_pass *p, const df_loss_input *input) {
     size_t outputs = df_dict_outputs(p->dict);
     *plan = (loss_plan){.dict = p->dict,
                         .input = input,
-                        .conditions = input->nulls ? DF_LOSS_CONDITIONS : DF_LOSS_ISOTROPIC,
+                        .conditions = df_loss_outline(input).conditions,
                         .context = input->text->context};
     DF_TRY(DF_NEW(plan->written, outputs));
     for (size_t s = 0; s < p->dict->sites; s++) {
@@ -255,8 +255,9 @@ static df_status finish_means(loss_pass *p, df_loss *out) {
         for (size_t c = 0; c < p->plan.written[s].width; c++)
             p->plan.written[s].mean[c] = (float)(total[1 + p->plan.written[s].out + c] / total[0]);
     if (status == DF_OK && out->changed < 2)
-        status = df_fail(DF_BAD_INPUT, "the held-out text has %llu rows to change",
-                         (unsigned long long)out->changed);
+        status =
+            df_fail(DF_BAD_INPUT, "the held-out text has %llu rows to change, expected at least 2",
+                    (unsigned long long)out->changed);
     df_free(total);
     return status;
 }
@@ -363,11 +364,7 @@ df_status df_loss_run(df_comm *comm, df_kernels *kernels, df_dict *dict, const d
     df_status status;
     df_max_u64(comm, &threads, 1);
     loss_pass p = {.comm = comm, .kernels = kernels, .dict = dict, .slots = (size_t)threads};
-    *out = (df_loss){.models = input->models,
-                     .conditions = input->nulls ? DF_LOSS_CONDITIONS : DF_LOSS_ISOTROPIC,
-                     .context = input->text->context,
-                     .windows = input->text->windows};
-    for (size_t m = 0; m < input->models; m++) out->name[m] = input->name[m];
+    *out = df_loss_outline(input);
     DF_GO(df_agree(comm, open_pass(&p, input)));
     DF_GO(df_coder_open(comm, kernels, dict, p.slots * p.plan.context * (size_t)df_comm_size(comm),
                         &p.coder));

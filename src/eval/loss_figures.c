@@ -56,6 +56,15 @@ df_status df_loss_figures(const double *buckets, df_loss *out) {
     return DF_OK;
 }
 
+df_loss df_loss_outline(const df_loss_input *input) {
+    df_loss out = {.models = input->models,
+                   .conditions = input->nulls ? DF_LOSS_CONDITIONS : DF_LOSS_ISOTROPIC,
+                   .context = input->text->context,
+                   .windows = input->text->windows};
+    for (size_t m = 0; m < input->models; m++) out.name[m] = input->name[m];
+    return out;
+}
+
 const char *df_loss_name(df_loss_condition condition) {
     static const char *const names[DF_LOSS_CONDITIONS] = {
         "clean",        "spliced",      "zero",        "mean",       "isotropic",

@@ -13,7 +13,7 @@ typedef struct loss_sizes {
 
 static loss_sizes measure(const df_dict_plan *plan, const df_loss_input *input, size_t slots,
                           const df_model_shape *const *shape) {
-    size_t conditions = input->nulls ? DF_LOSS_CONDITIONS : DF_LOSS_ISOTROPIC;
+    size_t conditions = df_loss_outline(input).conditions;
     loss_sizes z = {.dict = plan->dict,
                     .input = input,
                     .shape = shape,
