@@ -290,7 +290,7 @@ static void close_writer(writer *w) {
 
 /* ---- a step --------------------------------------------------------------------------------- */
 
-// The tokens that were not run yet; without kept keys, all of them. Rows begin at *first.
+// Runs the tokens that were not run yet; without kept keys, all of them.
 static df_status advance(const writer *w, df_forward *f, float *const *out, float *logits) {
     if (w->done > 0 && w->ask.keeps) return df_forward_next(f, w->id[w->done], out, logits);
     return df_forward_run(f, w->id, w->count, out, logits);

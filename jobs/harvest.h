@@ -38,9 +38,9 @@ void df_packed_free(packed_text *text);
 /* ---- windows -------------------------------------------------------------------------------- */
 
 enum {
-    HARVEST_UNIT = 16,
+    HARVEST_UNIT = 16, // windows that are computed, written and remembered as one
     HARVEST_MOST_SITES = 64
-}; // windows of a unit: what is computed, written and remembered as one
+};
 
 /* What a finished unit leaves behind, in this order: summed loss, scored tokens, then each site's
  * summed squares. */

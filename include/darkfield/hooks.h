@@ -59,7 +59,7 @@ df_status df_forward_keep(df_forward *forward) DF_MUST_CHECK;
 /* One more token behind the window last run (and the tokens since): sites and logits of its row
  * alone, out[i] [1, width of site i]. Interventions act at its position; what they did to kept keys
  * and values stays. The same numbers as a run of the longer window, to rounding. A full context is
- * DF_USAGE. */
+ * DF_USAGE. Losses and gradients are those of whole windows: they need df_forward_run again. */
 df_status df_forward_next(df_forward *forward, uint32_t id, float *const *out,
                           float *logits) DF_MUST_CHECK;
 

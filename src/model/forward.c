@@ -281,7 +281,8 @@ df_status df_forward_next(df_forward *f, uint32_t id, float *const *out, float *
 }
 
 df_status df_forward_nll(df_forward *f, double *nll) {
-    if (f->tokens < 1 || f->past > 0) return df_fail(DF_FAILED, "no window has been run");
+    if (f->tokens < 1 || f->past > 0)
+        return df_fail(DF_FAILED, "losses need a window that was run as a whole");
     for (size_t first = 0; first + 1 < f->tokens; first += DF_FORWARD_ROWS) {
         unembed(f, first);
         df_nll_rows(f->logits, f->ids + first + 1,

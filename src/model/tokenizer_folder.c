@@ -5,8 +5,6 @@
 
 #include <string.h>
 
-#define MOST_NAMED_TOKENS 64
-
 typedef struct folder {
     const char *path;
     json_t *config, *map, *extra; // tokenizer_config, special_tokens_map, added_tokens; or NULL
@@ -126,7 +124,7 @@ static df_status add_named(const folder *f, json_t *list, json_t *object) {
         if (n > m && strcmp(key + n - m, end) == 0) DF_TRY(add_token(f, list, value, true));
     }
     const json_t *more = json_object_get(object, "additional_special_tokens");
-    for (size_t i = 0; i < json_array_size(more) && i < MOST_NAMED_TOKENS; i++)
+    for (size_t i = 0; i < json_array_size(more); i++)
         DF_TRY(add_token(f, list, json_array_get(more, i), true));
     return DF_OK;
 }
