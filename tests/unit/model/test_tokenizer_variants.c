@@ -122,8 +122,10 @@ static void an_older_folder(void **state) {
     assert_false(df_tokenizer_is_special(tokenizer, 8));
     assert_true(df_tokenizer_hash(tokenizer) != hash);
     df_tokenizer_close(tokenizer);
-    put(folder, "tokenizer_config.json", "{}"); // no template
-    put(folder, "special_tokens_map.json", "{'additional_special_tokens':['<pad>']}");
+    put(folder, "tokenizer_config.json", "{}");        // no template
+    char map[1024] = "{'additional_special_tokens':["; // the last one of many counts too
+    for (int i = 0; i < 100; i++) strcat(map, "'</s>',");
+    put(folder, "special_tokens_map.json", strcat(map, "'<pad>']}"));
     assert_ok(df_tokenizer_open_folder(folder, &tokenizer));
     assert_int_equal(df_tokenizer_bos(tokenizer), -1);
     assert_true(df_tokenizer_is_special(tokenizer, 1));
