@@ -321,8 +321,10 @@ static df_status prepare(harvest *h, bool *current) {
     if (status == DF_OK) status = df_agree(world, df_job_corpus(h->run, &corpus));
     if (status == DF_OK) status = hash_inputs(h, corpus, tokenizer);
     if (status == DF_OK) *current = df_stage_is_current(h->run, h->path, FORMAT, h->job);
-    if (status == DF_OK && !*current)
+    if (status == DF_OK && !*current) {
         status = df_pack_text(h->run, corpus, tokenizer, &h->how, &h->text);
+        if (status != DF_OK) df_context("tokenising %s", df_job_text(h->run->job, "text.file"));
+    }
     df_corpus_close(&corpus);
     df_tokenizer_close(tokenizer);
     df_timer_stop("tokenise");
