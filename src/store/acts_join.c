@@ -23,9 +23,10 @@ static df_status check_part(const df_acts *all, size_t p) {
     if (strcmp(part->model, first->model) != 0 || strcmp(part->tokenizer, first->tokenizer) != 0 ||
         part->bos != first->bos)
         return df_fail(DF_BAD_INPUT,
-                       "%s is of model %s, %s of model %s, or they have other tokenizers: they "
-                       "make no one data set",
-                       part->path, part->model, first->path, first->model);
+                       "%s is of model %s (tokenizer %s, BOS %lld), %s of model %s (tokenizer %s, "
+                       "BOS %lld): they make no one data set",
+                       part->path, part->model, part->tokenizer, (long long)part->bos, first->path,
+                       first->model, first->tokenizer, (long long)first->bos);
     for (size_t s = 0; s < all->sites; s++)
         DF_TRY(check_site(all, part, s, &all->part_site[p * all->sites + s]));
     return DF_OK;
