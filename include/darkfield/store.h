@@ -264,6 +264,9 @@ typedef struct df_acts_filter {
     const uint32_t *token;
     size_t tokens; /* leave out rows of these tokens */
 } df_acts_filter;
+/* Whether a row of this token at this place of its window passes, whatever its document. */
+bool df_acts_passes(const df_acts *acts, const df_acts_filter *filter, uint32_t token,
+                    uint64_t place);
 /* The rows that pass, ascending. New memory. */
 df_status df_acts_filtered(const df_acts *acts, const df_acts_filter *filter, uint64_t **rows,
                            size_t *n) DF_MUST_CHECK;

@@ -25,15 +25,6 @@ static df_status read_packing(const df_acts *acts, packing *p) {
                    acts->path);
 }
 
-static bool passes(const packing *p, const df_acts *acts, uint32_t token, uint64_t place) {
-    const df_acts_filter *filter = p->filter;
-    if (place < filter->first) return false;
-    if (filter->bos && acts->bos >= 0 && (int64_t)token == acts->bos) return false;
-    for (size_t i = 0; i < filter->tokens; i++)
-        if (filter->token[i] == token) return false;
-    return true;
-}
-
 // Opens a window at the next row; false when there are enough.
 static bool next_window(packing *p) {
     df_loss_text *t = p->text;
@@ -51,7 +42,7 @@ static bool add_document(packing *p, const df_acts *acts, uint64_t document) {
         uint64_t place = p->rows - t->window[t->windows - 1];
         bool added = acts->token_end[r] == 0 && (int64_t)acts->tokens[r] == acts->bos;
         t->token[p->rows] = acts->tokens[r];
-        t->changed[p->rows] = passes(p, acts, acts->tokens[r], place);
+        t->changed[p->rows] = df_acts_passes(acts, p->filter, acts->tokens[r], place);
         if (place > 0) t->scored[p->rows - 1] = !added;
         p->rows++;
     }

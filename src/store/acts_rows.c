@@ -196,7 +196,9 @@ df_status df_acts_mark_bad(const df_acts *acts, size_t site, uint64_t first, siz
 
 /* ---- which rows - */
 
-static bool token_passes(const df_acts *acts, const df_acts_filter *filter, uint32_t token) {
+bool df_acts_passes(const df_acts *acts, const df_acts_filter *filter, uint32_t token,
+                    uint64_t place) {
+    if (place < filter->first) return false;
     if (filter->bos && acts->bos >= 0 && (int64_t)token == acts->bos) return false;
     for (size_t t = 0; t < filter->tokens; t++)
         if (filter->token[t] == token) return false;
@@ -212,8 +214,7 @@ df_status df_acts_filtered(const df_acts *acts, const df_acts_filter *filter, ui
         if (filter->part != 2 && acts->heldout[d] != filter->part) continue;
         for (uint64_t r = acts->document[d]; r < acts->document[d + 1]; r++) {
             while (window + 1 < acts->windows && acts->window[window + 1] <= r) window++;
-            if (r - acts->window[window] >= filter->first &&
-                token_passes(acts, filter, acts->tokens[r]))
+            if (df_acts_passes(acts, filter, acts->tokens[r], r - acts->window[window]))
                 (*rows)[(*n)++] = r;
         }
     }
