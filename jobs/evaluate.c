@@ -160,6 +160,9 @@ static df_status run_one(df_run *run) {
 
 /* Every member of a sweep has a file of its own. */
 static df_status run_evaluate(df_run *run) {
+    if (df_job_bool(run->job, "evaluate.loss") && df_job_is_synthetic(run))
+        return df_fail(DF_USAGE, "%s: synthetic rows have no model: evaluate.loss needs one",
+                       df_job_where(run->job, "evaluate.loss"));
     for (size_t d = 0; d < df_run_dictionaries(run); d++) {
         df_run one = df_run_of(run, d);
         DF_TRY(run_one(&one));

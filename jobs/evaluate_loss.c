@@ -84,9 +84,6 @@ static df_status open_text(const df_run *run, const df_data *data, sources *out)
     df_acts **acts = NULL;
     uint64_t most = (uint64_t)df_job_int(run->job, "evaluate.loss_windows");
     df_status status;
-    if (df_job_is_synthetic(run))
-        return df_fail(DF_USAGE, "%s: synthetic rows have no model: evaluate.loss needs one",
-                       df_job_where(run->job, "evaluate.loss"));
     DF_GO(df_job_evaluation_filter(run, &filter, &tokens));
     DF_GO(DF_NEW(acts, data->files));
     for (size_t f = 0; f < data->files; f++) acts[f] = data->acts[f * data->sites];

@@ -8,7 +8,7 @@
 extern const df_option df_loss_options[]; /* ended by one without key */
 
 /* Opens the models and the held-out text of the job, runs all conditions, prints what was found.
- * DF_USAGE for synthetic rows. Collective; df_loss_free. */
+ * For jobs with models, not synthetic rows. Collective; df_loss_free. */
 df_status df_run_loss(df_run *run, const df_data *data, df_dict *dict, df_loss *out) DF_MUST_CHECK;
 
 /* Bytes of df_run_loss with the planned dictionary, and what the result file must know of *out. Not
