@@ -91,12 +91,13 @@ static inline const char *df_test_folder(const char *name) {
         if (bad_ != 0) _fail(__FILE__, __LINE__);                                                  \
     } while (0)
 
-/* main of an MPI test program: one group, output of rank 0 only, one exit code for all ranks. */
-#define DF_TEST_MPI_MAIN(world, tests)                                                             \
+/* main of an MPI test program: one group (set_up and tear_down may be NULL), output of rank 0 only,
+ * one exit code for all ranks. */
+#define DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)                                          \
     int main(int argc, char **argv) {                                                              \
         if (df_comm_start(&argc, &argv, &(world)) != DF_OK) return 1;                              \
         if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;       \
-        uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, NULL, NULL);                     \
+        uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, set_up, tear_down);              \
         df_max_u64(world, &failed, 1);                                                             \
         df_comm_finish(&(world));                                                                  \
         return failed != 0;                                                                        \

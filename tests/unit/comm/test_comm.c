@@ -273,4 +273,4 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(stop_requests),
 };
 
-DF_TEST_MPI_MAIN(world, tests)
+DF_TEST_MPI_MAIN(world, tests, NULL, NULL)

@@ -68,4 +68,4 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(too_many_sections_are_left_out),
 };
 
-DF_TEST_MPI_MAIN(world, tests)
+DF_TEST_MPI_MAIN(world, tests, NULL, NULL)

@@ -127,4 +127,4 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(finish_without_memory),
 };
 
-DF_TEST_MPI_MAIN(world, tests)
+DF_TEST_MPI_MAIN(world, tests, NULL, NULL)

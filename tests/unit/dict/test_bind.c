@@ -245,15 +245,9 @@ static void penalties_without_shares(void **state) {
     df_test_all(world, train(world, "accepted", &o) == DF_OK);
 }
 
-int main(int argc, char **argv) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_on_any_ranks),       cmocka_unit_test(resumes),
-        cmocka_unit_test(start_and_rebirth),       cmocka_unit_test(what_fits_is_bound),
-        cmocka_unit_test(broken_ties_are_refused), cmocka_unit_test(penalties_without_shares)};
-    if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
-    if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
-    uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, set_up, tear_down);
-    df_max_u64(world, &failed, 1);
-    df_comm_finish(&world);
-    return failed != 0;
-}
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(same_on_any_ranks),       cmocka_unit_test(resumes),
+    cmocka_unit_test(start_and_rebirth),       cmocka_unit_test(what_fits_is_bound),
+    cmocka_unit_test(broken_ties_are_refused), cmocka_unit_test(penalties_without_shares)};
+
+DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)

@@ -587,4 +587,4 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_out_of_memory),
 };
 
-DF_TEST_MPI_MAIN(world, tests)
+DF_TEST_MPI_MAIN(world, tests, NULL, NULL)

@@ -427,17 +427,11 @@ static void truncated_files_are_refused(void **state) {
     df_free(path);
 }
 
-int main(int argc, char **argv) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(comes_back),
-                                       cmocka_unit_test(same_digest),
-                                       cmocka_unit_test(own_numbers_come_back),
-                                       cmocka_unit_test(forged_files_are_refused),
-                                       cmocka_unit_test(forged_layers_are_refused),
-                                       cmocka_unit_test(truncated_files_are_refused)};
-    if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
-    if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
-    uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, set_up, tear_down);
-    df_max_u64(world, &failed, 1);
-    df_comm_finish(&world);
-    return failed != 0;
-}
+static const struct CMUnitTest tests[] = {cmocka_unit_test(comes_back),
+                                          cmocka_unit_test(same_digest),
+                                          cmocka_unit_test(own_numbers_come_back),
+                                          cmocka_unit_test(forged_files_are_refused),
+                                          cmocka_unit_test(forged_layers_are_refused),
+                                          cmocka_unit_test(truncated_files_are_refused)};
+
+DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)

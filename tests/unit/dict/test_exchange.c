@@ -532,19 +532,13 @@ static void what_a_format_cannot_say_is_usage(void **state) {
     refused("/no/such/folder", &plain, DF_BAD_INPUT, "no such file");
 }
 
-int main(int argc, char **argv) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_family_does_what_numpy_does),
-        cmocka_unit_test(what_came_goes_back_as_it_was),
-        cmocka_unit_test(ours_come_back_to_the_bit),
-        cmocka_unit_test(other_mathematics_is_refused_by_name),
-        cmocka_unit_test(values_that_are_no_weights_are_refused),
-        cmocka_unit_test(what_a_format_cannot_say_is_usage),
-    };
-    if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
-    if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
-    uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, set_up, tear_down);
-    df_max_u64(world, &failed, 1);
-    df_comm_finish(&world);
-    return failed != 0;
-}
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(every_family_does_what_numpy_does),
+    cmocka_unit_test(what_came_goes_back_as_it_was),
+    cmocka_unit_test(ours_come_back_to_the_bit),
+    cmocka_unit_test(other_mathematics_is_refused_by_name),
+    cmocka_unit_test(values_that_are_no_weights_are_refused),
+    cmocka_unit_test(what_a_format_cannot_say_is_usage),
+};
+
+DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)

@@ -581,4 +581,4 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(files_come_back),
 };
 
-DF_TEST_MPI_MAIN(world, tests)
+DF_TEST_MPI_MAIN(world, tests, NULL, NULL)

@@ -142,4 +142,4 @@ static void test_against_torch(void **state) {
 
 static const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_torch)};
 
-DF_TEST_MPI_MAIN(world, tests)
+DF_TEST_MPI_MAIN(world, tests, NULL, NULL)

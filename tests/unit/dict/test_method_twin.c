@@ -242,4 +242,4 @@ static void new_latents_are_right(void **state) {
 static const struct CMUnitTest tests[] = {cmocka_unit_test(gradients_are_right),
                                           cmocka_unit_test(new_latents_are_right)};
 
-DF_TEST_MPI_MAIN(world, tests)
+DF_TEST_MPI_MAIN(world, tests, NULL, NULL)

@@ -608,4 +608,4 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(close_kernels),
 };
 
-DF_TEST_MPI_MAIN(world, tests)
+DF_TEST_MPI_MAIN(world, tests, NULL, NULL)

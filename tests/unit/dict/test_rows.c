@@ -410,22 +410,17 @@ static void every_order_trains_alike_on_any_ranks(void **state) {
     df_free(path);
 }
 
-int main(int argc, char **argv) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(filters_choose_rows),
-                                       cmocka_unit_test(reads_across_files),
-                                       cmocka_unit_test(files_must_fit),
-                                       cmocka_unit_test(bad_rows_are_named_or_dropped),
-                                       cmocka_unit_test(every_epoch_has_every_row_once),
-                                       cmocka_unit_test(epochs_differ_and_buffers_mix),
-                                       cmocka_unit_test(shuffle_is_exact_on_any_ranks_and_memory),
-                                       cmocka_unit_test(shuffle_leaves_nothing_behind),
-                                       cmocka_unit_test(cut_shuffled_file_is_refused),
-                                       cmocka_unit_test(synthetic_rows_are_what_they_say),
-                                       cmocka_unit_test(every_order_trains_alike_on_any_ranks)};
-    if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
-    if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
-    uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, set_up, tear_down);
-    df_max_u64(world, &failed, 1);
-    df_comm_finish(&world);
-    return failed != 0;
-}
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(filters_choose_rows),
+    cmocka_unit_test(reads_across_files),
+    cmocka_unit_test(files_must_fit),
+    cmocka_unit_test(bad_rows_are_named_or_dropped),
+    cmocka_unit_test(every_epoch_has_every_row_once),
+    cmocka_unit_test(epochs_differ_and_buffers_mix),
+    cmocka_unit_test(shuffle_is_exact_on_any_ranks_and_memory),
+    cmocka_unit_test(shuffle_leaves_nothing_behind),
+    cmocka_unit_test(cut_shuffled_file_is_refused),
+    cmocka_unit_test(synthetic_rows_are_what_they_say),
+    cmocka_unit_test(every_order_trains_alike_on_any_ranks)};
+
+DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)

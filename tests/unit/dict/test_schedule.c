@@ -156,14 +156,8 @@ static void sparsity_warms_up(void **state) {
     }
 }
 
-int main(int argc, char **argv) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(rates_are_torchs),
-                                       cmocka_unit_test(k_is_annealed),
-                                       cmocka_unit_test(sparsity_warms_up)};
-    if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
-    if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
-    uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, set_up, tear_down);
-    df_max_u64(world, &failed, 1);
-    df_comm_finish(&world);
-    return failed != 0;
-}
+static const struct CMUnitTest tests[] = {cmocka_unit_test(rates_are_torchs),
+                                          cmocka_unit_test(k_is_annealed),
+                                          cmocka_unit_test(sparsity_warms_up)};
+
+DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)

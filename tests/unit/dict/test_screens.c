@@ -166,4 +166,4 @@ static void one_digest(void **state) {
 
 static const struct CMUnitTest tests[] = {cmocka_unit_test(one_digest)};
 
-DF_TEST_MPI_MAIN(world, tests)
+DF_TEST_MPI_MAIN(world, tests, NULL, NULL)

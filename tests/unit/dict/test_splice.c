@@ -93,15 +93,18 @@ static void refuses_clamps(void **state) {
     df_dict_free(&d);
 }
 
-int main(int argc, char **argv) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(clamps_and_ablates),
-                                       cmocka_unit_test(refuses_clamps)};
-    if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
-    if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
-    uint64_t failed = df_kernels_open("auto", &kernels) != DF_OK;
-    if (failed == 0) failed = (uint64_t)cmocka_run_group_tests(tests, NULL, NULL);
-    df_kernels_close(&kernels);
-    df_max_u64(world, &failed, 1);
-    df_comm_finish(&world);
-    return failed != 0;
+static int set_up(void **state) {
+    (void)state;
+    return df_kernels_open("auto", &kernels) != DF_OK;
 }
+
+static int tear_down(void **state) {
+    (void)state;
+    df_kernels_close(&kernels);
+    return 0;
+}
+
+static const struct CMUnitTest tests[] = {cmocka_unit_test(clamps_and_ablates),
+                                          cmocka_unit_test(refuses_clamps)};
+
+DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)

@@ -232,13 +232,8 @@ static int tear_down(void **state) {
     return 0;
 }
 
-int main(int argc, char **argv) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_steps), cmocka_unit_test(test_ties),
-                                       cmocka_unit_test(test_model), cmocka_unit_test(test_rate)};
-    if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
-    if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
-    uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, set_up, tear_down);
-    df_max_u64(world, &failed, 1);
-    df_comm_finish(&world);
-    return failed != 0;
-}
+static const struct CMUnitTest tests[] = {cmocka_unit_test(test_steps), cmocka_unit_test(test_ties),
+                                          cmocka_unit_test(test_model),
+                                          cmocka_unit_test(test_rate)};
+
+DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)

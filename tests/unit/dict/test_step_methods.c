@@ -350,17 +350,20 @@ static void test_refusals(void **state) {
     close_run(&r);
 }
 
+static int set_up(void **state) {
+    (void)state;
+    return df_comm_self(&self) != DF_OK;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    df_comm_free(&self);
+    return 0;
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_against_torch), cmocka_unit_test(test_same_bytes),
     cmocka_unit_test(test_norm), cmocka_unit_test(test_nested_relu),
     cmocka_unit_test(test_refusals)};
 
-int main(int argc, char **argv) {
-    if (df_comm_start(&argc, &argv, &world) != DF_OK || df_comm_self(&self) != DF_OK) return 1;
-    if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
-    uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, NULL, NULL);
-    df_max_u64(world, &failed, 1);
-    df_comm_free(&self);
-    df_comm_finish(&world);
-    return failed != 0;
-}
+DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)

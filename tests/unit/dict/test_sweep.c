@@ -383,18 +383,12 @@ static void steps_cost_what_the_plan_says(void **state) {
     free_files(o, MOST);
 }
 
-int main(int argc, char **argv) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(members_are_what_they_are_alone),
-                                       cmocka_unit_test(resumes_on_other_ranks),
-                                       cmocka_unit_test(one_failure_ends_all),
-                                       cmocka_unit_test(failing_memory),
-                                       cmocka_unit_test(every_rank_and_member_has_a_place),
-                                       cmocka_unit_test(plan_is_what_is_used),
-                                       cmocka_unit_test(steps_cost_what_the_plan_says)};
-    if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
-    if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
-    uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, set_up, tear_down);
-    df_max_u64(world, &failed, 1);
-    df_comm_finish(&world);
-    return failed != 0;
-}
+static const struct CMUnitTest tests[] = {cmocka_unit_test(members_are_what_they_are_alone),
+                                          cmocka_unit_test(resumes_on_other_ranks),
+                                          cmocka_unit_test(one_failure_ends_all),
+                                          cmocka_unit_test(failing_memory),
+                                          cmocka_unit_test(every_rank_and_member_has_a_place),
+                                          cmocka_unit_test(plan_is_what_is_used),
+                                          cmocka_unit_test(steps_cost_what_the_plan_says)};
+
+DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)

@@ -632,28 +632,22 @@ static void steps_cost_what_the_model_says(void **state) {
     df_test_all(world, many.messages - few.messages == 12 * step.traffic.messages);
 }
 
-int main(int argc, char **argv) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(same_on_any_ranks),
-                                       cmocka_unit_test(activations_and_norms_agree),
-                                       cmocka_unit_test(objectives_resume),
-                                       cmocka_unit_test(objectives_are_checked),
-                                       cmocka_unit_test(loss_falls),
-                                       cmocka_unit_test(resumes_on_other_ranks),
-                                       cmocka_unit_test(damaged_checkpoint_falls_back),
-                                       cmocka_unit_test(other_job_is_left_alone),
-                                       cmocka_unit_test(other_kernels_are_refused),
-                                       cmocka_unit_test(bad_inputs_are_named),
-                                       cmocka_unit_test(unwritable_output),
-                                       cmocka_unit_test(plan_is_what_is_used),
-                                       cmocka_unit_test(failing_memory),
-                                       cmocka_unit_test(gathers_scaled_rows),
-                                       cmocka_unit_test(steps_cost_what_the_model_says),
-                                       cmocka_unit_test(history_holds_means),
-                                       cmocka_unit_test(a_loss_that_is_not_finite_stops)};
-    if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
-    if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
-    uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, set_up, tear_down);
-    df_max_u64(world, &failed, 1);
-    df_comm_finish(&world);
-    return failed != 0;
-}
+static const struct CMUnitTest tests[] = {cmocka_unit_test(same_on_any_ranks),
+                                          cmocka_unit_test(activations_and_norms_agree),
+                                          cmocka_unit_test(objectives_resume),
+                                          cmocka_unit_test(objectives_are_checked),
+                                          cmocka_unit_test(loss_falls),
+                                          cmocka_unit_test(resumes_on_other_ranks),
+                                          cmocka_unit_test(damaged_checkpoint_falls_back),
+                                          cmocka_unit_test(other_job_is_left_alone),
+                                          cmocka_unit_test(other_kernels_are_refused),
+                                          cmocka_unit_test(bad_inputs_are_named),
+                                          cmocka_unit_test(unwritable_output),
+                                          cmocka_unit_test(plan_is_what_is_used),
+                                          cmocka_unit_test(failing_memory),
+                                          cmocka_unit_test(gathers_scaled_rows),
+                                          cmocka_unit_test(steps_cost_what_the_model_says),
+                                          cmocka_unit_test(history_holds_means),
+                                          cmocka_unit_test(a_loss_that_is_not_finite_stops)};
+
+DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)

@@ -227,4 +227,4 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(inputs_that_do_not_belong_together_are_refused),
 };
 
-DF_TEST_MPI_MAIN(world, tests)
+DF_TEST_MPI_MAIN(world, tests, NULL, NULL)

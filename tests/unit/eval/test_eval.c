@@ -220,14 +220,8 @@ static void inputs_that_do_not_fit(void **state) {
     df_free(path);
 }
 
-int main(int argc, char **argv) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(agrees_with_numpy),
-                                       cmocka_unit_test(same_file_on_any_ranks),
-                                       cmocka_unit_test(inputs_that_do_not_fit)};
-    if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
-    if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
-    uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, set_up, tear_down);
-    df_max_u64(world, &failed, 1);
-    df_comm_finish(&world);
-    return failed != 0;
-}
+static const struct CMUnitTest tests[] = {cmocka_unit_test(agrees_with_numpy),
+                                          cmocka_unit_test(same_file_on_any_ranks),
+                                          cmocka_unit_test(inputs_that_do_not_fit)};
+
+DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)

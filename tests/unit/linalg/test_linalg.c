@@ -319,11 +319,4 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(no_memory_on_one_rank),
 };
 
-int main(int argc, char **argv) {
-    if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
-    if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
-    uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, setup, teardown);
-    df_max_u64(world, &failed, 1);
-    df_comm_finish(&world);
-    return failed != 0;
-}
+DF_TEST_MPI_MAIN(world, tests, setup, teardown)

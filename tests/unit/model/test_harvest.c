@@ -452,19 +452,13 @@ static int make_folder(void **state) {
     return 0;
 }
 
-int main(int argc, char **argv) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_alone),     cmocka_unit_test(test_together),
-        cmocka_unit_test(test_skips),     cmocka_unit_test(test_resumes),
-        cmocka_unit_test(test_forgets),   cmocka_unit_test(test_contents),
-        cmocka_unit_test(test_precision), cmocka_unit_test(test_tokens),
-        cmocka_unit_test(test_widths),    cmocka_unit_test(test_document_packing),
-        cmocka_unit_test(test_refusals),  cmocka_unit_test(test_not_finite),
-    };
-    if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
-    if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
-    uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, make_folder, NULL);
-    df_max_u64(world, &failed, 1);
-    df_comm_finish(&world);
-    return failed != 0;
-}
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_alone),     cmocka_unit_test(test_together),
+    cmocka_unit_test(test_skips),     cmocka_unit_test(test_resumes),
+    cmocka_unit_test(test_forgets),   cmocka_unit_test(test_contents),
+    cmocka_unit_test(test_precision), cmocka_unit_test(test_tokens),
+    cmocka_unit_test(test_widths),    cmocka_unit_test(test_document_packing),
+    cmocka_unit_test(test_refusals),  cmocka_unit_test(test_not_finite),
+};
+
+DF_TEST_MPI_MAIN(world, tests, make_folder, NULL)

@@ -306,4 +306,4 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(no_memory_on_one_rank),
 };
 
-DF_TEST_MPI_MAIN(world, tests)
+DF_TEST_MPI_MAIN(world, tests, NULL, NULL)

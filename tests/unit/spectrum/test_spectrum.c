@@ -283,4 +283,4 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(wrong_inputs_are_refused),
 };
 
-DF_TEST_MPI_MAIN(world, tests)
+DF_TEST_MPI_MAIN(world, tests, NULL, NULL)

@@ -77,4 +77,4 @@ static void spectrum_of_a_real_width(void **state) {
 
 static const struct CMUnitTest tests[] = {cmocka_unit_test(spectrum_of_a_real_width)};
 
-DF_TEST_MPI_MAIN(world, tests)
+DF_TEST_MPI_MAIN(world, tests, NULL, NULL)

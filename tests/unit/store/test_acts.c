@@ -331,4 +331,4 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup(many_attributes_and_long_texts_fit, set_up),
 };
 
-DF_TEST_MPI_MAIN(world, tests)
+DF_TEST_MPI_MAIN(world, tests, NULL, NULL)

@@ -408,4 +408,4 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup(a_full_disk_is_said_before_any_row, set_up),
 };
 
-DF_TEST_MPI_MAIN(world, tests)
+DF_TEST_MPI_MAIN(world, tests, NULL, NULL)

@@ -232,9 +232,4 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(failing_memory_is_survived),
 };
 
-int main(int argc, char **argv) {
-    if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
-    int failed = cmocka_run_group_tests(tests, set_up, NULL);
-    df_comm_finish(&world);
-    return failed != 0;
-}
+DF_TEST_MPI_MAIN(world, tests, set_up, NULL)

@@ -134,16 +134,10 @@ static void numpy_has_no_bf16(void **state) {
     df_error_clear();
 }
 
-int main(int argc, char **argv) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(files_come_back_and_hold_the_same_bytes),
-        cmocka_unit_test(failures_leave_nothing),
-        cmocka_unit_test(numpy_has_no_bf16),
-    };
-    if (df_comm_start(&argc, &argv, &world) != DF_OK) return 1;
-    if (df_comm_rank(world) != 0 && freopen("/dev/null", "w", stdout) == NULL) return 1;
-    uint64_t failed = (uint64_t)cmocka_run_group_tests(tests, set_up, NULL);
-    df_max_u64(world, &failed, 1);
-    df_comm_finish(&world);
-    return failed != 0;
-}
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(files_come_back_and_hold_the_same_bytes),
+    cmocka_unit_test(failures_leave_nothing),
+    cmocka_unit_test(numpy_has_no_bf16),
+};
+
+DF_TEST_MPI_MAIN(world, tests, set_up, NULL)
