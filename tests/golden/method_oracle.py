@@ -4,19 +4,17 @@ tests/unit/dict/test_step_methods.c.
     python3 tests/golden/method_oracle.py [CASE ...]   # rewrites method_{CASE}.bin beside this script
 
 Gradients come twice: g_ as autograd has them, u_ as Adam gets them (off the decoder's rows, clipped); n_ are the weights after
-resampling the start. A .bin file is a sequence of records: name (16 bytes, zero padded), type (8 bytes: "f4" or "f8"), count (uint64), count
-little-endian values. A seed is taken whose first batch keeps the last selected score further than GAP from the first one left
-out, every later batch further than LATER_GAP, so that float32 selects the same latents. Resampling draws with Philox4x32-10 on
-(seed, stream, step, row), written out here from the paper (Salmon et al., SC11).
+resampling the start. A .bin file has the records of dict_oracle.py. A seed is taken whose first batch keeps the last selected
+score further than GAP from the first one left out, every later batch further than LATER_GAP, so that float32 selects the same
+latents. Resampling draws with Philox4x32-10 on (seed, stream, step, row), written out here from the paper (Salmon et al., SC11).
 """
 import math
 import pathlib
-import struct
 import sys
 
 import torch
 
-from dict_oracle import f32, keep
+from dict_oracle import f32, keep, write
 
 M, WIDTHS, B, K, BATCHES, STEPS = 48, (7, 5), 32, 4, 2, 200
 D = sum(WIDTHS)
@@ -234,16 +232,6 @@ def fvu(x, p, case):
     with torch.no_grad():
         _, _, e, gap = objective(x[0], p, torch.zeros(M, dtype=torch.bool), case)
     return ((e**2).sum() / ((x[0] - x[0].mean(0)) ** 2).sum()).item() if gap > GAP else None
-
-
-def write(path, records):
-    with open(path, "wb") as out:
-        for name, values in records.items():
-            data = torch.as_tensor(values, dtype=torch.float64).reshape(-1).tolist()
-            wide = name in ("losses", "norms", "numbers") or name[:2] in ("g_", "u_", "n_")
-            kind, code = ("f8", "d") if wide else ("f4", "f")
-            out.write(name.encode().ljust(16, b"\0") + kind.encode().ljust(8, b"\0"))
-            out.write(struct.pack("<Q", len(data)) + struct.pack(f"<{len(data)}{code}", *data))
 
 
 def find(case):

@@ -49,6 +49,11 @@
         }                                                                                          \
     } while (0)
 
+/* The larger of two; NaN where either is, which fmax would drop. */
+static inline double df_test_worse(double a, double b) {
+    return a > b || isnan(a) ? a : b;
+}
+
 /* All files of this process, so that test programs may run side by side; gone when it ends. */
 static inline const char *df_test_root(void) {
     static char root[120];

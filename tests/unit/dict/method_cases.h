@@ -1,9 +1,8 @@
-/* method_cases.h: the cases of tests/golden/method_oracle.py, and their records. */
+/* method_cases.h: the cases of tests/golden/method_oracle.py. */
 #ifndef METHOD_CASES_H
 #define METHOD_CASES_H
 
-#define DF_TEST_MPI
-#include "df_test.h"
+#include "golden.h"
 
 #include "darkfield/dict.h"
 
@@ -117,32 +116,5 @@ static const family families[] = {
              .ema = 0.98}},
 };
 enum { FAMILIES = sizeof families / sizeof *families };
-
-/* ---- records -------------------------------------------------------------------------------- */
-
-typedef struct golden {
-    char *bytes;
-    size_t size;
-} golden;
-
-/* Value i of a record; NAN where there is no such record of n values. */
-static inline double number(const golden *g, const char *name, size_t n, size_t i) {
-    for (size_t at = 0; at + 32 <= g->size;) {
-        uint64_t count;
-        bool wide = memcmp(g->bytes + at + 16, "f8", 2) == 0;
-        memcpy(&count, g->bytes + at + 24, sizeof count);
-        const char *values = g->bytes + at + 32;
-        if (strncmp(g->bytes + at, name, 16) == 0 && count == n) {
-            float narrow;
-            double value;
-            memcpy(&narrow, values + i * 4, sizeof narrow);
-            if (!wide) return (double)narrow;
-            memcpy(&value, values + i * 8, sizeof value);
-            return value;
-        }
-        at += 32 + count * (wide ? 8 : 4);
-    }
-    return NAN;
-}
 
 #endif

@@ -1,9 +1,8 @@
-/* objective_cases.h: the cases of tests/golden/objective_oracle.py, and their records. */
+/* objective_cases.h: the cases of tests/golden/objective_oracle.py. */
 #ifndef OBJECTIVE_CASES_H
 #define OBJECTIVE_CASES_H
 
-#define DF_TEST_MPI
-#include "df_test.h"
+#include "golden.h"
 
 #include "darkfield/dict.h"
 
@@ -89,52 +88,6 @@ static const objective_case cases[] = {
 
 static inline bool raw(const objective_case *k) {
     return k->o.raw_threshold;
-}
-
-/* ---- records -------------------------------------------------------------------------------- */
-
-typedef struct golden {
-    char *bytes;
-    size_t size;
-} golden;
-
-static df_status open_golden(const objective_case *k, golden *g) {
-    char path[512];
-    snprintf(path, sizeof path, "%s/tests/golden/objective_%s.bin", DF_SOURCE_DIR, k->name);
-    return df_read_file(path, &g->bytes, &g->size);
-}
-
-/* The values of a record, or NULL. */
-static const char *record(const golden *g, const char *name, size_t n) {
-    for (size_t at = 0; at + 24 <= g->size;) {
-        uint64_t count;
-        memcpy(&count, g->bytes + at + 16, sizeof count);
-        if (strncmp(g->bytes + at, name, 16) == 0) return count == n ? g->bytes + at + 24 : NULL;
-        at += 24 + count * sizeof(double);
-    }
-    return NULL;
-}
-
-static double number(const golden *g, const char *name, size_t n, size_t i) {
-    const char *from = record(g, name, n);
-    double value = NAN;
-    if (from != NULL) memcpy(&value, from + i * sizeof value, sizeof value);
-    return value;
-}
-
-static void take(const golden *g, const char *name, size_t n, df_range part, float *to) {
-    for (size_t i = 0; i < part.count; i++) to[i] = (float)number(g, name, n, part.first + i);
-}
-
-/* Relative L2 distance of `part` of a record from a. */
-static double distance(const golden *g, const char *name, size_t n, df_range part, const float *a) {
-    double above = 0.0, below = 1e-30;
-    for (size_t i = 0; i < part.count; i++) {
-        double b = number(g, name, n, part.first + i);
-        above += ((double)a[i] - b) * ((double)a[i] - b);
-        below += b * b;
-    }
-    return part.count > 0 ? sqrt(above / below) : 0.0;
 }
 
 #endif

@@ -1,7 +1,6 @@
 /* Dictionaries of other projects: what numpy makes of each family's files is what they do here;
  * they go back as they came; ours go out and come back to the bit; hostile folders are refused. */
-#define DF_TEST_MPI
-#include "df_test.h"
+#include "golden.h"
 
 #include "darkfield/exchange.h"
 
@@ -68,21 +67,6 @@ static df_dict *read_it(const char *path, const df_exchange_options *options,
 
 /* ---- against numpy -------------------------------------------------------------------------- */
 
-// A record of a .bin file: new memory.
-static double *record(const char *path, const char *name, uint64_t *count) {
-    FILE *file = fopen(path, "rb");
-    char key[16];
-    double *values = NULL;
-    while (file != NULL && values == NULL && fread(key, 1, 16, file) == 16 &&
-           fread(count, 8, 1, file) == 1) {
-        if (strncmp(key, name, 16) != 0 && fseek(file, (long)(*count * 8), SEEK_CUR) == 0) continue;
-        values = df_alloc(*count, 8);
-        if (fread(values, 8, *count, file) != *count) fail();
-    }
-    if (file != NULL) fclose(file);
-    return values;
-}
-
 // Codes of this rank as [rows, latents], zeros elsewhere.
 static bool same_codes(const df_dict *d, const df_codes *codes, const double *f, double largest) {
     bool good = true;
@@ -115,10 +99,10 @@ static double scale_at(const df_dict *d, size_t column) {
 }
 
 // x and y in raw activations; scales go in and out here.
-static bool does_as(df_dict *d, const char *golden) {
-    uint64_t nx, nf, ny;
-    double *x = record(golden, "x", &nx), *f = record(golden, "f", &nf),
-           *y = record(golden, "y", &ny);
+static bool does_as(df_dict *d, const golden *g) {
+    size_t nx, nf, ny;
+    const double *x = golden_find(g, "x", &nx), *f = golden_find(g, "f", &nf),
+                 *y = golden_find(g, "y", &ny);
     size_t rows = nx / d->width;
     const df_codes *codes = NULL;
     df_coder *coder = NULL;
@@ -139,8 +123,8 @@ static bool does_as(df_dict *d, const char *golden) {
         if (!good) fprintf(stderr, "column %zu: %.9g, numpy has %.9g\n", c, have, want);
     }
     df_coder_close(&coder);
-    void *all[] = {x, f, y, in, out};
-    for (size_t i = 0; i < 5; i++) df_free(all[i]);
+    df_free(in);
+    df_free(out);
     return good && status == DF_OK;
 }
 
@@ -148,17 +132,20 @@ static void every_family_does_what_numpy_does(void **state) {
     (void)state;
     for (size_t i = 0; i < CASES; i++) {
         const char *format = NULL;
-        char path[400], golden[400];
+        char path[400];
+        golden numpy = {0};
         df_exchange_facts facts;
         snprintf(path, sizeof path, GOLDEN "%s", cases[i].name);
-        snprintf(golden, sizeof golden, GOLDEN "%s.bin", cases[i].name);
+        df_test_all(world, golden_open(&numpy, "convert/", cases[i].name) == DF_OK);
         df_test_all(world, df_exchange_recognise(path, &format) == DF_OK ||
                                strncmp(cases[i].format, "crosscoder", 10) == 0);
         df_exchange_options options = plain;
         options.format = cases[i].format;
         df_dict *d = read_it(path, &options, &facts);
-        if (!does_as(d, golden)) print_error("%s differs\n", cases[i].name);
-        df_test_all(world, does_as(d, golden));
+        bool same = does_as(d, &numpy);
+        if (!same) print_error("%s differs\n", cases[i].name);
+        df_test_all(world, same);
+        df_free(numpy.bytes);
         df_dict_free(&d);
     }
 }
@@ -329,7 +316,7 @@ static bool close_to(const float *a, const float *b, size_t n) {
     double most = 0.0, worst = 0.0;
     for (size_t i = 0; i < n; i++) {
         most = fmax(most, fabs((double)a[i]));
-        worst = fmax(worst, fabs((double)a[i] - (double)b[i]));
+        worst = df_test_worse(worst, fabs((double)a[i] - (double)b[i]));
     }
     if (worst > 3e-6 * most) fprintf(stderr, "worst %g of %g\n", worst, most);
     return worst <= 3e-6 * most;

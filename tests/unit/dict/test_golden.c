@@ -1,10 +1,8 @@
 /* The coder against float64 PyTorch (tests/golden/dict_oracle.py): gradients of one batch, the loss
  * of 200 steps, FVU. */
-#define DF_TEST_MPI
-#include "df_test.h"
+#include "golden.h"
 
 #include "darkfield/dict.h"
-#include "golden.h"
 
 #define LATENTS 96
 #define WIDTH 24
@@ -43,10 +41,8 @@ static df_status open_run(const oracle_case *oracle, run *r) {
     df_dict_site sites[2] = {
         {.name = (char *)"a", .model = (char *)"one", .width = FIRST_SITE, .scale = 1.0},
         {.name = (char *)"b", .model = (char *)"two", .width = WIDTH - FIRST_SITE, .scale = 1.0}};
-    char path[512];
     *r = (run){0};
-    snprintf(path, sizeof path, "%s/tests/golden/dict_%s.bin", DF_SOURCE_DIR, oracle->name);
-    DF_TRY(df_read_file(path, &r->file.bytes, &r->file.size));
+    DF_TRY(golden_open(&r->file, "dict_", oracle->name));
     DF_TRY(DF_NEW(r->x, BATCHES * ROWS * WIDTH));
     DF_TRY(df_kernels_open("auto", &r->kernels));
     DF_TRY(df_dict_new(world, LATENTS, sites, 2, &r->dict));
@@ -120,7 +116,7 @@ static void test_against_torch(void **state) {
                                              &report) == DF_OK);
             double loss = number(&r.file, "losses", STEPS, s),
                    off = fabs(report.loss - loss) / loss;
-            worst = off > worst ? off : worst;
+            worst = df_test_worse(worst, off);
         }
         print_message("%s: largest relative difference of the loss over %d steps %.2e\n",
                       cases[i].name, STEPS, worst);

@@ -1,11 +1,9 @@
 /* Transcoders, a cross-layer crosscoder of uneven widths and a cross-layer transcoder against
  * float64 PyTorch (tests/golden/dict_geometry_oracle.py): gradients of one batch, the loss of 200
  * steps, FVU. */
-#define DF_TEST_MPI
-#include "df_test.h"
+#include "golden.h"
 
 #include "darkfield/dict.h"
-#include "golden.h"
 
 #define LATENTS 64
 #define ROWS 32
@@ -75,10 +73,8 @@ static void measure(run *r) {
 }
 
 static df_status open_run(const oracle_case *oracle, run *r) {
-    char path[512];
     *r = (run){0};
-    snprintf(path, sizeof path, "%s/tests/golden/dict_%s.bin", DF_SOURCE_DIR, oracle->name);
-    DF_TRY(df_read_file(path, &r->file.bytes, &r->file.size));
+    DF_TRY(golden_open(&r->file, "dict_", oracle->name));
     DF_TRY(df_kernels_open("auto", &r->kernels));
     DF_TRY(make_dict(oracle, &r->dict));
     df_dict *d = r->dict;
@@ -160,7 +156,7 @@ static void test_against_torch(void **state) {
             df_test_all(world, df_coder_step(r.coder, x, ROWS, &set, &report) == DF_OK);
             double loss = number(&r.file, "losses", STEPS, s);
             double off = fabs(report.loss - loss) / loss;
-            worst = off <= worst ? worst : off;
+            worst = df_test_worse(worst, off);
         }
         print_message("%s: largest relative difference of the loss over %d steps %.2e\n",
                       cases[i].name, STEPS, worst);

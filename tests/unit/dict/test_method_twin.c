@@ -19,10 +19,6 @@ static method_weights new_weights(void) {
     return (method_weights){doubles(WEIGHTS), doubles(WEIGHTS), doubles(LATENTS), doubles(WIDTH)};
 }
 
-static void take_doubles(const golden *g, const char *name, size_t n, double *to) {
-    for (size_t i = 0; i < n; i++) to[i] = number(g, name, n, i);
-}
-
 static void open_twin(const family *f, const golden *g, const df_dict *shape, method_twin *t) {
     double *x = doubles(ROWS * WIDTH);
     uint8_t *dead = df_alloc(LATENTS, 1);
@@ -79,16 +75,10 @@ static bool near(const family *f, const char *what, double off, double limit) {
 }
 
 /* Relative L2 distance of a record PREFIX NAME. */
-static double distance(const golden *g, const char *prefix, const tensor *x, const double *a) {
+static double off_torch(const golden *g, const char *prefix, const tensor *x, const double *a) {
     char name[16];
-    double above = 0.0, below = 1e-30;
     snprintf(name, sizeof name, "%s%s", prefix, x->name);
-    for (size_t i = 0; i < x->n; i++) {
-        double b = number(g, name, x->n, i);
-        above += (a[i] - b) * (a[i] - b);
-        below += b * b;
-    }
-    return sqrt(above / below);
+    return distance_doubles(g, name, x->n, a);
 }
 
 /* ---- against PyTorch and finite differences ------------------------------------------------- */
@@ -99,12 +89,12 @@ static bool matches_torch(const family *f, const golden *g, method_twin *t) {
     list_tensors(t, all);
     method_run(t);
     for (size_t i = 0; i < TENSORS; i++)
-        good &= near(f, all[i].name, distance(g, "g_", &all[i], all[i].gradient), 1e-8);
+        good &= near(f, all[i].name, off_torch(g, "g_", &all[i], all[i].gradient), 1e-8);
     good &= near(f, "loss", fabs(t->loss / number(g, "losses", STEPS, 0) - 1.0), 1e-10);
     if (!(f->set.clip > 0.0) && !f->set.unit_decoder && !f->set.unit_first) return good;
     double norm = method_clip(t);
     for (size_t i = 0; i < TENSORS; i++)
-        good &= near(f, all[i].name, distance(g, "u_", &all[i], all[i].gradient), 1e-8);
+        good &= near(f, all[i].name, off_torch(g, "u_", &all[i], all[i].gradient), 1e-8);
     if (f->set.clip > 0.0)
         good &= near(f, "norm", fabs(norm / number(g, "norms", STEPS, 0) - 1.0), 1e-10);
     return good;
@@ -130,7 +120,7 @@ static bool differences_agree(const family *f, method_twin *t, const tensor *x) 
     memcpy(formula, x->gradient, x->n * sizeof *formula);
     for (size_t i = 0; i < x->n; i += 1 + x->n / 23) {
         double found = difference(t, &x->weight[i]);
-        worst = fmax(worst, fabs(found - formula[i]) / (1.0 + fabs(formula[i])));
+        worst = df_test_worse(worst, fabs(found - formula[i]) / (1.0 + fabs(formula[i])));
     }
     df_free(formula);
     return near(f, x->name, worst, 1e-8);
@@ -150,12 +140,6 @@ static df_dict *new_shape(const family *f) {
     return d;
 }
 
-static void open_golden(const family *f, golden *g) {
-    char path[512];
-    snprintf(path, sizeof path, "%s/tests/golden/method_%s.bin", DF_SOURCE_DIR, f->name);
-    assert_ok(df_read_file(path, &g->bytes, &g->size));
-}
-
 static void gradients_are_right(void **state) {
     (void)state;
     for (size_t i = 0; i < FAMILIES; i++) {
@@ -163,7 +147,7 @@ static void gradients_are_right(void **state) {
         method_twin t;
         tensor all[TENSORS];
         df_dict *shape = new_shape(&families[i]);
-        open_golden(&families[i], &g);
+        assert_ok(golden_open(&g, "method_", families[i].name));
         open_twin(&families[i], &g, shape, &t);
         assert_true(matches_torch(&families[i], &g, &t));
         list_tensors(&t, all);
@@ -222,14 +206,14 @@ static void new_latents_are_right(void **state) {
         df_resample how = f->how;
         how.step = f->resample;
         df_dict *d = new_shape(f);
-        open_golden(f, &g);
+        assert_ok(golden_open(&g, "method_", f->name));
         open_twin(f, &g, d, &t);
         assert_ok(resample_coder(f, &t, how, d));
         method_run(&t);
         method_resample(&t, &how);
         list_tensors(&t, all);
         for (size_t n = 0; n < TENSORS; n++)
-            assert_true(near(f, all[n].name, distance(&g, "n_", &all[n], all[n].weight), 1e-8));
+            assert_true(near(f, all[n].name, off_torch(&g, "n_", &all[n], all[n].weight), 1e-8));
         assert_true(near(f, "the coder's W_enc", apart(d->w_enc, t.w.w_enc, WEIGHTS), 1e-6));
         assert_true(near(f, "the coder's W_dec", apart(d->w_dec, t.w.w_dec, WEIGHTS), 1e-6));
         assert_true(near(f, "the coder's b_enc", apart(d->b_enc, t.w.b_enc, LATENTS), 1e-6));

@@ -248,8 +248,9 @@ static void starts_from_data(void **state) {
     for (size_t j = 0; j < LATENTS; j++) {
         const float *enc = d->w_enc + j * WIDTH, *dec = d->w_dec + j * WIDTH;
         double ratio = df_sum_squares(enc, WIDTH) / df_sum_squares(dec, WIDTH);
-        norms = fmax(norms, fabs(ratio - 1.0));
-        tied = fmax(tied, fabs((double)df_dot(enc, dec, WIDTH)) / df_sum_squares(dec, WIDTH));
+        norms = df_test_worse(norms, fabs(ratio - 1.0));
+        tied =
+            df_test_worse(tied, fabs((double)df_dot(enc, dec, WIDTH)) / df_sum_squares(dec, WIDTH));
     }
     df_test_all(world, fabs(length - sqrt((double)WIDTH)) < 1e-5);
     df_test_all(world, off_share(d, x, n) <= 1.5 / (double)n && norms < 1e-5 && tied < 0.9);

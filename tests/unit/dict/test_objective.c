@@ -1,9 +1,6 @@
 /* Every objective against float64 PyTorch (tests/golden/objective_oracle.py): gradients of one
  * batch, the loss of 200 steps, FVU; the plain twin against the same and against finite
  * differences; the same bytes on any ranks and threads. */
-#define DF_TEST_MPI
-#include "df_test.h"
-
 #include "objective_cases.h"
 #include "objective_twin.h"
 #include <omp.h>
@@ -41,7 +38,7 @@ static df_status open_run(df_comm *comm, const objective_case *k, run *r) {
          .width = WIDTH - site_first(k)[1],
          .scale = 1.0}};
     *r = (run){0};
-    DF_TRY(open_golden(k, &r->file));
+    DF_TRY(golden_open(&r->file, "objective_", k->name));
     DF_TRY(DF_NEW(r->x, BATCHES * ROWS * WIDTH));
     if (kernels == NULL) DF_TRY(df_kernels_open("auto", &kernels));
     DF_TRY(df_dict_new(comm, LATENTS, sites, 2, &r->dict));
@@ -187,7 +184,7 @@ static bool losses_agree(run *r, const objective_case *k) {
     double losses[STEPS], worst = 0.0, fvu = number(&r->file, "fvu", 1, 0);
     if (train(r, k, STEPS, losses) != DF_OK) return false;
     for (size_t s = 0; s < STEPS; s++)
-        worst = fmax(worst, fabs(losses[s] / number(&r->file, "losses", STEPS, s) - 1.0));
+        worst = df_test_worse(worst, fabs(losses[s] / number(&r->file, "losses", STEPS, s) - 1.0));
     double off = fabs(pooled_fvu(r) / fvu - 1.0);
     print_message("%s: largest relative difference of the loss over %d steps %.1e, of the final "
                   "FVU %.1e\n",
@@ -233,10 +230,6 @@ static twin_weights new_weights(void) {
 static void free_weights(twin_weights *w) {
     double *all[] = {w->w_enc, w->w_dec, w->b_enc, w->b_dec, w->theta, w->r_mag, w->b_mag};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) df_free(all[i]);
-}
-
-static void take_doubles(const golden *g, const char *name, size_t n, double *to) {
-    for (size_t i = 0; i < n && record(g, name, n) != NULL; i++) to[i] = number(g, name, n, i);
 }
 
 static void open_twin(const objective_case *k, const golden *g, twin *t) {
@@ -310,14 +303,9 @@ static bool twin_matches_torch(const objective_case *k, const golden *g, twin *t
     list_tensors(t, all);
     twin_run(t);
     for (size_t i = 0; i < TENSORS; i++) {
-        double above = 0.0, below = 1e-30;
         if (record(g, all[i].name, all[i].n) == NULL) continue;
-        for (size_t n = 0; n < all[i].n; n++) {
-            double torch = number(g, all[i].name, all[i].n, n);
-            above += pow(all[i].gradient[n] - torch, 2.0);
-            below += torch * torch;
-        }
-        good &= near(k, all[i].name, sqrt(above / below), 1e-8);
+        double off = distance_doubles(g, all[i].name, all[i].n, all[i].gradient);
+        good &= near(k, all[i].name, off, 1e-8);
     }
     return good & near(k, "loss", fabs(t->loss / number(g, "losses", STEPS, 0) - 1.0), 1e-10);
 }
@@ -343,7 +331,7 @@ static bool differences_agree(const objective_case *k, twin *t, const tensor *x)
         bool decoder = x->weight == t->w.w_dec;
         if (x->row && (twin_is_out(t, j, c) || (decoder && twin_follows(t, j, c)))) continue;
         double found = difference(t, &x->weight[i]);
-        worst = fmax(worst, fabs(found - formula[i]) / (1.0 + fabs(formula[i])));
+        worst = df_test_worse(worst, fabs(found - formula[i]) / (1.0 + fabs(formula[i])));
     }
     df_free(formula);
     return near(k, x->name, worst, 1e-8);
@@ -356,7 +344,7 @@ static void test_twin(void **state) {
         golden g;
         twin t;
         tensor all[TENSORS];
-        assert_ok(open_golden(&cases[i], &g));
+        assert_ok(golden_open(&g, "objective_", cases[i].name));
         open_twin(&cases[i], &g, &t);
         assert_true(twin_matches_torch(&cases[i], &g, &t));
         list_tensors(&t, all);

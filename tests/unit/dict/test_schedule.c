@@ -114,7 +114,8 @@ static void rates_are_torchs(void **state) {
         history_of(o[i], "lr", rate);
         const json_t *wanted = json_object_get(golden, names[i]);
         for (size_t s = 0; s < STEPS; s++)
-            worst = fmax(worst, fabs(rate[s] - json_number_value(json_array_get(wanted, s))));
+            worst =
+                df_test_worse(worst, fabs(rate[s] - json_number_value(json_array_get(wanted, s))));
         df_test_all(world, json_array_size(wanted) == STEPS && worst <= 1e-15);
     }
     json_decref(golden);

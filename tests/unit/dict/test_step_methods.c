@@ -9,19 +9,10 @@ static df_comm *world, *self;
 
 /* ---- numbers --------------------------------------------------------------------------------- */
 
-static void take(const golden *g, const char *name, size_t n, df_range part, float *to) {
-    for (size_t i = 0; i < part.count; i++) to[i] = (float)number(g, name, n, part.first + i);
-}
-
 static bool close_to(const golden *g, const char *name, size_t n, df_range part, const float *a) {
-    double above = 0.0, below = 1e-30;
-    for (size_t i = 0; i < part.count; i++) {
-        double b = number(g, name, n, part.first + i);
-        above += ((double)a[i] - b) * ((double)a[i] - b);
-        below += b * b;
-    }
-    if (part.count == 0 || sqrt(above / below) <= 1e-5) return true;
-    print_error("%s: relative distance %.2e\n", name, sqrt(above / below));
+    double off = distance(g, name, n, part, a);
+    if (off <= 1e-5) return true;
+    print_error("%s: relative distance %.2e\n", name, off);
     return false;
 }
 
@@ -61,10 +52,8 @@ static df_status open_dict(df_comm *comm, const family *f, run *r) {
 }
 
 static df_status open_run(df_comm *comm, const family *f, run *r) {
-    char path[512];
     *r = (run){0};
-    snprintf(path, sizeof path, "%s/tests/golden/method_%s.bin", DF_SOURCE_DIR, f->name);
-    DF_TRY(df_read_file(path, &r->file.bytes, &r->file.size));
+    DF_TRY(golden_open(&r->file, "method_", f->name));
     DF_TRY(DF_NEW(r->x, BATCHES * ROWS * WIDTH));
     take(&r->file, "x", BATCHES * ROWS * WIDTH, (df_range){0, BATCHES * ROWS * WIDTH}, r->x);
     DF_TRY(df_kernels_open("auto", &r->kernels));
@@ -160,8 +149,8 @@ static void train_like_torch(run *r, const family *f) {
         df_test_all(world, step(r, f, s) == DF_OK);
         double loss = number(&r->file, "losses", STEPS, s),
                norm = number(&r->file, "norms", STEPS, s);
-        worst = fmax(worst, fabs(r->report.loss - loss) / loss);
-        worst_norm = fmax(worst_norm, fabs(r->report.norm - norm) / (norm + 1e-30));
+        worst = df_test_worse(worst, fabs(r->report.loss - loss) / loss);
+        worst_norm = df_test_worse(worst_norm, fabs(r->report.norm - norm) / (norm + 1e-30));
     }
     print_message("%s: over %d steps the loss differs by at most %.1e, the norm by %.1e\n", f->name,
                   STEPS, worst, worst_norm);

@@ -36,8 +36,7 @@ static double *stored(const char *key) {
 
 static double distance(const double *a, const double *b, size_t n) {
     double most = 0;
-    for (size_t i = 0; i < n; i++)
-        if (!(fabs(a[i] - b[i]) <= most)) most = fabs(a[i] - b[i]);
+    for (size_t i = 0; i < n; i++) most = df_test_worse(most, fabs(a[i] - b[i]));
     return most;
 }
 

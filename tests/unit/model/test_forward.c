@@ -42,7 +42,7 @@ static double worst_row(const float *ours, const double *theirs, size_t n, size_
             apart += d * d;
             size += theirs[r * width + i] * theirs[r * width + i];
         }
-        if (!(sqrt(apart) <= worst * sqrt(size))) worst = sqrt(apart / size);
+        worst = df_test_worse(worst, apart > 0 ? sqrt(apart / size) : apart);
     }
     return worst;
 }

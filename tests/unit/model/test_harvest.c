@@ -161,7 +161,7 @@ static df_status compare_window(const df_acts *acts, df_forward *forward, uint64
     for (size_t i = 0; i < n * 128; i++) {
         double apart =
             fabs((double)direct[i] - (double)stored[i]) / (1e-6 + fabs((double)direct[i]));
-        if (!(apart <= *worst)) *worst = apart;
+        *worst = df_test_worse(*worst, apart);
     }
     return DF_OK;
 }

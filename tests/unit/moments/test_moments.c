@@ -118,7 +118,7 @@ static double worst_against_loops(const df_sums *s, const corpus *c) {
                     sum += a * b;
                 }
                 double error = (double)(sum - out[i * d + j]) / (double)c->rows;
-                if (!(fabs(error) <= worst)) worst = fabs(error);
+                worst = df_test_worse(worst, fabs(error));
             }
     }
     df_free(out);
