@@ -90,30 +90,13 @@ static inline void synthetic_write(const synthetic *s) {
     assert_ok(df_comm_self(&self));
     assert_ok(df_file_create(self, s->path, "darkfield-activations", &file));
     assert_ok(df_acts_declare(file, &spec));
-    assert_ok(df_file_provenance(file, &(df_provenance){.command = "",
-                                                        .hosts = "",
-                                                        .kernel_path = "",
-                                                        .volatile_options = "",
-                                                        .commit = "",
-                                                        .build = ""}));
+    assert_ok(df_file_provenance(file, &(df_provenance)DF_TEST_FACTS));
     assert_ok(df_file_ready(file));
     synthetic_fill(file, s);
     assert_ok(df_file_set_real(file, "/model", "loss", 1.0));
     assert_ok(df_file_set_real(file, "/sites/blocks.0.hook_resid_post", "mean_square", 1.0));
     assert_ok(df_file_finish(&file));
     df_comm_free(&self);
-}
-
-/* The name of a folder made by rank 0, on every rank. New memory. */
-static inline char *synthetic_folder(df_comm *comm, const char *name) {
-    char text[300] = "";
-    if (df_comm_rank(comm) == 0) {
-        char own[128];
-        snprintf(own, sizeof own, "%s-np%d", name, df_comm_size(comm));
-        snprintf(text, sizeof text, "%s", df_test_folder(own));
-    }
-    df_broadcast(comm, 0, text, sizeof text);
-    return df_strdup(text);
 }
 
 #endif

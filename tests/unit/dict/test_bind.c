@@ -5,41 +5,11 @@
 
 enum { ROWS = 800, LATENTS = 96, WIDTH = 13, BATCH = 64, STEPS = 40, SHARED = 20, OWN = 9 };
 
-static df_comm *world, *self;
-static df_kernels *kernels;
-static char *folder;
-static df_acts *acts[2];
-static const size_t site[2] = {0, 0};
-
 static int set_up(void **state) {
+    static const synthetic files[] = {{"a.acts.h5", "a", ROWS, 40, WIDTH, .bad_row = -1},
+                                      {"b.acts.h5", "b", ROWS, 40, WIDTH, .bad_row = -1}};
     (void)state;
-    df_log_quiet(true);
-    folder = synthetic_folder(world, "bind");
-    assert_ok(df_comm_self(&self));
-    for (int m = 0; m < 2; m++) {
-        const char *name = m == 0 ? "a" : "b";
-        char *path = df_format("%s/%s.acts.h5", folder, name);
-        if (df_comm_rank(world) == 0)
-            synthetic_write(&(synthetic){.path = path,
-                                         .model = name,
-                                         .rows = ROWS,
-                                         .documents = 40,
-                                         .width = WIDTH,
-                                         .bad_row = -1});
-        df_barrier(world);
-        df_test_all(world, df_acts_open(path, &acts[m]) == DF_OK);
-        df_free(path);
-    }
-    df_test_all(world, df_kernels_open("auto", &kernels) == DF_OK);
-    return 0;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    df_kernels_close(&kernels);
-    for (int m = 0; m < 2; m++) df_acts_close(&acts[m]);
-    df_comm_free(&self);
-    df_free(folder);
+    training_open("bind", files, 2, 2);
     return 0;
 }
 
@@ -56,31 +26,6 @@ static const df_train_options trainings[] = {
      .unit_decoder = true, .init_uniform = true, .dead_rows = 300},
 };
 enum { TRAININGS = 2 };
-
-static df_status train(df_comm *comm, const char *name, const df_train_options *options) {
-    df_train_options o = *options;
-    char *output = df_format("%s/%s.dict.h5", folder, name),
-         *prefix = df_format("%s/%s", folder, name);
-    o.output = output;
-    o.checkpoint = prefix;
-    const df_acts_filter filter = {.bos = true, .first = 1};
-    df_rows *rows = NULL;
-    df_status status =
-        df_agree(comm, df_rows_open(&(df_rows_files){acts, site, 1, 2}, &filter, &rows));
-    if (status == DF_OK) status = df_train(comm, kernels, rows, &o);
-    df_rows_close(&rows);
-    df_free(output);
-    df_free(prefix);
-    return status;
-}
-
-static uint64_t digest_of(const char *name) {
-    char *path = df_format("%s/%s.dict.h5", folder, name);
-    uint64_t hash = 0;
-    if (df_digest(path, &hash) != DF_OK) hash = 0;
-    df_free(path);
-    return hash;
-}
 
 /* ---- training ------------------------------------------------------------------------------- */
 
@@ -116,10 +61,7 @@ static df_dict *load(const char *name) {
 static void same_on_any_ranks(void **state) {
     (void)state;
     for (size_t i = 0; i < TRAININGS; i++) {
-        df_test_all(world,
-                    df_comm_rank(world) != 0 || train(self, "alone", &trainings[i]) == DF_OK);
-        df_test_all(world, train(world, "all", &trainings[i]) == DF_OK);
-        df_test_all(world, df_comm_rank(world) != 0 || digest_of("alone") == digest_of("all"));
+        df_test_all(world, same_on_all(&trainings[i]));
         df_dict *d = load("all");
         df_test_all(world, holds(d));
         df_dict_free(&d);
@@ -131,17 +73,7 @@ static void resumes(void **state) {
     (void)state;
     for (size_t i = 0; i < TRAININGS; i++) {
         const char *name = i == 0 ? "stopped0" : "stopped1";
-        df_train_options o = trainings[i];
-        stop_watch watch;
-        o.checkpoint_seconds = 1e-9;
-        df_test_all(world,
-                    df_comm_rank(world) != 0 || train(self, "whole", &trainings[i]) == DF_OK);
-        stop_watch_open(&watch, world, folder, name, 9);
-        df_test_all(world, train(world, name, &o) == DF_STOPPED);
-        stop_watch_close(&watch);
-        df_error_clear();
-        df_test_all(world, df_comm_rank(world) != 0 || train(self, name, &trainings[i]) == DF_OK);
-        df_test_all(world, df_comm_rank(world) != 0 || digest_of("whole") == digest_of(name));
+        df_test_all(world, resumes_to_the_same(name, &trainings[i], 9));
     }
 }
 
@@ -250,4 +182,4 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(start_and_rebirth),       cmocka_unit_test(what_fits_is_bound),
     cmocka_unit_test(broken_ties_are_refused), cmocka_unit_test(penalties_without_shares)};
 
-DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)
+DF_TEST_MPI_MAIN(world, tests, set_up, training_close)

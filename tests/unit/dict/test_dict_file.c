@@ -14,7 +14,7 @@ static char *folder;
 static int set_up(void **state) {
     (void)state;
     df_log_quiet(true);
-    folder = synthetic_folder(world, "dict-file");
+    folder = df_test_shared_folder(world, "dict-file");
     return 0;
 }
 
@@ -24,12 +24,7 @@ static int tear_down(void **state) {
     return 0;
 }
 
-static const df_provenance facts = {.command = "test",
-                                    .hosts = "here",
-                                    .kernel_path = "",
-                                    .volatile_options = "",
-                                    .commit = "",
-                                    .build = ""};
+static const df_provenance facts = DF_TEST_FACTS;
 
 /* Weight c of row j: exact in fp32. */
 static float weight(size_t j, size_t c, float part) {

@@ -185,12 +185,7 @@ static bool same_text(const char *a, const char *b, const char *file) {
     return same;
 }
 
-static const df_provenance nobody = {.command = "test",
-                                     .hosts = "here",
-                                     .kernel_path = "",
-                                     .volatile_options = "",
-                                     .commit = "",
-                                     .build = ""};
+static const df_provenance nobody = DF_TEST_FACTS;
 
 // By way of a file of ours.
 static df_dict *through_file(df_dict *d) {

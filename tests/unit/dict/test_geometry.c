@@ -529,15 +529,10 @@ static void bias_is_not_subtracted_from_another_site(void **state) {
 /* The same file from any number of ranks, and what is read is what was written. */
 static void files_come_back(void **state) {
     (void)state;
-    static const df_provenance facts = {.command = "test",
-                                        .hosts = "here",
-                                        .kernel_path = "",
-                                        .volatile_options = "",
-                                        .commit = "",
-                                        .build = ""};
+    static const df_provenance facts = DF_TEST_FACTS;
     df_comm *self;
     assert_ok(df_comm_self(&self));
-    char *folder = synthetic_folder(world, "geometry");
+    char *folder = df_test_shared_folder(world, "geometry");
     char *together = df_format("%s/together.dict.h5", folder);
     char *alone = df_format("%s/alone.dict.h5", folder);
     for (size_t i = 0; i < SETTINGS; i++) {

@@ -5,38 +5,10 @@
 
 enum { ROWS = 800, LATENTS = 96, WIDTH = 16, BATCH = 64, STEPS = 40 };
 
-static df_comm *world, *self;
-static df_kernels *kernels;
-static char *folder;
-static df_acts *acts;
-static const size_t site = 0;
-
 static int set_up(void **state) {
+    static const synthetic file = {"a.acts.h5", "a", ROWS, 40, WIDTH, .bad_row = -1};
     (void)state;
-    df_log_quiet(true);
-    folder = synthetic_folder(world, "methods");
-    char *path = df_format("%s/a.acts.h5", folder);
-    assert_ok(df_comm_self(&self));
-    if (df_comm_rank(world) == 0)
-        synthetic_write(&(synthetic){.path = path,
-                                     .model = "a",
-                                     .rows = ROWS,
-                                     .documents = 40,
-                                     .width = WIDTH,
-                                     .bad_row = -1});
-    df_barrier(world);
-    df_test_all(world, df_acts_open(path, &acts) == DF_OK);
-    df_free(path);
-    df_test_all(world, df_kernels_open("auto", &kernels) == DF_OK);
-    return 0;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    df_kernels_close(&kernels);
-    df_acts_close(&acts);
-    df_comm_free(&self);
-    df_free(folder);
+    training_open("methods", &file, 1, 1);
     return 0;
 }
 
@@ -60,64 +32,16 @@ static const df_train_options trainings[] = {
 };
 enum { TRAININGS = 3 };
 
-static df_status train(df_comm *comm, const char *name, const df_train_options *options) {
-    df_train_options o = *options;
-    char *output = df_format("%s/%s.dict.h5", folder, name),
-         *prefix = df_format("%s/%s", folder, name);
-    o.output = output;
-    o.checkpoint = prefix;
-    const df_acts_filter filter = {.bos = true, .first = 1};
-    df_rows *rows = NULL;
-    df_status status =
-        df_agree(comm, df_rows_open(&(df_rows_files){&acts, &site, 1, 1}, &filter, &rows));
-    if (status == DF_OK) status = df_train(comm, kernels, rows, &o);
-    df_rows_close(&rows);
-    df_free(output);
-    df_free(prefix);
-    return status;
-}
-
-static uint64_t digest_of(const char *name) {
-    char *path = df_format("%s/%s.dict.h5", folder, name);
-    uint64_t hash = 0;
-    if (df_digest(path, &hash) != DF_OK) hash = 0;
-    df_free(path);
-    return hash;
-}
-
 static void same_on_any_ranks(void **state) {
     (void)state;
-    for (size_t i = 0; i < TRAININGS; i++) {
-        df_test_all(world,
-                    df_comm_rank(world) != 0 || train(self, "alone", &trainings[i]) == DF_OK);
-        df_test_all(world, train(world, "all", &trainings[i]) == DF_OK);
-        df_test_all(world, df_comm_rank(world) != 0 || digest_of("alone") == digest_of("all"));
-    }
-}
-
-/* ---- stopping ------------------------------------------------------------------------------- */
-
-/* With a checkpoint after every step, stopped when that of step 9 is there. */
-static df_status train_and_stop(df_comm *comm, const char *name, const df_train_options *options) {
-    df_train_options o = *options;
-    stop_watch watch;
-    o.checkpoint_seconds = 1e-9;
-    stop_watch_open(&watch, comm, folder, name, 9);
-    df_status status = train(comm, name, &o);
-    stop_watch_close(&watch);
-    df_error_clear();
-    return status;
+    for (size_t i = 0; i < TRAININGS; i++) df_test_all(world, same_on_all(&trainings[i]));
 }
 
 static void resumes(void **state) {
     (void)state;
     for (size_t i = 0; i < TRAININGS; i++) {
         const char *name = i == 0 ? "stopped0" : i == 1 ? "stopped1" : "stopped2";
-        df_test_all(world,
-                    df_comm_rank(world) != 0 || train(self, "whole", &trainings[i]) == DF_OK);
-        df_test_all(world, train_and_stop(world, name, &trainings[i]) == DF_STOPPED);
-        df_test_all(world, df_comm_rank(world) != 0 || train(self, name, &trainings[i]) == DF_OK);
-        df_test_all(world, df_comm_rank(world) != 0 || digest_of("whole") == digest_of(name));
+        df_test_all(world, resumes_to_the_same(name, &trainings[i], 9));
     }
 }
 
@@ -153,9 +77,9 @@ static void median_balances(void **state) {
     o.resample = 0;
     df_test_all(world, train(world, "median", &o) == DF_OK);
     df_test_all(world, df_dict_load(world, path, &d) == DF_OK);
-    df_test_all(world, df_acts_rows(acts, 0, true, &rows, &n) == DF_OK);
+    df_test_all(world, df_acts_rows(acts[0], 0, true, &rows, &n) == DF_OK);
     float *x = df_alloc(n, WIDTH * sizeof *x);
-    df_test_all(world, x != NULL && df_rows_gather(d, &acts, &site, rows, n, x) == DF_OK);
+    df_test_all(world, x != NULL && df_rows_gather(d, acts, site, rows, n, x) == DF_OK);
     double pull[WIDTH] = {0}, mean[WIDTH] = {0}, length = 0.0, apart = 0.0;
     for (size_t r = 0; r < n; r++) {
         double distance = 0.0;
@@ -207,9 +131,9 @@ static void uniform_start(void **state) {
 /* The rows trained on, in dictionary units: x [n, WIDTH]. New memory. */
 static float *scaled_rows(const df_dict *d, size_t *n) {
     uint64_t *rows = NULL;
-    assert_ok(df_acts_rows(acts, 0, true, &rows, n));
+    assert_ok(df_acts_rows(acts[0], 0, true, &rows, n));
     float *x = df_alloc(*n, WIDTH * sizeof *x);
-    assert_ok(df_rows_gather(d, &acts, &site, rows, *n, x));
+    assert_ok(df_rows_gather(d, acts, site, rows, *n, x));
     df_free(rows);
     return x;
 }
@@ -222,7 +146,7 @@ static double off_share(const df_dict *d, const float *x, size_t n) {
         for (size_t r = 0; r < n; r++)
             active +=
                 df_dot(x + r * WIDTH, d->w_enc + j * WIDTH, WIDTH) + d->b_enc[j] > d->theta[j];
-        worst = fmax(worst, fabs(active / (double)n - 0.2));
+        worst = df_test_worse(worst, fabs(active / (double)n - 0.2));
     }
     return worst;
 }
@@ -282,4 +206,4 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(prefixes_are_kept), cmocka_unit_test(median_balances),
     cmocka_unit_test(uniform_start),     cmocka_unit_test(starts_from_data)};
 
-DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)
+DF_TEST_MPI_MAIN(world, tests, set_up, training_close)

@@ -7,65 +7,17 @@
 
 enum { ROWS = 1200, WIDE_A = 12, WIDE_B = 20, WIDTH = WIDE_A + WIDE_B };
 
-static df_comm *world, *self;
-static df_kernels *kernels;
-static char *folder;
-static df_acts *acts[4], *bad; // two files of models a and b
-static const size_t site[4] = {0};
-static const df_acts_filter usual = {.bos = true, .first = 1};
-
-static char *in_folder(const char *name) {
-    return df_format("%s/%s", folder, name);
-}
-
-static df_acts *open_acts(const char *name) {
-    char *path = in_folder(name);
-    df_acts *out = NULL;
-    df_test_all(world, df_acts_open(path, &out) == DF_OK);
-    df_free(path);
-    return out;
-}
-
-static void write_acts(const char *name, const char *model, uint64_t rows, int64_t bad_row) {
-    char *path = in_folder(name);
-    synthetic_write(&(synthetic){.path = path,
-                                 .model = model,
-                                 .rows = rows,
-                                 .documents = rows / 30,
-                                 .width = model[0] == 'a' ? WIDE_A : WIDE_B,
-                                 .bad_row = bad_row});
-    df_free(path);
-}
+static df_acts *bad; // acts[0] to acts[3]: two files of models a and b
 
 static int set_up(void **state) {
+    static const synthetic files[] = {{"a1.acts.h5", "a", ROWS, ROWS / 30, WIDE_A, .bad_row = -1},
+                                      {"b1.acts.h5", "b", ROWS, ROWS / 30, WIDE_B, .bad_row = -1},
+                                      {"a2.acts.h5", "a", 660, 22, WIDE_A, .bad_row = -1},
+                                      {"b2.acts.h5", "b", 660, 22, WIDE_B, .bad_row = -1},
+                                      {"bad.acts.h5", "a", ROWS, ROWS / 30, WIDE_A, .bad_row = 37}};
     (void)state;
-    df_log_quiet(true);
-    folder = synthetic_folder(world, "rows");
-    assert_ok(df_comm_self(&self));
-    if (df_comm_rank(world) == 0) {
-        write_acts("a1.acts.h5", "a", ROWS, -1);
-        write_acts("b1.acts.h5", "b", ROWS, -1);
-        write_acts("a2.acts.h5", "a", 660, -1);
-        write_acts("b2.acts.h5", "b", 660, -1);
-        write_acts("bad.acts.h5", "a", ROWS, 37);
-    }
-    df_barrier(world);
-    acts[0] = open_acts("a1.acts.h5");
-    acts[1] = open_acts("b1.acts.h5");
-    acts[2] = open_acts("a2.acts.h5");
-    acts[3] = open_acts("b2.acts.h5");
-    bad = open_acts("bad.acts.h5");
-    df_test_all(world, df_kernels_open("auto", &kernels) == DF_OK);
-    return 0;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    df_kernels_close(&kernels);
-    for (int i = 0; i < 4; i++) df_acts_close(&acts[i]);
-    df_acts_close(&bad);
-    df_comm_free(&self);
-    df_free(folder);
+    training_open("rows", files, 5, 2);
+    bad = acts[4];
     return 0;
 }
 
@@ -120,27 +72,23 @@ static void reads_across_files(void **state) {
     df_rows_close(&rows);
 }
 
-static bool fails_with(df_status status, df_status expected, const char *part) {
-    bool good = status == expected && strstr(df_error_text(), part) != NULL;
-    if (!good) fprintf(stderr, "status %d, \"%s\"\n", (int)status, df_error_text());
-    df_error_clear();
-    return good;
-}
-
 static void files_must_fit(void **state) {
     (void)state;
     df_rows *rows = NULL;
     df_acts *swapped[4] = {acts[0], acts[1], acts[3], acts[2]}, *apart[2] = {acts[0], acts[3]};
     const df_acts_filter nothing = {.first = 1000};
     df_test_all(world,
-                fails_with(df_rows_open(&(df_rows_files){swapped, site, 2, 2}, &usual, &rows),
-                           DF_BAD_INPUT, "no one data set"));
-    df_test_all(world, fails_with(df_rows_open(&(df_rows_files){apart, site, 1, 2}, &usual, &rows),
-                                  DF_BAD_INPUT, "not aligned"));
-    df_test_all(world, fails_with(df_rows_open(&(df_rows_files){acts, site, 1, 2}, &nothing, &rows),
-                                  DF_BAD_INPUT, "no training rows"));
-    df_test_all(world, fails_with(df_rows_open(&(df_rows_files){acts, site, 0, 2}, &usual, &rows),
-                                  DF_USAGE, "at least one"));
+                df_test_fails(df_rows_open(&(df_rows_files){swapped, site, 2, 2}, &usual, &rows),
+                              DF_BAD_INPUT, "no one data set"));
+    df_test_all(world,
+                df_test_fails(df_rows_open(&(df_rows_files){apart, site, 1, 2}, &usual, &rows),
+                              DF_BAD_INPUT, "not aligned"));
+    df_test_all(world,
+                df_test_fails(df_rows_open(&(df_rows_files){acts, site, 1, 2}, &nothing, &rows),
+                              DF_BAD_INPUT, "no training rows"));
+    df_test_all(world,
+                df_test_fails(df_rows_open(&(df_rows_files){acts, site, 0, 2}, &usual, &rows),
+                              DF_USAGE, "at least one"));
     df_test_all(world, rows == NULL);
 }
 
@@ -155,9 +103,9 @@ static void bad_rows_are_named_or_dropped(void **state) {
     uint64_t n = df_rows_count(rows);
     for (uint64_t i = 0; i < n; i++) all[i] = i;
     df_status status = df_rows_read(rows, all, (size_t)n, out);
-    df_test_all(world, fails_with(status, DF_BAD_INPUT,
-                                  "bad.acts.h5: site blocks.0.hook_resid_post"
-                                  ", row 37 (document 1 of the corpus)"));
+    df_test_all(world, df_test_fails(status, DF_BAD_INPUT,
+                                     "bad.acts.h5: site blocks.0.hook_resid_post"
+                                     ", row 37 (document 1 of the corpus)"));
     df_test_all(world, df_rows_drop_bad(world, rows, &dropped) == DF_OK);
     df_test_all(world, dropped == 1 && df_rows_count(rows) == n - 1);
     df_test_all(world, df_rows_read(rows, all, (size_t)n - 1, out) == DF_OK);
@@ -205,22 +153,14 @@ static void epochs_differ_and_buffers_mix(void **state) {
 
 static df_status shuffle(df_comm *comm, const df_rows *rows, const char *name, uint64_t memory) {
     char *path = in_folder(name);
-    const df_shuffle_options o = {.seed = 9,
-                                  .memory = memory,
-                                  .output = path,
-                                  .job = "job\n",
-                                  .facts = {.command = "",
-                                            .hosts = "",
-                                            .kernel_path = "",
-                                            .volatile_options = "",
-                                            .commit = "",
-                                            .build = ""}};
+    const df_shuffle_options o = {
+        .seed = 9, .memory = memory, .output = path, .job = "job\n", .facts = DF_TEST_FACTS};
     df_status status = df_rows_shuffle(comm, rows, &o);
     df_free(path);
     return status;
 }
 
-static uint64_t digest_of(const char *name) {
+static uint64_t digest_of_rows(const char *name) {
     char *path = in_folder(name);
     uint64_t hash = 0;
     if (df_digest(path, &hash) != DF_OK) hash = 0;
@@ -238,9 +178,9 @@ static void shuffle_is_exact_on_any_ranks_and_memory(void **state) {
         df_test_all(world, df_comm_rank(world) != 0 ||
                                shuffle(self, rows, "alone.rows.h5", memory[m]) == DF_OK);
         df_test_all(world, shuffle(world, rows, "all.rows.h5", memory[m]) == DF_OK);
-        uint64_t hash = digest_of("all.rows.h5");
+        uint64_t hash = digest_of_rows("all.rows.h5");
         first = m == 0 ? hash : first;
-        df_test_all(world, hash == first && hash == digest_of("alone.rows.h5"));
+        df_test_all(world, hash == first && hash == digest_of_rows("alone.rows.h5"));
     }
     char *path = in_folder("all.rows.h5");
     df_test_all(world, df_rows_open_shuffled(path, &shuffled) == DF_OK);
@@ -268,16 +208,16 @@ static void shuffle_leaves_nothing_behind(void **state) {
     df_acts *file[1] = {bad};
     char *path = in_folder("refused.rows.h5"), *part = in_folder("refused.rows.h5.part");
     df_test_all(world, df_rows_open(&(df_rows_files){file, site, 1, 1}, &usual, &rows) == DF_OK);
-    df_test_all(world, fails_with(shuffle(world, rows, "refused.rows.h5", 1 << 20), DF_BAD_INPUT,
-                                  "row 37 (document 1"));
+    df_test_all(world, df_test_fails(shuffle(world, rows, "refused.rows.h5", 1 << 20), DF_BAD_INPUT,
+                                     "row 37 (document 1"));
     df_test_all(world, !df_file_exists(path) && !df_file_exists(part));
     df_stop_halt_file(bad->path);
     df_status stopped = shuffle(world, rows, "refused.rows.h5", 1 << 20);
     df_stop_halt_file(NULL);
-    df_test_all(world, fails_with(stopped, DF_STOPPED, "begins anew"));
+    df_test_all(world, df_test_fails(stopped, DF_STOPPED, "begins anew"));
     df_test_all(world, !df_file_exists(path) && !df_file_exists(part));
-    df_test_all(world, fails_with(shuffle(world, rows, "nowhere/x.rows.h5", 1 << 20), DF_FAILED,
-                                  "nowhere/x.rows.h5"));
+    df_test_all(world, df_test_fails(shuffle(world, rows, "nowhere/x.rows.h5", 1 << 20), DF_FAILED,
+                                     "nowhere/x.rows.h5"));
     df_rows_close(&rows);
     df_free(path);
     df_free(part);
@@ -291,9 +231,9 @@ static void cut_shuffled_file_is_refused(void **state) {
     if (df_comm_rank(world) == 0 && truncate(path, 40000) != 0) fail();
     df_barrier(world);
     df_test_all(world,
-                fails_with(df_rows_open_shuffled(path, &shuffled), DF_BAD_INPUT, "cut.rows"));
-    df_test_all(world, fails_with(df_rows_open_shuffled(acts[0]->path, &shuffled), DF_BAD_INPUT,
-                                  "darkfield-rows"));
+                df_test_fails(df_rows_open_shuffled(path, &shuffled), DF_BAD_INPUT, "cut.rows"));
+    df_test_all(world, df_test_fails(df_rows_open_shuffled(acts[0]->path, &shuffled), DF_BAD_INPUT,
+                                     "darkfield-rows"));
     df_rows_close(&rows);
     df_free(path);
 }
@@ -335,48 +275,27 @@ static void synthetic_rows_are_what_they_say(void **state) {
     df_rows_close(&rows);
     df_synthetic wrong = toy;
     wrong.exclusive = 65;
-    df_test_all(world, fails_with(df_rows_open_synthetic(&wrong, &rows), DF_USAGE, "128"));
+    df_test_all(world, df_test_fails(df_rows_open_synthetic(&wrong, &rows), DF_USAGE, "128"));
 }
 
 /* ---- training - */
 
-static const df_train_options common = {
-    TRAINING_COMMON,   .latents = 96, .batch = 64,     .steps = 50,      .activation = DF_BATCHTOPK,
-    .warmup = 10,      .decay = 20,   .aux = 1.0 / 32, .dead_rows = 600, .threshold_start = 20,
-    .buffer_rows = 300};
+static const df_train_options common = {TRAINING_BATCHTOPK, .steps = 50};
 
-static uint64_t train(df_comm *comm, const df_rows *rows, const char *name, df_shuffle how) {
+static uint64_t trained(df_comm *comm, const df_rows *rows, const char *name, df_shuffle how) {
     df_train_options o = common;
-    char *output = df_format("%s/%s.dict.h5", folder, name), *file = df_format("%s.dict.h5", name);
-    char *prefix = in_folder(name);
-    o.output = output;
-    o.checkpoint = prefix;
     o.shuffle = how;
-    df_status status = df_train(comm, kernels, rows, &o);
-    if (status != DF_OK) fprintf(stderr, "%s\n", df_error_text());
-    uint64_t hash = status == DF_OK ? digest_of(file) : 0;
-    df_free(output);
-    df_free(prefix);
-    df_free(file);
-    return hash;
+    df_status status = train_on(comm, rows, name, &o);
+    if (status != DF_OK) print_error("%s\n", df_error_text());
+    return status == DF_OK ? digest_of(name) : 0;
 }
 
 /* Stopped in the middle of an epoch and of a buffer. */
 static df_status train_and_stop(df_comm *comm, const df_rows *rows, const char *name,
                                 df_shuffle how) {
     df_train_options o = common;
-    char *prefix = in_folder(name), *output = df_format("%s/%s.dict.h5", folder, name);
-    stop_watch watch;
-    o.checkpoint = prefix;
-    o.output = output;
     o.shuffle = how;
-    o.checkpoint_seconds = 1e-9;
-    stop_watch_open(&watch, comm, folder, name, 23);
-    df_status status = df_train(comm, kernels, rows, &o);
-    stop_watch_close(&watch);
-    df_free(prefix);
-    df_free(output);
-    return status;
+    return train_on_and_stop(comm, rows, name, &o, 23);
 }
 
 static void every_order_trains_alike_on_any_ranks(void **state) {
@@ -396,13 +315,13 @@ static void every_order_trains_alike_on_any_ranks(void **state) {
     for (int how = DF_SHUFFLE_EXACT; how <= DF_SHUFFLE_PLAIN; how++) {
         const df_rows *set = rows[how < DF_SHUFFLE_GLOBAL ? 0 : how - 1];
         uint64_t alone = 0;
-        if (df_comm_rank(world) == 0) alone = train(self, set, "alone", (df_shuffle)how);
+        if (df_comm_rank(world) == 0) alone = trained(self, set, "alone", (df_shuffle)how);
         df_broadcast(world, 0, &alone, sizeof alone);
-        df_test_all(world, alone != 0 && train(world, set, "all", (df_shuffle)how) == alone);
+        df_test_all(world, alone != 0 && trained(world, set, "all", (df_shuffle)how) == alone);
         df_status status = train_and_stop(world, set, "wide", (df_shuffle)how);
-        df_test_all(world, fails_with(status, DF_STOPPED, "stopped on request"));
+        df_test_all(world, df_test_fails(status, DF_STOPPED, "stopped on request"));
         uint64_t resumed = 0;
-        if (df_comm_rank(world) == 0) resumed = train(self, set, "wide", (df_shuffle)how);
+        if (df_comm_rank(world) == 0) resumed = trained(self, set, "wide", (df_shuffle)how);
         df_broadcast(world, 0, &resumed, sizeof resumed);
         df_test_all(world, resumed == alone);
     }
@@ -423,4 +342,4 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(synthetic_rows_are_what_they_say),
     cmocka_unit_test(every_order_trains_alike_on_any_ranks)};
 
-DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)
+DF_TEST_MPI_MAIN(world, tests, set_up, training_close)

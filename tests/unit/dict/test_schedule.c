@@ -1,40 +1,13 @@
 /* Schedules as a training records them: the learning rate against PyTorch's schedulers
  * (tests/golden/schedule_oracle.py), k and the sparsity term against their formulas. */
-#include "synthetic.h"
-
-#include "darkfield/train.h"
+#include "training.h"
 
 enum { ROWS = 600, STEPS = 60, WARMUP = 12, DECAY = 20, BATCH = 32 };
 
-static df_comm *world;
-static df_kernels *kernels;
-static char *folder;
-static df_acts *acts;
-
-static char *in_folder(const char *name) {
-    return df_format("%s/%s", folder, name);
-}
-
 static int set_up(void **state) {
+    static const synthetic file = {"a.acts.h5", "a", ROWS, 20, 16, .bad_row = -1};
     (void)state;
-    df_log_quiet(true);
-    folder = synthetic_folder(world, "schedule");
-    char *path = in_folder("a.acts.h5");
-    if (df_comm_rank(world) == 0)
-        synthetic_write(&(synthetic){
-            .path = path, .model = "a", .rows = ROWS, .documents = 20, .width = 16, .bad_row = -1});
-    df_barrier(world);
-    df_test_all(world, df_acts_open(path, &acts) == DF_OK);
-    df_free(path);
-    df_test_all(world, df_kernels_open("auto", &kernels) == DF_OK);
-    return 0;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    df_kernels_close(&kernels);
-    df_acts_close(&acts);
-    df_free(folder);
+    training_open("schedule", &file, 1, 1);
     return 0;
 }
 
@@ -56,33 +29,24 @@ static const df_train_options common = {.latents = 64,
                                         .dead_rows = 1000000,
                                         .log_every = 1,
                                         .resolved_job = "job: one\n",
-                                        .facts = {.command = "test",
-                                                  .hosts = "here",
-                                                  .kernel_path = "",
-                                                  .volatile_options = "",
-                                                  .commit = "",
-                                                  .build = ""}};
+                                        .facts = DF_TEST_FACTS};
 
 /* Trains on all training rows, none skipped. */
 static df_status train_on_all(const df_train_options *o) {
     const df_acts_filter filter = {.part = 0};
     df_rows *rows = NULL;
-    df_status status =
-        df_rows_open(&(df_rows_files){&acts, (const size_t[]){0}, 1, 1}, &filter, &rows);
+    df_status status = df_rows_open(&(df_rows_files){acts, site, 1, 1}, &filter, &rows);
     status = df_agree(world, status);
-    if (status == DF_OK) status = df_train(world, kernels, rows, o);
+    if (status == DF_OK) status = train_on(world, rows, "schedule", o);
     df_rows_close(&rows);
     return status;
 }
 
 /* Trains and reads one column of the history, [STEPS]. */
 static void history_of(df_train_options o, const char *column, double out[static STEPS]) {
-    char *output = in_folder("schedule.dict.h5"), *prefix = in_folder("schedule"),
-         *path = df_format("/history/%s", column);
+    char *output = in_folder("schedule.dict.h5"), *path = df_format("/history/%s", column);
     double *values = NULL;
     df_reader *file = NULL;
-    o.output = output;
-    o.checkpoint = prefix;
     df_test_all(world, train_on_all(&o) == DF_OK);
     df_test_all(world, df_reader_open(output, "darkfield-dictionary", &file) == DF_OK);
     df_test_all(world, df_reader_all(file, path, DF_F64, STEPS, (void **)&values) == DF_OK);
@@ -90,7 +54,6 @@ static void history_of(df_train_options o, const char *column, double out[static
     df_free(values);
     df_reader_close(&file);
     df_free(output);
-    df_free(prefix);
     df_free(path);
     df_barrier(world);
 }
@@ -161,4 +124,4 @@ static const struct CMUnitTest tests[] = {cmocka_unit_test(rates_are_torchs),
                                           cmocka_unit_test(k_is_annealed),
                                           cmocka_unit_test(sparsity_warms_up)};
 
-DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)
+DF_TEST_MPI_MAIN(world, tests, set_up, training_close)

@@ -110,12 +110,7 @@ static df_status take_steps(df_coder *coder, df_dict *d, const setting *s) {
     return DF_OK;
 }
 
-static const df_provenance facts = {.command = "test",
-                                    .hosts = "here",
-                                    .kernel_path = "",
-                                    .volatile_options = "",
-                                    .commit = "",
-                                    .build = ""};
+static const df_provenance facts = DF_TEST_FACTS;
 
 /* The digest of the dictionary file; 0: it failed. */
 static uint64_t trained(df_comm *comm, const setting *s, const char *screen, const char *path) {
@@ -140,13 +135,10 @@ static uint64_t trained(df_comm *comm, const setting *s, const char *screen, con
 static void one_digest(void **state) {
     (void)state;
     static const char *const screens[] = {"fp32", "bf16", "int8", "plain", "auto"};
-    char folder[300] = "", own[64];
     df_comm *self = NULL;
     df_log_quiet(true);
     df_test_all(world, df_comm_self(&self) == DF_OK);
-    snprintf(own, sizeof own, "screens-np%d", df_comm_size(world));
-    if (df_comm_rank(world) == 0) snprintf(folder, sizeof folder, "%s", df_test_folder(own));
-    df_broadcast(world, 0, folder, sizeof folder);
+    char *folder = df_test_shared_folder(world, "screens");
     char *together = df_format("%s/all.dict.h5", folder),
          *alone = df_format("%s/one.dict.h5", folder);
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
@@ -160,7 +152,7 @@ static void one_digest(void **state) {
             df_test_all(world, found == wanted);
         }
     }
-    df_free(together), df_free(alone);
+    df_free(together), df_free(alone), df_free(folder);
     df_comm_free(&self);
 }
 

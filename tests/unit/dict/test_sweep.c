@@ -7,55 +7,23 @@
 
 enum { ROWS = 1200, STEPS = 40, MOST = 7 };
 
-static df_comm *world, *self;
-static df_kernels *kernels;
-static char *folder;
-static df_acts *acts[2];
-static df_rows *rows;
 static const size_t both[2] = {0, 1}, reversed[2] = {1, 0};
 
-static char *in_folder(const char *prefix, const char *name, const char *ending) {
+static char *file_of(const char *prefix, const char *name, const char *ending) {
     return df_format("%s/%s-%s%s", folder, prefix, name, ending);
 }
 
-static df_status open_rows(const size_t *site, size_t n, df_rows **out) {
-    static const size_t index[2];
-    const df_acts_filter filter = {.bos = true, .first = 1};
+static df_status open_rows(const size_t *which, size_t n, df_rows **out) {
     df_acts *files[2];
-    for (size_t s = 0; s < n; s++) files[s] = acts[site[s]];
-    return df_rows_open(&(df_rows_files){files, index, 1, n}, &filter, out);
+    for (size_t s = 0; s < n; s++) files[s] = acts[which[s]];
+    return df_rows_open(&(df_rows_files){files, site, 1, n}, &usual, out);
 }
 
 static int set_up(void **state) {
+    static const synthetic files[] = {{"a.acts.h5", "a", ROWS, 40, 12, .bad_row = -1},
+                                      {"b.acts.h5", "b", ROWS, 40, 20, .bad_row = -1}};
     (void)state;
-    df_log_quiet(true);
-    folder = synthetic_folder(world, "sweep");
-    assert_ok(df_comm_self(&self));
-    for (int i = 0; i < 2; i++) {
-        char *path = df_format("%s/%c.acts.h5", folder, 'a' + i);
-        if (df_comm_rank(world) == 0)
-            synthetic_write(&(synthetic){.path = path,
-                                         .model = i == 0 ? "a" : "b",
-                                         .rows = ROWS,
-                                         .documents = 40,
-                                         .width = i == 0 ? 12 : 20,
-                                         .bad_row = -1});
-        df_barrier(world);
-        df_test_all(world, df_acts_open(path, &acts[i]) == DF_OK);
-        df_free(path);
-    }
-    df_test_all(world, open_rows(both, 2, &rows) == DF_OK);
-    df_test_all(world, df_kernels_open("auto", &kernels) == DF_OK);
-    return 0;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    df_kernels_close(&kernels);
-    df_rows_close(&rows);
-    for (int i = 0; i < 2; i++) df_acts_close(&acts[i]);
-    df_comm_free(&self);
-    df_free(folder);
+    training_open("sweep", files, 2, 2);
     return 0;
 }
 
@@ -96,8 +64,8 @@ static void make(df_train_options o[static MOST], df_train_member m[static MOST]
 static void name_files(const char *prefix, df_train_options *o, const df_train_member *m,
                        size_t n) {
     for (size_t i = 0; i < n; i++) {
-        o[i].output = in_folder(prefix, m[i].name, ".dict.h5");
-        o[i].checkpoint = in_folder(prefix, m[i].name, "");
+        o[i].output = file_of(prefix, m[i].name, ".dict.h5");
+        o[i].checkpoint = file_of(prefix, m[i].name, "");
     }
 }
 
@@ -108,12 +76,11 @@ static void free_files(df_train_options *o, size_t n) {
     }
 }
 
-static uint64_t digest_of(const char *prefix, const char *name) {
-    char *path = in_folder(prefix, name, ".dict.h5");
-    uint64_t hash = 0;
-    if (df_digest(path, &hash) != DF_OK) hash = 0;
+static uint64_t digest_of_member(const char *prefix, const char *name) {
+    char *file = df_format("%s-%s", prefix, name);
+    uint64_t hash = digest_of(file);
     df_error_clear();
-    df_free(path);
+    df_free(file);
     return hash;
 }
 
@@ -129,7 +96,7 @@ static const uint64_t *alone(void) {
         bool part = m[i].site != NULL;
         df_status status = open_rows(part ? m[i].site : both, part ? m[i].sites : 2, &own);
         if (status == DF_OK) status = df_train(self, kernels, own, &o[i]);
-        hash[i] = status == DF_OK ? digest_of("alone", m[i].name) : 0;
+        hash[i] = status == DF_OK ? digest_of_member("alone", m[i].name) : 0;
         df_rows_close(&own);
     }
     free_files(o, MOST);
@@ -144,7 +111,7 @@ static df_status sweep(df_comm *comm, const char *prefix, size_t first, size_t n
     df_train_member m[MOST];
     make(o, m);
     name_files(prefix, o, m, MOST);
-    df_status status = df_train_sweep(comm, kernels, rows, m + first, n - first);
+    df_status status = df_train_sweep(comm, kernels, data, m + first, n - first);
     free_files(o, MOST);
     return status;
 }
@@ -154,7 +121,8 @@ static void expect_alone(const char *prefix, size_t first, size_t n) {
     df_train_member m[MOST];
     const uint64_t *hash = alone();
     make(o, m);
-    for (size_t i = first; i < n; i++) df_test_all(world, digest_of(prefix, m[i].name) == hash[i]);
+    for (size_t i = first; i < n; i++)
+        df_test_all(world, digest_of_member(prefix, m[i].name) == hash[i]);
 }
 
 /* ---- tests ---------------------------------------------------------------------------------- */
@@ -169,15 +137,10 @@ static void members_are_what_they_are_alone(void **state) {
     expect_alone("one", 3, 4);
 }
 
-static size_t checkpoints(const char *prefix, const char *name, uint64_t *steps, size_t room) {
-    size_t n = 0;
-    for (uint64_t step = STEPS + 1; step-- > 0 && n < room;) {
-        char ending[32];
-        snprintf(ending, sizeof ending, ".%" PRIu64 ".ckpt.h5", step);
-        char *path = in_folder(prefix, name, ending);
-        if (df_file_exists(path)) steps[n++] = step;
-        df_free(path);
-    }
+static size_t checkpoints_of(const char *prefix, const char *name, uint64_t *steps, size_t room) {
+    char *file = df_format("%s-%s", prefix, name);
+    size_t n = checkpoints(file, STEPS, steps, room);
+    df_free(file);
     return n;
 }
 
@@ -188,15 +151,15 @@ static bool stopped_and_hurt(const char *prefix, size_t n) {
     df_train_member m[MOST];
     uint64_t first[4], steps[4];
     make(o, m);
-    bool good = checkpoints(prefix, m[0].name, first, 4) == 2;
+    bool good = checkpoints_of(prefix, m[0].name, first, 4) == 2;
     for (size_t i = 1; i < n; i++)
-        good = good && checkpoints(prefix, m[i].name, steps, 4) == 2 && steps[0] == first[0] &&
+        good = good && checkpoints_of(prefix, m[i].name, steps, 4) == 2 && steps[0] == first[0] &&
                steps[1] == first[1];
     for (size_t i = 1; i < 3 && i < n && good; i++)
         for (size_t c = 0; c < i; c++) {
             char ending[32];
             snprintf(ending, sizeof ending, ".%" PRIu64 ".ckpt.h5", first[c]);
-            char *path = in_folder(prefix, m[i].name, ending);
+            char *path = file_of(prefix, m[i].name, ending);
             good = unlink(path) == 0;
             df_free(path);
         }
@@ -211,8 +174,8 @@ static df_status sweep_and_stop(df_comm *comm, const char *prefix, size_t n) {
     char *watched = df_format("%s-%s", prefix, m[0].name);
     name_files(prefix, o, m, MOST);
     for (size_t i = 0; i < MOST; i++) o[i].checkpoint_seconds = 1e-9;
-    stop_watch_open(&watch, comm, folder, watched, 5);
-    df_status status = df_train_sweep(comm, kernels, rows, m, n);
+    stop_watch_open(&watch, comm, watched, 5);
+    df_status status = df_train_sweep(comm, kernels, data, m, n);
     stop_watch_close(&watch);
     free_files(o, MOST);
     df_free(watched);
@@ -249,19 +212,19 @@ static void one_failure_ends_all(void **state) {
     name_files("fails", o, m, MOST);
     for (size_t i = 0; i < MOST; i++) o[i].checkpoint_seconds = 1e-9;
     o[1].lr = 1e30;
-    df_status status = df_train_sweep(world, kernels, rows, m, 4);
+    df_status status = df_train_sweep(world, kernels, data, m, 4);
     df_test_all(world, status == DF_FAILED && strstr(df_error_text(), "of k5") != NULL);
     df_error_clear();
-    df_test_all(world, checkpoints("fails", "a", steps, 4) > 0);
+    df_test_all(world, checkpoints_of("fails", "a", steps, 4) > 0);
     o[1].lr = 1e-3;
     o[1].k = 1000;
-    status = df_train_sweep(world, kernels, rows, m, 4);
+    status = df_train_sweep(world, kernels, data, m, 4);
     df_test_all(world, status == DF_USAGE && strstr(df_error_text(), "k is 1000") != NULL &&
                            strstr(df_error_text(), "k5") != NULL);
     df_error_clear();
     o[1].k = 5;
     o[1].batch = 32;
-    status = df_train_sweep(world, kernels, rows, m, 4);
+    status = df_train_sweep(world, kernels, data, m, 4);
     df_test_all(world, status == DF_USAGE && strstr(df_error_text(), "share") != NULL);
     df_error_clear();
     o[1].batch = 64;
@@ -274,7 +237,7 @@ static void one_failure_ends_all(void **state) {
     df_free((char *)o[1].checkpoint);
     o[1].output = "/nonexistent/x.dict.h5";
     o[1].checkpoint = "/nonexistent/x";
-    status = df_train_sweep(world, kernels, rows, m + 1, 2);
+    status = df_train_sweep(world, kernels, data, m + 1, 2);
     df_test_all(world, status != DF_OK && strstr(df_error_text(), "/nonexistent/x") != NULL);
     df_error_clear();
     o[1].output = o[1].checkpoint = NULL;
@@ -290,7 +253,7 @@ static void failing_memory(void **state) {
     for (size_t i = 0; i < MOST; i++) o[i].steps = 2;
     for (int64_t calls = 0; calls < 300; calls += 7) {
         if (df_comm_rank(world) == df_comm_size(world) - 1) df_memory_fail_after(calls);
-        uint64_t same[2] = {(uint64_t)df_train_sweep(world, kernels, rows, m, 3), 0};
+        uint64_t same[2] = {(uint64_t)df_train_sweep(world, kernels, data, m, 3), 0};
         df_memory_fail_after(-1);
         df_error_clear();
         same[1] = ~same[0];
@@ -310,7 +273,7 @@ static void every_rank_and_member_has_a_place(void **state) {
     make(o, m);
     for (int size = 1; size <= 40; size++) {
         int next = 0, members[40] = {0};
-        assert_ok(df_train_place_members(m, MOST, rows, size, place));
+        assert_ok(df_train_place_members(m, MOST, data, size, place));
         for (size_t i = 0; i < MOST; i++) {
             assert_true(place[i].first >= 0 && place[i].count >= 1);
             assert_true(place[i].first + place[i].count <= size);
@@ -322,13 +285,13 @@ static void every_rank_and_member_has_a_place(void **state) {
         for (int r = 0; r < size && size < MOST; r++) assert_true(members[r] >= 1);
     }
     for (size_t i = 0; i < 4; i++) o[i] = common; // members alike are dealt in turn
-    assert_ok(df_train_place_members(m, 2, rows, 7, place));
+    assert_ok(df_train_place_members(m, 2, data, 7, place));
     assert_int_equal(place[0].count, 4);
     for (size_t i = 0; i < 4; i++) m[i].site = NULL;
-    assert_ok(df_train_place_members(m, 4, rows, 2, place));
+    assert_ok(df_train_place_members(m, 4, data, 2, place));
     for (size_t i = 0; i < 4; i++) assert_int_equal(place[i].first, (int)(i % 2));
     o[0].latents = 6400; // a wide one has more ranks
-    assert_ok(df_train_place_members(m, 2, rows, 11, place));
+    assert_ok(df_train_place_members(m, 2, data, 11, place));
     assert_int_equal(place[0].count, 10);
 }
 
@@ -346,10 +309,10 @@ static void plan_is_what_is_used(void **state) {
     df_train_plan plan = {.rank = df_comm_rank(world)};
     df_screen screen = df_kernels_spare_screen(kernels);
     int size = df_comm_size(world);
-    df_test_all(world, df_train_plan_rank(m, 5, rows, screen, size, &plan) == DF_OK);
+    df_test_all(world, df_train_plan_rank(m, 5, data, screen, size, &plan) == DF_OK);
     size_t before = df_memory_now();
     df_memory_reset_peak();
-    df_test_all(world, df_train_sweep(world, kernels, rows, m, 5) == DF_OK);
+    df_test_all(world, df_train_sweep(world, kernels, data, m, 5) == DF_OK);
     double used = (double)(df_memory_peak() - before);
     if (fabs(used / (double)plan.bytes - 1) >= 0.02)
         fprintf(stderr, "[rank %d] planned %zu, used %.0f bytes\n", plan.rank, plan.bytes, used);
@@ -361,7 +324,7 @@ static df_traffic traffic_of(df_train_options *o, const df_train_member *m, size
                              uint64_t steps) {
     df_traffic before = df_comm_traffic(world);
     for (size_t i = 0; i < n; i++) o[i].steps = steps;
-    df_test_all(world, df_train_sweep(world, kernels, rows, m, n) == DF_OK);
+    df_test_all(world, df_train_sweep(world, kernels, data, m, n) == DF_OK);
     df_traffic after = df_comm_traffic(world);
     return (df_traffic){after.bytes - before.bytes, after.messages - before.messages};
 }
@@ -376,7 +339,7 @@ static void steps_cost_what_the_plan_says(void **state) {
     for (size_t i = 0; i < MOST; i++) o[i].log_every = 1000;
     df_traffic few = traffic_of(o, m, 5, 6), many = traffic_of(o, m, 5, 18);
     df_train_plan plan = {.rank = df_comm_rank(world)};
-    df_test_all(world, df_train_plan_rank(m, 5, rows, DF_SCREEN_FP32, df_comm_size(world), &plan) ==
+    df_test_all(world, df_train_plan_rank(m, 5, data, DF_SCREEN_FP32, df_comm_size(world), &plan) ==
                            DF_OK);
     df_test_all(world, many.bytes - few.bytes == 12 * plan.cost.traffic.bytes);
     df_test_all(world, many.messages - few.messages == 12 * plan.cost.traffic.messages);
@@ -391,4 +354,4 @@ static const struct CMUnitTest tests[] = {cmocka_unit_test(members_are_what_they
                                           cmocka_unit_test(plan_is_what_is_used),
                                           cmocka_unit_test(steps_cost_what_the_plan_says)};
 
-DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)
+DF_TEST_MPI_MAIN(world, tests, set_up, training_close)

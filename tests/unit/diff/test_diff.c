@@ -65,13 +65,6 @@ static void make_stats(const char *path, uint64_t latents) {
     df_comm_free(&self);
 }
 
-static char *folder_for(const char *name) {
-    char text[300] = "";
-    if (df_comm_rank(world) == 0) snprintf(text, sizeof text, "%s", df_test_folder(name));
-    df_broadcast(world, 0, text, sizeof text);
-    return df_strdup(text);
-}
-
 /* One rank alone, with all latents, writes the same file. */
 static bool same_alone(const char *folder, const char *output, const df_reader *stats,
                        const df_diff_options *options) {
@@ -107,23 +100,14 @@ static void classes_change_at_their_edges(void **state) {
 
 static void norms_cosines_and_table_are_right(void **state) {
     (void)state;
-    char *folder = folder_for("diff"), *stats_path = df_format("%s/stats.h5", folder),
-         *output = df_format("%s/diff.h5", folder);
+    char *folder = df_test_shared_folder(world, "diff"),
+         *stats_path = df_format("%s/stats.h5", folder), *output = df_format("%s/diff.h5", folder);
     if (df_comm_rank(world) == 0) make_stats(stats_path, LATENTS);
     df_barrier(world);
     df_dict *dict = make_dict(world, 2);
     df_reader *stats = NULL, *result = NULL;
     df_test_all(world, df_reader_open(stats_path, "darkfield-statistics", &stats) == DF_OK);
-    df_diff_options o = {.output = output,
-                         .resolved_job = "seed: 1\n",
-                         .facts = {.command = "test",
-                                   .hosts = "here",
-                                   .kernel_path = "plain",
-                                   .volatile_options = "",
-                                   .commit = "",
-                                   .build = "",
-                                   .ranks = 1,
-                                   .threads = 1}};
+    df_diff_options o = {.output = output, .resolved_job = "seed: 1\n", .facts = DF_TEST_FACTS};
     df_test_all(world, df_diff_run(world, dict, stats, &o) == DF_OK);
     double *delta = NULL, *cosine = NULL, *precision = NULL;
     uint64_t *count = NULL, *sorted = NULL, *latent = NULL;
@@ -160,8 +144,8 @@ static void norms_cosines_and_table_are_right(void **state) {
 /* Shared latents stand exactly in the middle, dedicated ones at the ends. */
 static void bound_latents_have_their_classes(void **state) {
     (void)state;
-    char *folder = folder_for("diff-bound"), *stats_path = df_format("%s/stats.h5", folder),
-         *output = df_format("%s/diff.h5", folder);
+    char *folder = df_test_shared_folder(world, "diff-bound"),
+         *stats_path = df_format("%s/stats.h5", folder), *output = df_format("%s/diff.h5", folder);
     if (df_comm_rank(world) == 0) make_stats(stats_path, LATENTS);
     df_barrier(world);
     df_dict *dict = make_dict(world, 2);
@@ -172,16 +156,7 @@ static void bound_latents_have_their_classes(void **state) {
     df_test_all(world, df_dict_bind(dict, 8, 5) == DF_OK);
     df_dict_initialise(dict, 3, 0.5, 1.0, center);
     df_test_all(world, df_reader_open(stats_path, "darkfield-statistics", &stats) == DF_OK);
-    df_diff_options o = {.output = output,
-                         .resolved_job = "seed: 1\n",
-                         .facts = {.command = "test",
-                                   .hosts = "here",
-                                   .kernel_path = "plain",
-                                   .volatile_options = "",
-                                   .commit = "",
-                                   .build = "",
-                                   .ranks = 1,
-                                   .threads = 1}};
+    df_diff_options o = {.output = output, .resolved_job = "seed: 1\n", .facts = DF_TEST_FACTS};
     df_test_all(world, df_diff_run(world, dict, stats, &o) == DF_OK);
     bool read =
         df_reader_open(output, "darkfield-diff", &result) == DF_OK &&
@@ -203,7 +178,8 @@ static void bound_latents_have_their_classes(void **state) {
 
 static void inputs_that_do_not_belong_together_are_refused(void **state) {
     (void)state;
-    char *folder = folder_for("diff-bad"), *path = df_format("%s/stats.h5", folder);
+    char *folder = df_test_shared_folder(world, "diff-bad"),
+         *path = df_format("%s/stats.h5", folder);
     if (df_comm_rank(world) == 0) make_stats(path, LATENTS - 1);
     df_barrier(world);
     df_dict *one = make_dict(world, 1), *two = make_dict(world, 2);

@@ -11,12 +11,7 @@ static json_t *golden;
 static df_acts *acts[2];
 static const size_t site[2] = {0, 0};
 static char site_name[] = "blocks.0.hook_resid_post", models[2][6] = {"base", "tuned"};
-static const df_provenance facts = {.command = "test",
-                                    .hosts = "here",
-                                    .kernel_path = "",
-                                    .volatile_options = "",
-                                    .commit = "",
-                                    .build = ""};
+static const df_provenance facts = DF_TEST_FACTS;
 
 static size_t number(const char *key) {
     return (size_t)json_integer_value(json_object_get(golden, key));
@@ -52,7 +47,7 @@ static int set_up(void **state) {
     char *text = NULL, *path[2];
     size_t bytes = 0;
     df_log_quiet(true);
-    folder = synthetic_folder(world, "eval");
+    folder = df_test_shared_folder(world, "eval");
     assert_ok(df_read_file(DF_SOURCE_DIR "/tests/golden/eval_oracle.json", &text, &bytes));
     assert_ok(df_json_parse(text, bytes, "eval_oracle.json", &golden));
     df_free(text);

@@ -15,12 +15,7 @@ static uint64_t windows[] = {0, 90, 180, ROWS};
 static uint32_t tokens[ROWS];
 static uint8_t changed[ROWS], scored[ROWS];
 static const df_loss_text text = {LONGEST, 3, windows, tokens, changed, scored};
-static const df_provenance facts = {.command = "test",
-                                    .hosts = "here",
-                                    .kernel_path = "",
-                                    .volatile_options = "",
-                                    .commit = "",
-                                    .build = ""};
+static const df_provenance facts = DF_TEST_FACTS;
 
 /* ---- the oracle's case ---------------------------------------------------------------------- */
 
@@ -163,7 +158,7 @@ static uint64_t file_digest(df_comm *comm, const char *path) {
 
 static void same_file_on_any_ranks(void **state) {
     (void)state;
-    char *folder = synthetic_folder(world, "loss");
+    char *folder = df_test_shared_folder(world, "loss");
     char *all = df_format("%s/all.h5", folder),
          *one = df_format("%s/one-%d.h5", folder, df_comm_rank(world));
     df_comm *self = NULL;
@@ -240,7 +235,8 @@ static void nulls_are_as_far(void **state) {
  * predicted; the filter counts places from the window's begin. */
 static void packs_heldout_text(void **state) {
     (void)state;
-    char *folder = synthetic_folder(world, "loss-text"), *path = df_format("%s/t.acts.h5", folder);
+    char *folder = df_test_shared_folder(world, "loss-text"),
+         *path = df_format("%s/t.acts.h5", folder);
     float values[64] = {1.0f, 2.0f};
     df_acts *acts = NULL;
     df_loss_text t;

@@ -19,6 +19,15 @@ static const char *const of_block[] = {"hook_resid_pre",  "ln1.hook_scale",   "l
                                        "mlp.hook_in",     "mlp.hook_pre",     "mlp.hook_pre_linear",
                                        "mlp.hook_post",   "hook_mlp_out",     "hook_resid_post"};
 
+/* The families of the oracle, as many tests: those whose positions keep their numbers as text
+ * grows, and the one whose rotations stretch with its length. */
+#define STEADY_FAMILIES(test)                                                                      \
+    test("gpt2"), test("gpt2-scaled"), test("gpt_neo"), test("gpt_neox"),                          \
+        test("gpt_neox-sequential"), test("opt"), test("mistral"), test("llama-yarn"),             \
+        test("qwen2"), test("qwen3"), test("gemma"), test("gemma2"), test("gemma3_text"),          \
+        test("gemma3")
+#define FAMILIES(test) STEADY_FAMILIES(test), test("llama-dynamic")
+
 typedef struct site_list {
     char text[MOST_SITES][64];
     const char *name[MOST_SITES];

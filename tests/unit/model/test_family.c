@@ -85,21 +85,7 @@ static void test_absent_sites(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        FAMILY("gpt2"),
-        FAMILY("gpt2-scaled"),
-        FAMILY("gpt_neo"),
-        FAMILY("gpt_neox"),
-        FAMILY("gpt_neox-sequential"),
-        FAMILY("opt"),
-        FAMILY("mistral"),
-        FAMILY("llama-yarn"),
-        FAMILY("llama-dynamic"),
-        FAMILY("qwen2"),
-        FAMILY("qwen3"),
-        FAMILY("gemma"),
-        FAMILY("gemma2"),
-        FAMILY("gemma3_text"),
-        FAMILY("gemma3"),
+        FAMILIES(FAMILY),
         cmocka_unit_test(test_absent_sites),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
