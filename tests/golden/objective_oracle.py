@@ -1,4 +1,4 @@
-"""Float64 PyTorch oracle of every objective of dict.h, for tests/unit/dict/test_objective.c.
+"""Float64 PyTorch oracle of every objective of dict.h, for tests/unit/dict/test_objective{,_twin}.c.
 
     python3 tests/golden/objective_oracle.py [CASE ...]   # rewrites objective_{CASE}.bin beside this script
 

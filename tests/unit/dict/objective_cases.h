@@ -90,4 +90,10 @@ static inline bool raw(const objective_case *k) {
     return k->o.raw_threshold;
 }
 
+static inline bool near(const objective_case *k, const char *what, double found, double limit) {
+    if (found <= limit) return true;
+    print_error("%s: %s is off by %.3g\n", k->name, what, found);
+    return false;
+}
+
 #endif
