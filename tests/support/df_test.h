@@ -56,6 +56,17 @@ static inline bool df_test_fails(df_status status, df_status expected, const cha
         }                                                                                          \
     } while (0)
 
+/* A JSON file, such as an oracle's; json_decref it. */
+static inline json_t *df_test_json(const char *path) {
+    char *text;
+    size_t bytes;
+    json_t *root = NULL;
+    assert_ok(df_read_file(path, &text, &bytes));
+    assert_ok(df_json_parse(text, bytes, path, &root));
+    df_free(text);
+    return root;
+}
+
 /* The larger of two; NaN where either is, which fmax would drop. */
 static inline double df_test_worse(double a, double b) {
     return a > b || isnan(a) ? a : b;

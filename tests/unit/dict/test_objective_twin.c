@@ -91,7 +91,7 @@ static bool twin_matches_torch(const objective_case *k, const golden *g, twin *t
     list_tensors(t, all);
     twin_run(t);
     for (size_t i = 0; i < TENSORS; i++) {
-        if (record(g, all[i].name, all[i].n) == NULL) continue;
+        if (i >= 4 && record(g, all[i].name, all[i].n) == NULL) continue; // of some activations
         double off = distance_doubles(g, all[i].name, all[i].n, all[i].gradient);
         good &= near(k, all[i].name, off, 1e-8);
     }

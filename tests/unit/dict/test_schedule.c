@@ -62,12 +62,7 @@ static void rates_are_torchs(void **state) {
     (void)state;
     const char *const names[3] = {"torch", "zero", "cosine"};
     df_train_options o[3] = {common, common, common};
-    json_t *golden = NULL;
-    char *text = NULL;
-    size_t bytes;
-    df_test_all(world, df_read_file(DF_SOURCE_DIR "/tests/golden/schedule_oracle.json", &text,
-                                    &bytes) == DF_OK &&
-                           df_json_parse(text, bytes, "schedule_oracle.json", &golden) == DF_OK);
+    json_t *golden = df_test_json(DF_SOURCE_DIR "/tests/golden/schedule_oracle.json");
     o[0].warmup_law = DF_WARMUP_TORCH;
     o[1].warmup_law = DF_WARMUP_ZERO;
     o[1].lr_end = 0;
@@ -82,7 +77,6 @@ static void rates_are_torchs(void **state) {
         df_test_all(world, json_array_size(wanted) == STEPS && worst <= 1e-15);
     }
     json_decref(golden);
-    df_free(text);
 }
 
 static void k_is_annealed(void **state) {

@@ -44,13 +44,10 @@ static void write_acts(size_t s, size_t first, const char *path, uint64_t shift)
 
 static int set_up(void **state) {
     (void)state;
-    char *text = NULL, *path[2];
-    size_t bytes = 0;
+    char *path[2];
     df_log_quiet(true);
     folder = df_test_shared_folder(world, "eval");
-    assert_ok(df_read_file(DF_SOURCE_DIR "/tests/golden/eval_oracle.json", &text, &bytes));
-    assert_ok(df_json_parse(text, bytes, "eval_oracle.json", &golden));
-    df_free(text);
+    golden = df_test_json(DF_SOURCE_DIR "/tests/golden/eval_oracle.json");
     for (size_t s = 0; s < 2; s++) {
         path[s] = df_format("%s/%zu.acts.h5", folder, s);
         if (df_comm_rank(world) == 0) write_acts(s, s == 0 ? 0 : width_of(0), path[s], 0);

@@ -62,12 +62,8 @@ static df_loss_input make_input(bool nulls) {
 
 static int set_up(void **state) {
     (void)state;
-    char *json = NULL;
-    size_t bytes;
     df_log_quiet(true);
-    assert_ok(df_read_file(DF_SOURCE_DIR "/tests/golden/loss_oracle.json", &json, &bytes));
-    assert_ok(df_json_parse(json, bytes, "loss_oracle.json", &golden));
-    df_free(json);
+    golden = df_test_json(DF_SOURCE_DIR "/tests/golden/loss_oracle.json");
     assert_ok(df_model_open(DF_SOURCE_DIR "/jobs/quickstart/base", &models[0]));
     assert_ok(df_model_open(DF_SOURCE_DIR "/jobs/quickstart/tuned", &models[1]));
     assert_ok(df_kernels_open("auto", &kernels));

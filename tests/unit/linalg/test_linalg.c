@@ -9,13 +9,8 @@ static json_t *golden;
 
 static int setup(void **state) {
     (void)state;
-    char *text;
-    size_t bytes;
-    if (df_read_file(DF_SOURCE_DIR "/tests/golden/linalg_oracle.json", &text, &bytes) != DF_OK)
-        return -1;
-    df_status status = df_json_parse(text, bytes, "linalg_oracle.json", &golden);
-    df_free(text);
-    return status == DF_OK && df_grid_new(world, &grid) == DF_OK ? 0 : -1;
+    golden = df_test_json(DF_SOURCE_DIR "/tests/golden/linalg_oracle.json");
+    return df_grid_new(world, &grid) == DF_OK ? 0 : -1;
 }
 
 static int teardown(void **state) {

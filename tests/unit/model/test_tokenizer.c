@@ -7,16 +7,6 @@
 #define GPT2_LIKE GOLDEN "gpt2_like.json"
 #define FALLBACK GOLDEN "fallback.json"
 
-static json_t *read_json(const char *path) {
-    char *text;
-    size_t bytes;
-    json_t *root;
-    assert_ok(df_read_file(path, &text, &bytes));
-    assert_ok(df_json_parse(text, bytes, path, &root));
-    df_free(text);
-    return root;
-}
-
 static void compare(const df_tokens *tokens, const json_t *ids, size_t number) {
     bool same = tokens->count == json_array_size(ids);
     for (size_t i = 0; same && i < tokens->count; i++)
@@ -26,7 +16,7 @@ static void compare(const df_tokens *tokens, const json_t *ids, size_t number) {
 }
 
 static void compare_all(const char *path, const char *ids_path) {
-    json_t *strings = read_json(GOLDEN "strings.json"), *ids = read_json(ids_path);
+    json_t *strings = df_test_json(GOLDEN "strings.json"), *ids = df_test_json(ids_path);
     df_tokenizer *tokenizer;
     df_tokens tokens = {0};
     assert_ok(df_tokenizer_open(path, &tokenizer));
@@ -73,7 +63,7 @@ static void check_places(const df_tokenizer *tokenizer, const char *text, size_t
 
 static void places_in_the_text(void **state) {
     (void)state;
-    json_t *strings = read_json(GOLDEN "strings.json");
+    json_t *strings = df_test_json(GOLDEN "strings.json");
     df_tokenizer *pocket, *fallback;
     assert_ok(df_tokenizer_open(POCKET, &pocket));
     assert_ok(df_tokenizer_open(FALLBACK, &fallback));
@@ -110,7 +100,7 @@ static void places_after_composition(void **state) {
 static void decodes_back(void **state) {
     (void)state;
     static const char *const paths[] = {POCKET, FALLBACK};
-    json_t *strings = read_json(GOLDEN "strings.json");
+    json_t *strings = df_test_json(GOLDEN "strings.json");
     for (int p = 0; p < 2; p++) {
         df_tokenizer *tokenizer;
         df_tokens tokens = {0};
@@ -194,7 +184,8 @@ static void a_long_line(void **state) {
 // Many threads share a tokenizer; each gets what one alone gets.
 static void threads_agree(void **state) {
     (void)state;
-    json_t *strings = read_json(GOLDEN "strings.json"), *ids = read_json(GOLDEN "pocket.ids.json");
+    json_t *strings = df_test_json(GOLDEN "strings.json"),
+           *ids = df_test_json(GOLDEN "pocket.ids.json");
     df_tokenizer *tokenizer;
     int wrong = 0;
     assert_ok(df_tokenizer_open(POCKET, &tokenizer));

@@ -5,22 +5,12 @@
 
 #define GOLDEN DF_SOURCE_DIR "/tests/golden/tokenizer/"
 
-static json_t *read_json(const char *path) {
-    char *text;
-    size_t bytes;
-    json_t *root;
-    assert_ok(df_read_file(path, &text, &bytes));
-    assert_ok(df_json_parse(text, bytes, path, &root));
-    df_free(text);
-    return root;
-}
-
 // ---- variants
 
 // The base's file with the variant's parts and settings in place of its own.
 static df_tokenizer *open_variant(const json_t *variant) {
     char *path = df_format(GOLDEN "%s", json_string_value(json_array_get(variant, 1)));
-    json_t *root = read_json(path);
+    json_t *root = df_test_json(path);
     df_tokenizer *tokenizer;
     assert_int_equal(json_object_update(root, json_array_get(variant, 2)), 0);
     assert_int_equal(json_object_update(json_object_get(root, "model"), json_array_get(variant, 3)),
@@ -41,7 +31,7 @@ static uint32_t fold(const df_tokens *tokens) {
 
 // The texts: strings.json, then the long lines of variants.json.
 static json_t *all_texts(const json_t *long_lines) {
-    json_t *texts = read_json(GOLDEN "strings.json");
+    json_t *texts = df_test_json(GOLDEN "strings.json");
     for (size_t i = 0; i < json_array_size(long_lines); i++) {
         const json_t *line = json_array_get(long_lines, i), *unit = json_array_get(line, 0);
         size_t n = json_string_length(unit), times = json_integer_value(json_array_get(line, 1));
@@ -74,7 +64,8 @@ static void check_variant(const json_t *variant, const json_t *texts, const json
 
 static void golden_variants(void **state) {
     (void)state;
-    json_t *file = read_json(GOLDEN "variants.json"), *ids = read_json(GOLDEN "variants.ids.json");
+    json_t *file = df_test_json(GOLDEN "variants.json"),
+           *ids = df_test_json(GOLDEN "variants.ids.json");
     const json_t *variants = json_object_get(file, "variants");
     json_t *texts = all_texts(json_object_get(file, "long"));
     assert_true(json_array_size(variants) > 20);

@@ -146,12 +146,7 @@ static const double *stored(const json_t *object, const char *key, double *out) 
 }
 
 static json_t *load_golden(corpus *c) {
-    char *text;
-    size_t bytes;
-    json_t *golden = NULL;
-    assert_ok(df_read_file(DF_SOURCE_DIR "/tests/golden/moments_oracle.json", &text, &bytes));
-    assert_ok(df_json_parse(text, bytes, "moments_oracle.json", &golden));
-    df_free(text);
+    json_t *golden = df_test_json(DF_SOURCE_DIR "/tests/golden/moments_oracle.json");
     c->width = (size_t)json_integer_value(json_object_get(golden, "width"));
     c->rows = (size_t)json_integer_value(json_object_get(golden, "rows"));
     size_t n = c->rows * c->width, documents = json_array_size(json_object_get(golden, "heldout"));

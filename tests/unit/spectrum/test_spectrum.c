@@ -86,12 +86,7 @@ static double element(const json_t *golden, const char *key, size_t i) {
 }
 
 static json_t *load_golden(corpus *c) {
-    char *text;
-    size_t bytes;
-    json_t *golden = NULL;
-    assert_ok(df_read_file(DF_SOURCE_DIR "/tests/golden/moments_oracle.json", &text, &bytes));
-    assert_ok(df_json_parse(text, bytes, "moments_oracle.json", &golden));
-    df_free(text);
+    json_t *golden = df_test_json(DF_SOURCE_DIR "/tests/golden/moments_oracle.json");
     *c = (corpus){.width = (size_t)number(golden, "width"), .rows = (size_t)number(golden, "rows")};
     c->documents = json_array_size(json_object_get(golden, "heldout"));
     assert_ok(corpus_room(c));
