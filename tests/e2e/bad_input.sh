@@ -7,20 +7,6 @@ LIMIT=60
 case_out=$work/out
 tiny=(--set text.max_documents=40 --set train.steps=20 --set train.latents=64 --set out="$case_out")
 
-# judge NAME CODE PATTERN FOUND LOG: CODE and PATTERN are regular expressions; PATTERN must be in the message. Neither the
-# output named by $absent nor a beginning of it may be left.
-judge() {
-    local name=$1 said
-    said=$(grep -v '^$' "$5" | tail -n 3 | tr '\n' ' ')
-    if [ "$4" -eq 124 ] || [ "$4" -eq 137 ]; then bad "$name" "hang: $said"
-    elif ! [[ $4 =~ ^($2)$ ]]; then bad "$name" "exit $4, expected $2: $said"
-    elif ! grep -qE -- "$3" "$5"; then bad "$name" "no '$3' in: $said"
-    elif [ -n "${absent:-}" ] && [ -e "$absent" ]; then bad "$name" "$absent was left behind"
-    elif [ -n "${absent:-}" ] && [ -e "$absent.part" ]; then bad "$name" "$absent.part was left behind"
-    else return 0; fi
-    return 1
-}
-
 # expect NAME CODE PATTERN ARGUMENTS...: on three ranks and, side by side unless $apart says otherwise, on one; a harvest
 # has an output folder of its own then.
 expect() {
@@ -114,7 +100,7 @@ absent='' expect site.unknown '2|3' 'blocks.9' harvest "$pocket" "${tiny[@]}" --
 good=$work/good
 absent=''
 darkfield 2 run "$pocket" "${tiny[@]}" --set out="$good" --set stages="harvest, train, stats" ||
-    { bad bad_input.good "exit $?: $(tail -n 3 "$work/log")"; finish; }
+    { bad bad_input.good "exit $?: $(end_of "$work/log")"; finish; }
 a_run() { rm -rf "$case_out"; mkdir -p "$case_out"; cp "$good"/*.h5 "$case_out"; }
 own_case() { # NAME FILE STAGE OUTPUT PATTERN OPTIONS...
     absent=$case_out/$4 expect "own.$1" 3 "$5" "$3" "$pocket" "${tiny[@]}" "${@:6}"
@@ -171,7 +157,7 @@ spare() { # NAME STAGE PATTERN OPTIONS...: goes on without the damaged file, to 
     shift 4
     if darkfield 3 "$stage" "$pocket" "${tiny[@]}" "$@" && grep -q "$pattern" "$work/log" &&
         [ "$(digest "$case_out/$result")" = "$(digest "$good/$result")" ]; then ok "bad_input.spare.$name"
-    else bad "bad_input.spare.$name" "exit $?, or no '$pattern', or other content: $(tail -n 3 "$work/log" | tr '\n' ' ')"; fi
+    else bad "bad_input.spare.$name" "exit $?, or no '$pattern', or other content: $(end_of "$work/log")"; fi
 }
 a_run; rm "$case_out/crosscoder.dict.h5"
 darkfield 2 train "$pocket" "${tiny[@]}" --set time_limit=0.000001
@@ -182,7 +168,7 @@ darkfield 2 harvest "$pocket" "${tiny[@]}" --set text.max_documents=300 --set ti
 damage truncate "$case_out/base.acts.h5.part" 0.5
 darkfield 3 harvest "$pocket" "${tiny[@]}" --set text.max_documents=300 && ! grep -q 'going on' "$work/log" &&
     "$DARKFIELD" check "$case_out"/*.acts.h5 >"$work/log" 2>&1 && ok bad_input.spare.part ||
-    bad bad_input.spare.part "$(tail -n 3 "$work/log" | tr '\n' ' ')"
+    bad bad_input.spare.part "$(end_of "$work/log")"
 absent='' expect check.missing 3 'none.h5' check "$work/none.h5"
 
 # ---- where outputs go ------------------------------------------------------------------------------
@@ -224,7 +210,7 @@ mutate() { # NAME FILE STAGE ARGUMENTS...: the file is put back each time
         code=$?
         case $code in
             0 | 1 | 2 | 3) ;;
-            *) bad "mutate.$name.$seed" "exit $code: $(tail -n 3 "$work/log" | tr '\n' ' ')"; cp "$work/whole" "$file"; return ;;
+            *) bad "mutate.$name.$seed" "exit $code: $(end_of "$work/log")"; cp "$work/whole" "$file"; return ;;
         esac
     done
     cp "$work/whole" "$file"

@@ -9,24 +9,9 @@ site=blocks.2.hook_resid_mid
 job=("$pocket" --set text.max_documents=20 --set out="$out" --set site=$site --set train.latents=64
     --set train.steps=12 --set train.batch=256 --set train.threshold_start=0)
 
-must() { # NAME COMMAND...
-    local name=$1
-    shift
-    "$@" && return 0
-    bad "convert.$name" "exit $?: $(tail -n 3 "$work/log" | tr '\n' ' ')"
-    return 1
-}
 convert() { timeout -k 10 $LIMIT "$DARKFIELD" convert "$@" >"$work/log" 2>&1 </dev/null; }
-refused() { # NAME CODE PATTERN ARGUMENTS...: and OUT, the last argument, is not made
-    local name=convert.$1 code=$2 pattern=$3 found last=${*: -1}
-    shift 3
-    convert "$@"
-    found=$?
-    if [ $found -ne "$code" ]; then bad "$name" "exit $found, expected $code: $(tail -n 3 "$work/log" | tr '\n' ' ')"
-    elif ! grep -qE -- "$pattern" "$work/log"; then bad "$name" "no '$pattern' in: $(tail -n 3 "$work/log" | tr '\n' ' ')"
-    elif [ -n "${new:-}" ] && { [ -e "$last" ] || [ -e "$last.part" ]; }; then bad "$name" "$last was left behind"
-    else ok "$name"; fi
-}
+# cannot NAME CODE PATTERN ARGUMENTS...: and OUT, the last argument, is not made where $new says that it was not there.
+cannot() { absent=${new:+${*: -1}} refused "$1" "$2" "$3" convert "${@:4}"; }
 
 # ---- dictionaries of every kind ------------------------------------------------------------------
 must harvest darkfield 2 harvest "${job[@]}" --set harvest.sites="$site, blocks.1.hook_mlp_out, blocks.2.hook_mlp_out, blocks.1.hook_resid_mid" || finish
@@ -122,34 +107,34 @@ if must acts convert "${import[@]}" "$work/imported/base.acts.h5"; then
     done
 fi
 new=yes
-refused acts.name 2 'NAME.acts.h5' --to acts "$work/theirs.safetensors" "$work/x.h5"
-refused acts.site 2 'names 2 sites' --to acts --site a,b "$work/theirs.safetensors" "$work/x.acts.h5"
-refused acts.heldout 2 'heldout' --to acts --heldout 1 "$work/theirs.safetensors" "$work/x.acts.h5"
-refused acts.missing 3 'none.safetensors' --to acts "$work/none.safetensors" "$work/x.acts.h5"
+cannot acts.name 2 'NAME.acts.h5' --to acts "$work/theirs.safetensors" "$work/x.h5"
+cannot acts.site 2 'names 2 sites' --to acts --site a,b "$work/theirs.safetensors" "$work/x.acts.h5"
+cannot acts.heldout 2 'heldout' --to acts --heldout 1 "$work/theirs.safetensors" "$work/x.acts.h5"
+cannot acts.missing 3 'none.safetensors' --to acts "$work/none.safetensors" "$work/x.acts.h5"
 cp "$work/theirs.safetensors" "$work/cut.safetensors"
 "$PYTHON" tests/e2e/damage.py truncate "$work/cut.safetensors" 0.5
-refused acts.cut 3 'cut.safetensors' --to acts "$work/cut.safetensors" "$work/x.acts.h5"
+cannot acts.cut 3 'cut.safetensors' --to acts "$work/cut.safetensors" "$work/x.acts.h5"
 
 # ---- what cannot be -------------------------------------------------------------------------------
 sae=$work/saelens-topk
-refused usage.to 2 '\-\-to' "$sae" "$work/x"
-refused usage.format 2 'saelens' --to sealens "$work/topk.dict.h5" "$work/x"
-refused usage.from 2 'saelens' --from sealens --to darkfield "$sae" "$work/x.dict.h5"
-refused usage.name 2 'NAME.dict.h5' --to darkfield "$sae" "$work/x.h5"
-refused usage.kind 2 'sae or transcoder' --to darkfield --kind clt "$sae" "$work/x.dict.h5"
-refused usage.layer 2 'layer' --to darkfield --layer one "$sae" "$work/x.dict.h5"
-refused wrong.kind 3 'say which with --kind' --to darkfield "$work/gemma-scope-transcoder" "$work/x.dict.h5"
-refused cannot.say 2 'sparsify' --to sparsify "$work/relu.dict.h5" "$work/x"
-refused cannot.write 2 'only read' --to crosslayer-transcoder "$work/clt.dict.h5" "$work/x"
-refused missing.dict 3 'none.dict.h5' --to saelens "$work/none.dict.h5" "$work/x"
-refused missing.folder 3 "$work/none" --to darkfield "$work/none" "$work/x.dict.h5"
-refused wrong.layout 3 "$sae" --from sparsify --to darkfield "$sae" "$work/x.dict.h5"
-refused wrong.file 3 'acts.h5' --to saelens "$out/base.acts.h5" "$work/x"
+cannot usage.to 2 '\-\-to' "$sae" "$work/x"
+cannot usage.format 2 'saelens' --to sealens "$work/topk.dict.h5" "$work/x"
+cannot usage.from 2 'saelens' --from sealens --to darkfield "$sae" "$work/x.dict.h5"
+cannot usage.name 2 'NAME.dict.h5' --to darkfield "$sae" "$work/x.h5"
+cannot usage.kind 2 'sae or transcoder' --to darkfield --kind clt "$sae" "$work/x.dict.h5"
+cannot usage.layer 2 'layer' --to darkfield --layer one "$sae" "$work/x.dict.h5"
+cannot wrong.kind 3 'say which with --kind' --to darkfield "$work/gemma-scope-transcoder" "$work/x.dict.h5"
+cannot cannot.say 2 'sparsify' --to sparsify "$work/relu.dict.h5" "$work/x"
+cannot cannot.write 2 'only read' --to crosslayer-transcoder "$work/clt.dict.h5" "$work/x"
+cannot missing.dict 3 'none.dict.h5' --to saelens "$work/none.dict.h5" "$work/x"
+cannot missing.folder 3 "$work/none" --to darkfield "$work/none" "$work/x.dict.h5"
+cannot wrong.layout 3 "$sae" --from sparsify --to darkfield "$sae" "$work/x.dict.h5"
+cannot wrong.file 3 'acts.h5' --to saelens "$out/base.acts.h5" "$work/x"
 mkdir -p "$work/empty"
-refused wrong.empty 3 "$work/empty" --to darkfield "$work/empty" "$work/x.dict.h5"
+cannot wrong.empty 3 "$work/empty" --to darkfield "$work/empty" "$work/x.dict.h5"
 new=
-refused exists.folder 2 'force' --to saelens "$work/relu.dict.h5" "$sae"
-refused exists.dict 2 'force' --to darkfield "$sae" "$sae.dict.h5"
+cannot exists.folder 2 'force' --to saelens "$work/relu.dict.h5" "$sae"
+cannot exists.dict 2 'force' --to darkfield "$sae" "$sae.dict.h5"
 must force convert --force --to saelens "$work/topk.dict.h5" "$sae" && ok convert.force
 new=yes
 # damaged NAME FILE HOW ARGUMENTS...: a copy of the folder, with one file damaged, is refused by name or, where only
@@ -159,7 +144,7 @@ damaged() {
     shift 2
     rm -rf "$work/damaged" "$work/x.dict.h5" && cp -r "$sae" "$work/damaged"
     "$PYTHON" tests/e2e/damage.py "$1" "$work/damaged/$file" "${@:2}"
-    refused "damaged.$name" 3 "$work/damaged" --to darkfield "$work/damaged" "$work/x.dict.h5"
+    cannot "damaged.$name" 3 "$work/damaged" --to darkfield "$work/damaged" "$work/x.dict.h5"
 }
 damaged cut sae_weights.safetensors truncate 0.6
 damaged nan sae_weights.safetensors bytes $(($(stat -c %s "$sae/sae_weights.safetensors") - 4)) ffffffff

@@ -6,64 +6,37 @@ source "$(dirname "$0")/../support/cases.sh"
 LIMIT=120
 out=$work/out
 train=(--set text.max_documents=200 --set train.steps=150 --set train.latents=256 --set train.batch=512 --set out="$out")
-buffer=(--set train.shuffle=buffer --set train.buffer_rows=2048)
 global=(--set train.shuffle=global)
 
-must() { # NAME RANKS ARGUMENTS...
-    local name=$1
-    shift
-    darkfield "$@" && return 0
-    bad "data.$name" "exit $?: $(tail -n 3 "$work/log" | tr '\n' ' ')"
-    return 1
-}
-refused() { # NAME CODE PATTERN RANKS ARGUMENTS...
-    local name=data.$1 code=$2 pattern=$3 found
-    shift 3
-    darkfield "$@"
-    found=$?
-    if [ "$found" -ne "$code" ]; then bad "$name" "exit $found, expected $code: $(tail -n 3 "$work/log" | tr '\n' ' ')"
-    elif ! grep -qE -- "$pattern" "$work/log"; then bad "$name" "no '$pattern' in: $(tail -n 3 "$work/log" | tr '\n' ' ')"
-    else ok "$name"; fi
-}
 same() { # NAME A B: digests
     if [ -n "$2" ] && [ "$2" = "$3" ]; then ok "data.$1"; else bad "data.$1" "digest ${3:-none}, expected ${2:-none}"; fi
 }
 
-must harvest 2 harvest "$pocket" "${train[@]}" || finish
+must harvest darkfield 2 harvest "$pocket" "${train[@]}" || finish
 
 # ---- the global shuffle ------------------------------------------------------------------------
-refused shuffle.not_yet 3 'darkfield shuffle' 2 train "$pocket" "${train[@]}" "${global[@]}"
-must shuffle 1 shuffle "$pocket" "${train[@]}" "${global[@]}" || finish
+refused shuffle.not_yet 3 'darkfield shuffle' darkfield 2 train "$pocket" "${train[@]}" "${global[@]}"
+must shuffle darkfield 1 shuffle "$pocket" "${train[@]}" "${global[@]}" || finish
 first=$(digest "$out/shuffled.rows.h5")
 for ranks in 2 3 4; do
-    must shuffle.$ranks $ranks shuffle "$pocket" "${train[@]}" "${global[@]}" --set shuffle.memory=1 --force &&
+    must shuffle.$ranks darkfield $ranks shuffle "$pocket" "${train[@]}" "${global[@]}" --set shuffle.memory=1 --force &&
         same "shuffle.ranks_$ranks" "$first" "$(digest "$out/shuffled.rows.h5")"
 done
-must shuffle.current 2 shuffle "$pocket" "${train[@]}" "${global[@]}"
+must shuffle.current darkfield 2 shuffle "$pocket" "${train[@]}" "${global[@]}"
 grep -q 'skipped' "$work/log" && ok data.shuffle.skipped || bad data.shuffle.skipped "a current file was made again"
-refused shuffle.other_rows 3 'darkfield shuffle' 2 train "$pocket" "${train[@]}" "${global[@]}" --set train.skip_first=4
+refused shuffle.other_rows 3 'darkfield shuffle' darkfield 2 train "$pocket" "${train[@]}" "${global[@]}" --set train.skip_first=4
 
 # ---- every order: one rank, a kill on two ranks, three ranks go on --------------------------------
 # killed KIND OPTIONS...: two ranks lose one as soon as a checkpoint of the kind is there.
-killed() {
-    local kind=$1
-    shift
-    mpirun --oversubscribe --bind-to none -n 2 "$DARKFIELD" train "$pocket" "$@" --set train.checkpoint_minutes=0.0001 \
-        >"$work/log" 2>&1 </dev/null &
-    local launched=$! tries=0
-    while ! ls "$out/$kind".*.ckpt.h5 >/dev/null 2>&1 && [ "$tries" -lt 600 ]; do sleep 0.05; tries=$((tries + 1)); done
-    pkill -KILL -P "$launched" -n
-    wait "$launched" && return 1
-    ls "$out/$kind".*.ckpt.h5 >/dev/null 2>&1
-}
+killed() { lose_a_rank "$out/$1.*.ckpt.h5" train "$pocket" "${@:2}" --set train.checkpoint_minutes=0.0001; }
 for how in exact buffer global; do
     order=(--set train.shuffle=$how --set train.buffer_rows=2048)
     rm -f "$out"/crosscoder.*
-    must $how.alone 1 train "$pocket" "${train[@]}" "${order[@]}" || continue
+    must $how.alone darkfield 1 train "$pocket" "${train[@]}" "${order[@]}" || continue
     alone=$(digest "$out/crosscoder.dict.h5")
     rm -f "$out"/crosscoder.*
-    killed crosscoder "${train[@]}" "${order[@]}" || { bad "data.$how.kill" "nothing to resume: $(tail -n 3 "$work/log")"; continue; }
-    must $how.resume 3 train "$pocket" "${train[@]}" "${order[@]}" || continue
+    killed crosscoder "${train[@]}" "${order[@]}" || { bad "data.$how.kill" "nothing to resume: $(end_of "$work/log")"; continue; }
+    must $how.resume darkfield 3 train "$pocket" "${train[@]}" "${order[@]}" || continue
     grep -q 'resuming at step' "$work/log" || bad "data.$how.resume" "it began anew"
     same "$how.killed_on_2_resumed_on_3" "$alone" "$(digest "$out/crosscoder.dict.h5")"
 done
@@ -71,16 +44,16 @@ done
 # ---- several files, filters ----------------------------------------------------------------------
 rm -f "$out"/crosscoder.*
 files=(--set train.files.a="$out/base.acts.h5, $out/base.acts.h5" --set train.files.b="$out/tuned.acts.h5, $out/tuned.acts.h5")
-must files 2 train "$pocket" "${train[@]}" "${files[@]}" && ok data.files
-must files.evaluate 2 evaluate "$pocket" "${train[@]}" "${files[@]}" && ok data.files.evaluate
+must files darkfield 2 train "$pocket" "${train[@]}" "${files[@]}" && ok data.files
+must files.evaluate darkfield 2 evaluate "$pocket" "${train[@]}" "${files[@]}" && ok data.files.evaluate
 for stage in stats spectrum diff; do
-    must files.$stage 2 $stage "$pocket" "${train[@]}" "${files[@]}" && ok data.files.$stage
+    must files.$stage darkfield 2 $stage "$pocket" "${train[@]}" "${files[@]}" && ok data.files.$stage
 done
 # Every row twice: every latent fires twice as often as on one of the files.
 twice=$(digest "$out/stats.h5")
-must files.stats_3 3 stats "$pocket" "${train[@]}" "${files[@]}" --force && same files.stats.ranks_3 "$twice" "$(digest "$out/stats.h5")"
+must files.stats_3 darkfield 3 stats "$pocket" "${train[@]}" "${files[@]}" --force && same files.stats.ranks_3 "$twice" "$(digest "$out/stats.h5")"
 cp "$out/stats.h5" "$work/twice.h5"
-must files.once 2 stats "$pocket" "${train[@]}" && if problem=$("$PYTHON" - "$out/stats.h5" "$work/twice.h5" 2>&1 <<'PY'
+must files.once darkfield 2 stats "$pocket" "${train[@]}" && if problem=$("$PYTHON" - "$out/stats.h5" "$work/twice.h5" 2>&1 <<'PY'
 import sys
 import h5py, numpy as np
 one, two = (h5py.File(name) for name in sys.argv[1:])
@@ -89,21 +62,21 @@ for name in "latents/fires", "latents/histogram", "concepts/inside":
 assert np.array_equal(one["latents/max"][:], two["latents/max"][:])
 PY
 ); then ok data.files.twice; else bad data.files.twice "$(tail -n 1 <<<"$problem")"; fi
-refused files.uneven.stats 2 'belong together' 2 stats "$pocket" "${train[@]}" --set train.files.a="$out/base.acts.h5, x"
-refused files.uneven 2 'belong together' 2 train "$pocket" "${train[@]}" --set train.files.a="$out/base.acts.h5, x"
-refused skip.text 2 'skip_first' 2 train "$pocket" "${train[@]}" --set train.skip_first=some
-refused skip.token 2 'no token id' 2 train "$pocket" "${train[@]}" --set train.skip_tokens=the
-refused skip.everything 3 'no training rows' 2 train "$pocket" "${train[@]}" --set train.skip_first=100000
-must skip.tokens 2 train "$pocket" "${train[@]}" --set train.skip_tokens="1, 2" --set train.skip_first=bos && ok data.skip.tokens
+refused files.uneven.stats 2 'belong together' darkfield 2 stats "$pocket" "${train[@]}" --set train.files.a="$out/base.acts.h5, x"
+refused files.uneven 2 'belong together' darkfield 2 train "$pocket" "${train[@]}" --set train.files.a="$out/base.acts.h5, x"
+refused skip.text 2 'skip_first' darkfield 2 train "$pocket" "${train[@]}" --set train.skip_first=some
+refused skip.token 2 'no token id' darkfield 2 train "$pocket" "${train[@]}" --set train.skip_tokens=the
+refused skip.everything 3 'no training rows' darkfield 2 train "$pocket" "${train[@]}" --set train.skip_first=100000
+must skip.tokens darkfield 2 train "$pocket" "${train[@]}" --set train.skip_tokens="1, 2" --set train.skip_first=bos && ok data.skip.tokens
 
 # ---- a full disk, a cut input ---------------------------------------------------------------------
 "$PYTHON" tests/e2e/damage.py truncate "$out/shuffled.rows.h5" 0.7
-refused shuffle.cut 3 'shuffled.rows.h5' 2 train "$pocket" "${train[@]}" "${global[@]}"
+refused shuffle.cut 3 'shuffled.rows.h5' darkfield 2 train "$pocket" "${train[@]}" "${global[@]}"
 mkdir -p "$work/full"
 if mount -t tmpfs -o size="$(($(cat "$out"/*.acts.h5 | wc -c) / 1024 + 64))k" darkfield-test "$work/full" 2>/dev/null; then
     undo="umount '$work/full'"
     cp "$out"/*.acts.h5 "$work/full"
-    refused shuffle.full_disk 1 "$work/full" 2 shuffle "$pocket" "${train[@]}" "${global[@]}" --set out="$work/full"
+    refused shuffle.full_disk 1 "$work/full" darkfield 2 shuffle "$pocket" "${train[@]}" "${global[@]}" --set out="$work/full"
     if ls "$work/full"/shuffled* >/dev/null 2>&1; then bad data.shuffle.left_over "$(ls "$work/full")"; else ok data.shuffle.left_over; fi
     umount "$work/full"
     undo=:
@@ -112,13 +85,13 @@ else skip data.shuffle.full_disk "no right to mount a tmpfs here"; fi
 # ---- transcoders of one model: one rank, three ranks, and a kill on two ---------------------------
 layers='blocks.1.hook_resid_mid, blocks.2.hook_resid_mid'
 one=("${train[@]}" --set train.model=base --set site=blocks.2.hook_resid_mid)
-must kinds.harvest 2 harvest "$pocket" "${one[@]}" --force \
+must kinds.harvest darkfield 2 harvest "$pocket" "${one[@]}" --force \
     --set harvest.sites="$layers, blocks.1.hook_mlp_out, blocks.2.hook_mlp_out" || finish
 for kind in transcoder skip-transcoder clt; do
     of=("${one[@]}" --set train.kind=$kind)
     [ $kind != clt ] || of+=(--set train.input="$layers")
     for ranks in 1 3; do
-        must $kind.$ranks $ranks train "$pocket" "${of[@]}" --force || continue 2
+        must $kind.$ranks darkfield $ranks train "$pocket" "${of[@]}" --force || continue 2
         [ $ranks -ne 1 ] || alone=$(digest "$out/$kind.dict.h5")
     done
     same "$kind.ranks_3" "$alone" "$(digest "$out/$kind.dict.h5")"
@@ -126,15 +99,15 @@ for kind in transcoder skip-transcoder clt; do
 done
 rm -f "$out"/clt.*
 if killed clt "${of[@]}"; then
-    must clt.resume 3 train "$pocket" "${of[@]}" &&
+    must clt.resume darkfield 3 train "$pocket" "${of[@]}" &&
         { grep -q 'resuming at step' "$work/log" || bad data.clt.resume "it began anew"; } &&
         same clt.killed_on_2_resumed_on_3 "$alone" "$(digest "$out/clt.dict.h5")"
-else bad data.clt.kill "nothing to resume: $(tail -n 3 "$work/log")"; fi
-must kinds.evaluate 2 evaluate "$pocket" "${of[@]}" && ok data.clt.evaluate
+else bad data.clt.kill "nothing to resume: $(end_of "$work/log")"; fi
+must kinds.evaluate darkfield 2 evaluate "$pocket" "${of[@]}" && ok data.clt.evaluate
 
 # ---- synthetic rows need no file --------------------------------------------------------------------
 for toy in a b; do
-    must synthetic.$toy 2 run jobs/synthetic/toy-$toy.yaml --set train.steps=200 --set out="$work/toy" &&
+    must synthetic.$toy darkfield 2 run jobs/synthetic/toy-$toy.yaml --set train.steps=200 --set out="$work/toy" &&
         same synthetic.$toy "$(digest "$work/toy/evaluate.h5")" "$(darkfield 3 run jobs/synthetic/toy-$toy.yaml \
             --set train.steps=200 --set out="$work/toy3"; digest "$work/toy3/evaluate.h5")"
     rm -rf "$work/toy" "$work/toy3"

@@ -12,10 +12,10 @@ run_layout() {
 }
 
 reference=1x1
-run_layout $reference || { bad equality.$reference "exit $?: $(tail -n 3 "$work/log")"; finish; }
+run_layout $reference || { bad equality.$reference "exit $?: $(end_of "$work/log")"; finish; }
 digests "$work/$reference" >"$work/reference"
 for layout in 2x1 3x1 4x1 1x2 2x2; do
-    if ! run_layout $layout; then bad equality.$layout "exit $?: $(tail -n 3 "$work/log")"; continue; fi
+    if ! run_layout $layout; then bad equality.$layout "exit $?: $(end_of "$work/log")"; continue; fi
     digests "$work/$layout" >"$work/other"
     while read -r file hash; do
         other=$(awk -v file="$file" '$1 == file { print $2 }' "$work/other")

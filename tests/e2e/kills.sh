@@ -75,7 +75,7 @@ schedule() {
         done
         [ -n "$points" ] || continue
         if ! darkfield $((1 + RANDOM % 4)) "$stage" "$pocket" "${options[@]}"; then
-            bad "kills.$case" "resume: exit $? after $points: $(tail -n 3 "$work/log")"
+            bad "kills.$case" "resume: exit $? after $points: $(end_of "$work/log")"
             return
         fi
         for file in "${results[@]}"; do
@@ -89,7 +89,7 @@ schedule() {
 timed() {
     local begin
     begin=$(now)
-    darkfield 2 "$2" "$pocket" "${options[@]}" --set out="$1" || { bad "kills.$2.reference" "exit $?: $(tail -n 3 "$work/log")"; finish; }
+    darkfield 2 "$2" "$pocket" "${options[@]}" --set out="$1" || { bad "kills.$2.reference" "exit $?: $(end_of "$work/log")"; finish; }
     length_ms=$((($(now) - begin) / 1000000))
 }
 
@@ -102,7 +102,7 @@ schedule harvest $((kills / 2)) "$work/harvest" "$work/harvest-killed" base.acts
 
 options=("${train_options[@]}")
 mkdir -p "$work/train"
-darkfield 2 harvest "$pocket" "${options[@]}" --set out="$work/train" || { bad kills.train.harvest "$(tail -n 3 "$work/log")"; finish; }
+darkfield 2 harvest "$pocket" "${options[@]}" --set out="$work/train" || { bad kills.train.harvest "$(end_of "$work/log")"; finish; }
 cp -r "$work/train" "$work/train-killed"
 timed "$work/train" train
 options+=(--set out="$work/train-killed" --set train.checkpoint_minutes=0.01)

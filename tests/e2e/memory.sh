@@ -9,11 +9,6 @@ job=("$pocket" --set text.max_documents=20 --set out="$out" --set train.batch=51
 all=(--set train.latents=8192 --set train.activation=topk --set train.shuffle=global --set text.max_documents=200)
 stages=(shuffle train evaluate stats diff spectrum)
 
-# The size after a phrase of a log ("1.25 GiB"), in bytes.
-size_after() {
-    sed -nE "s/.*$1[^0-9]*([0-9.]+) ?(B|KiB|MiB|GiB|TiB).*/\1 \2/p" "$2" | head -n 1 |
-        awk '{ unit["B"] = 1; unit["KiB"] = 2^10; unit["MiB"] = 2^20; unit["GiB"] = 2^30; unit["TiB"] = 2^40; printf "%.0f", $1 * unit[$2] }'
-}
 within() { awk -v a="$1" -v b="$2" -v share="$3" 'BEGIN { exit !(a > b * (1 - share) && a < b * (1 + share)) }'; }
 own_is() { # NAME PLAN LOG: what the run in LOG took is what was planned
     local own
@@ -25,14 +20,14 @@ own_is() { # NAME PLAN LOG: what the run in LOG took is what was planned
 # ---- every stage ---------------------------------------------------------------------------------
 # planned STAGE OUTPUT: the plan of a stage in the log of a dry run.
 for ranks in 1 2; do
-    darkfield $ranks harvest "${job[@]}" "${all[@]}" --dry-run || { bad memory.plan.harvest "exit $?: $(tail -n 3 "$work/log")"; finish; }
+    darkfield $ranks harvest "${job[@]}" "${all[@]}" --dry-run || { bad memory.plan.harvest "exit $?: $(end_of "$work/log")"; finish; }
     plan=$(size_after 'own memory per rank' "$work/log")
-    darkfield $ranks harvest "${job[@]}" "${all[@]}" --force || { bad memory.harvest "exit $?: $(tail -n 3 "$work/log")"; finish; }
+    darkfield $ranks harvest "${job[@]}" "${all[@]}" --force || { bad memory.harvest "exit $?: $(end_of "$work/log")"; finish; }
     own_is "harvest.ranks_$ranks" "$plan" "$work/log"
     # Plans of all stages need the files that they will read.
     darkfield $ranks run "${job[@]}" "${all[@]}" --set stages="$(IFS=,; echo "${stages[*]}")" ||
-        { bad memory.run "exit $?: $(tail -n 3 "$work/log")"; finish; }
-    darkfield $ranks run "${job[@]}" "${all[@]}" --dry-run || { bad memory.plan "exit $?: $(tail -n 3 "$work/log")"; finish; }
+        { bad memory.run "exit $?: $(end_of "$work/log")"; finish; }
+    darkfield $ranks run "${job[@]}" "${all[@]}" --dry-run || { bad memory.plan "exit $?: $(end_of "$work/log")"; finish; }
     cp "$work/log" "$work/plans.log"
     for stage in "${stages[@]}"; do
         case $stage in
@@ -41,7 +36,7 @@ for ranks in 1 2; do
             *) file=$stage.h5 ;;
         esac
         plan=$(size_after "plan: .*\/$file .*own memory per rank" "$work/plans.log")
-        darkfield $ranks "$stage" "${job[@]}" "${all[@]}" --force || { bad "memory.$stage" "exit $?: $(tail -n 3 "$work/log")"; continue; }
+        darkfield $ranks "$stage" "${job[@]}" "${all[@]}" --force || { bad "memory.$stage" "exit $?: $(end_of "$work/log")"; continue; }
         own_is "$stage.ranks_$ranks" "$plan" "$work/log"
         disk=$(size_after "plan: .*\/$file" "$work/plans.log") # of the living latents of diff at most
         if within "$(stat -c %s "$out/$file")" "${disk:-0}" 0.25; then ok "memory.disk.$stage.ranks_$ranks"
@@ -63,9 +58,9 @@ sys.exit(code)
 PY
 }
 large=(train "${job[@]}" --set train.latents=262144)
-darkfield 1 harvest "${job[@]}" || { bad memory.harvest "exit $?: $(tail -n 3 "$work/log")"; finish; }
-measure "$work/plan.log" "${large[@]}" --dry-run >/dev/null || { bad memory.plan "$(tail -n 3 "$work/plan.log")"; finish; }
-whole=$(measure "$work/run.log" "${large[@]}") || { bad memory.large "$(tail -n 3 "$work/run.log")"; finish; }
+darkfield 1 harvest "${job[@]}" || { bad memory.harvest "exit $?: $(end_of "$work/log")"; finish; }
+measure "$work/plan.log" "${large[@]}" --dry-run >/dev/null || { bad memory.plan "$(end_of "$work/plan.log")"; finish; }
+whole=$(measure "$work/run.log" "${large[@]}") || { bad memory.large "$(end_of "$work/run.log")"; finish; }
 plan=$(size_after 'own memory per rank' "$work/plan.log")
 base=$(size_after 'process: at most [^,]*,' "$work/plan.log")
 figures="plan ${plan:-none}, VmHWM $whole, base $base bytes"

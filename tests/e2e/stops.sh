@@ -33,15 +33,15 @@ stopped() {
     local code
     wait "$guard"
     code=$?
-    if ! [[ $code =~ ^($2)$ ]]; then bad "stops.$1" "exit $code, expected $2: $(tail -n 3 "$log" | tr '\n' ' ')"
+    if ! [[ $code =~ ^($2)$ ]]; then bad "stops.$1" "exit $code, expected $2: $(end_of "$log")"
     elif [ "$code" -eq 75 ] && ! grep -q 'stopped on request.*run' "$log"; then
-        bad "stops.$1" "no word on how to go on: $(tail -n 3 "$log" | tr '\n' ' ')"
+        bad "stops.$1" "no word on how to go on: $(end_of "$log")"
     elif [ -e "$out/${3:-}" ] && [ -n "${3:-}" ]; then bad "stops.$1" "$3 stands under its final name"
     else ok "stops.$1"; fi
 }
 
 darkfield 2 run "${job[@]}" --set out="$work/whole" --set stages='harvest, train' ||
-    { bad stops.reference "exit $?: $(tail -n 3 "$work/log")"; finish; }
+    { bad stops.reference "exit $?: $(end_of "$work/log")"; finish; }
 
 # ---- harvest: a round of units is the safe point ---------------------------------------------------
 harvest_has_progress() { [ -s "$out/base.acts.h5.progress" ]; }
@@ -54,7 +54,7 @@ stopped harvest.usr1 75 tuned.acts.h5
 if darkfield 1 harvest "${job[@]}" --set out="$out" && [ "$(digests "$out")" = "$(digests "$work/whole" | grep acts)" ] &&
     ! harvest_has_progress; then
     ok stops.harvest.content
-else bad stops.harvest.content "other content than an uninterrupted run, or exit $?: $(tail -n 3 "$work/log")"; fi
+else bad stops.harvest.content "other content than an uninterrupted run, or exit $?: $(end_of "$work/log")"; fi
 
 # ---- train: one run, stopped in every way -----------------------------------------------------------
 dictionary=crosscoder.dict.h5
@@ -80,7 +80,7 @@ kill -TERM "$launched" 2>/dev/null
 stopped train.term_of_mpirun '1|75|143' $dictionary
 if darkfield 4 train "${job[@]}" --set out="$out" && grep -qE '^ *5000 ' "$work/log" && ! grep -qE '^ *10 ' "$work/log" &&
     [ "$(digest "$out/$dictionary")" = "$(digest "$work/whole/$dictionary")" ]; then ok stops.train.content
-else bad stops.train.content "other content than an uninterrupted run, or exit $?: $(tail -n 3 "$work/log")"; fi
+else bad stops.train.content "other content than an uninterrupted run, or exit $?: $(end_of "$work/log")"; fi
 if ls "$out"/*.ckpt* "$out"/*.part >/dev/null 2>&1; then bad stops.train.cleans_up "left: $(ls "$out")"
 else ok stops.train.cleans_up; fi
 

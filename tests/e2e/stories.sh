@@ -22,7 +22,7 @@ text: {file: $pair/text.jsonl, heldout: 0.1, max_documents: ${DARKFIELD_STORIES_
 site: blocks.2.hook_resid_post
 train: {activation: batchtopk, latents: 1024, k: 12, steps: ${DARKFIELD_STORIES_STEPS:-400}, batch: 1024}
 JOB
-if darkfield 2 run "$work/stories.yaml"; then ok stories.run; else bad stories.run "exit $?: $(tail -n 3 "$work/log")"; finish; fi
+if darkfield 2 run "$work/stories.yaml"; then ok stories.run; else bad stories.run "exit $?: $(end_of "$work/log")"; finish; fi
 if [ -s "$out/report.html" ]; then ok stories.report; else bad stories.report "no page"; fi
 fvu=$(sed -nE 's/.*FVU of [a-z]+ at [^:]*: ([0-9.]+).*/\1/p' "$work/log" | sort -g | tail -n 1)
 if awk -v fvu="${fvu:-9}" 'BEGIN { exit !(fvu < 0.25) }'; then ok "stories.fvu ($fvu)"; else bad stories.fvu "FVU ${fvu:-none}, expected below 0.25"; fi

@@ -9,37 +9,25 @@ members=(k4 wide tuned-m64 relu)
 sweep='[{k: 4}, {name: wide, latents: 512, seed: 7}, {model: tuned, latents: 64}, {name: relu, activation: relu, penalty: l1, penalty_weight: 0.1}]'
 job=("$pocket" "${base[@]}" --set train.sweep="$sweep" --set out="$out")
 
-must() { # NAME RANKS ARGUMENTS...
-    local name=$1
-    shift
-    darkfield "$@" && return 0
-    bad "sweep.$name" "exit $?: $(tail -n 3 "$work/log" | tr '\n' ' ')"
-    return 1
-}
 all_digests() { for member in "${members[@]}"; do digest "$out/train-$member.dict.h5"; done; }
 same() { # NAME: the members' digests are those of the dictionaries made alone
     local found
     found=$(all_digests)
     if [ "$found" = "$alone" ]; then ok "sweep.$1"; else bad "sweep.$1" "digests $(echo $found), expected $(echo $alone)"; fi
 }
-refused() { # NAME PATTERN LINES-OF-THE-SECTION
-    local found
+bad_sweep() { # NAME PATTERN LINES-OF-THE-SECTION
     printf 'seed: 1\nout: %s\nmodels: {a: {path: jobs/quickstart/base}}\ntext: {file: jobs/quickstart/text.jsonl}\nsite: blocks.3.hook_resid_post\ntrain:\n%b\n' \
         "$out" "$3" >"$work/bad.yaml"
-    "$DARKFIELD" train "$work/bad.yaml" >"$work/log" 2>&1 </dev/null
-    found=$?
-    if [ $found -ne 2 ]; then bad "sweep.refused.$1" "exit $found, expected 2: $(tail -n 3 "$work/log" | tr '\n' ' ')"
-    elif ! grep -qE -- "$2" "$work/log"; then bad "sweep.refused.$1" "no '$2' in: $(tail -n 3 "$work/log" | tr '\n' ' ')"
-    else ok "sweep.refused.$1"; fi
+    refused "refused.$1" 2 "$2" darkfield 1 train "$work/bad.yaml"
 }
 
-must harvest 2 harvest "${job[@]}" || finish
+must harvest darkfield 2 harvest "${job[@]}" || finish
 
 # ---- alone ---------------------------------------------------------------------------------------
 alone_of() { # NAME KIND OPTIONS...
     local name=$1 kind=$2
     shift 2
-    must "alone.$name" 1 train "$pocket" "${base[@]}" --set out="$out" "$@" || finish
+    must "alone.$name" darkfield 1 train "$pocket" "${base[@]}" --set out="$out" "$@" || finish
     digest "$out/$kind.dict.h5"
     rm "$out/$kind.dict.h5"
 }
@@ -48,28 +36,20 @@ alone=$(
     alone_of wide crosscoder --set train.latents=512 --set train.seed=7
     alone_of tuned sae --set train.model=tuned --set train.latents=64
     alone_of relu crosscoder --set train.activation=relu --set train.penalty=l1 --set train.penalty_weight=0.1
-)
+) || { echo "$alone"; exit 1; }
 
 # ---- the plan, ranks, a kill -----------------------------------------------------------------------
-size_after() { # the size after a phrase of a log, in bytes
-    sed -nE "s/.*$1[^0-9]*([0-9.]+) ?(B|KiB|MiB|GiB).*/\1 \2/p" "$2" | head -n 1 |
-        awk '{ unit["B"] = 1; unit["KiB"] = 2^10; unit["MiB"] = 2^20; unit["GiB"] = 2^30; printf "%.0f", $1 * unit[$2] }'
-}
-must plan 1 train "${job[@]}" --dry-run && plan=$(size_after 'memory per rank' "$work/log")
-must one 1 train "${job[@]}" && same ranks_1
+must plan darkfield 1 train "${job[@]}" --dry-run && plan=$(size_after 'memory per rank' "$work/log")
+must one darkfield 1 train "${job[@]}" && same ranks_1
 own=$(size_after 'own memory on rank 0' "$work/log")
 if awk -v a="${own:-0}" -v b="${plan:-1}" 'BEGIN { exit !(a > b * 0.98 && a < b * 1.02) }'; then ok "sweep.memory (plan $plan, own $own)"
 else bad sweep.memory "plan ${plan:-none}, own ${own:-none}"; fi
-must ranks_4 4 train "${job[@]}" --force && same ranks_4
+must ranks_4 darkfield 4 train "${job[@]}" --force && same ranks_4
 
 rm -f "$out"/train-*
-mpirun --oversubscribe --bind-to none -n 2 "$DARKFIELD" train "${job[@]}" --set train.checkpoint_minutes=0.0001 \
-    >"$work/log" 2>&1 </dev/null &
-launched=$! tries=0
-while ! ls "$out"/train-relu.*.ckpt.h5 >/dev/null 2>&1 && [ "$tries" -lt 600 ]; do sleep 0.02; tries=$((tries + 1)); done
-pkill -KILL -P "$launched" -n
-wait "$launched" 2>/dev/null && bad sweep.kill "it was over before the kill"
-must resume 3 train "${job[@]}" && same killed_on_2_resumed_on_3
+lose_a_rank "$out/train-relu.*.ckpt.h5" train "${job[@]}" --set train.checkpoint_minutes=0.0001 ||
+    bad sweep.kill "it was over before the kill"
+must resume darkfield 3 train "${job[@]}" && same killed_on_2_resumed_on_3
 if grep -q 'from step' "$work/log"; then ok sweep.resumed; else bad sweep.resumed "it began anew"; fi
 
 touch "$work/halt"
@@ -77,14 +57,14 @@ darkfield 2 train "${job[@]}" --force --set halt_file="$work/halt"
 code=$?
 if [ $code -eq 75 ] && grep -q 'stopped on request' "$work/log"; then ok sweep.stop; else bad sweep.stop "exit $code"; fi
 rm -f "$out"/train-*
-must again 2 train "${job[@]}" && same from_the_start
+must again darkfield 2 train "${job[@]}" && same from_the_start
 
 # ---- skipping, later stages ------------------------------------------------------------------------
 rm "$out/train-wide.dict.h5"
-must skip 2 train "${job[@]}" && same only_what_is_missing
+must skip darkfield 2 train "${job[@]}" && same only_what_is_missing
 if [ "$(grep -c 'is complete and current: skipped' "$work/log")" -eq 3 ] && [ "$(grep -c 'train: wrote' "$work/log")" -eq 1 ]; then ok sweep.skipped
 else bad sweep.skipped "$(grep -E 'skipped|wrote' "$work/log" | tr '\n' ' ')"; fi
-must run 2 run "${job[@]}" --set train.use=wide && ok sweep.run
+must run darkfield 2 run "${job[@]}" --set train.use=wide && ok sweep.run
 page=$out/report.html
 for member in "${members[@]}"; do
     [ -s "$out/evaluate-$member.h5" ] && grep -q "<td>$member</td>\|<b>$member</b>" "$page" || bad "sweep.report.$member" "not in the report"
@@ -100,14 +80,14 @@ PY
 if [ "$front" = "[True, True, False, False, True, True]" ]; then ok sweep.pareto; else bad sweep.pareto "$front"; fi
 
 # ---- bad sweeps ------------------------------------------------------------------------------------
-refused unknown "bad.yaml:7: unknown key 'train.latens'; did you mean 'train.latents'" '  sweep: {latens: [4, 8]}'
-refused empty 'bad.yaml:8: train.sweep: expected a list of values' '  sweep:\n    k: []'
-refused none 'bad.yaml:7: train.sweep: the sweep has no members' '  sweep: {}'
-refused twice 'bad.yaml:7: train.sweep: members 1 and 2 are both called k4' '  sweep: {k: [4, 4]}'
-refused alike 'bad.yaml:7: train.sweep: members a and b have the same settings' '  sweep: [{name: a, k: 8}, {name: b}]'
-refused fixed 'bad.yaml:7: train.sweep: train.batch cannot be swept' '  sweep: {batch: [256, 512]}'
-refused scale 'bad.yaml:7: train.sweep: train.normalise cannot be swept' '  sweep: {normalise: [rms, none]}'
-refused use 'bad.yaml:8: train.use: no member of the sweep is called "k5".*did you mean k4' '  sweep: {k: [4, 8]}\n  use: k5'
-refused value 'bad.yaml:8: train.k: expected a value from 1' '  sweep:\n  - {k: 0}'
-refused member 'bad.yaml:7: train.k is 9, more than the 8 latents' '  sweep: {k: [4, 9], latents: [8]}'
+bad_sweep unknown "bad.yaml:7: unknown key 'train.latens'; did you mean 'train.latents'" '  sweep: {latens: [4, 8]}'
+bad_sweep empty 'bad.yaml:8: train.sweep: expected a list of values' '  sweep:\n    k: []'
+bad_sweep none 'bad.yaml:7: train.sweep: the sweep has no members' '  sweep: {}'
+bad_sweep twice 'bad.yaml:7: train.sweep: members 1 and 2 are both called k4' '  sweep: {k: [4, 4]}'
+bad_sweep alike 'bad.yaml:7: train.sweep: members a and b have the same settings' '  sweep: [{name: a, k: 8}, {name: b}]'
+bad_sweep fixed 'bad.yaml:7: train.sweep: train.batch cannot be swept' '  sweep: {batch: [256, 512]}'
+bad_sweep scale 'bad.yaml:7: train.sweep: train.normalise cannot be swept' '  sweep: {normalise: [rms, none]}'
+bad_sweep use 'bad.yaml:8: train.use: no member of the sweep is called "k5".*did you mean k4' '  sweep: {k: [4, 8]}\n  use: k5'
+bad_sweep value 'bad.yaml:8: train.k: expected a value from 1' '  sweep:\n  - {k: 0}'
+bad_sweep member 'bad.yaml:7: train.k is 9, more than the 8 latents' '  sweep: {k: [4, 9], latents: [8]}'
 finish

@@ -5,14 +5,14 @@ source "$(dirname "$0")/support.sh"
 wanted=${1:-1}
 job=("$pocket" --set text.max_documents=300)
 
-darkfield 2 harvest "${job[@]}" --set out="$work/whole" || { bad slurm.requeue "harvest: exit $?: $(tail -n 3 "$work/log")"; finish; }
+darkfield 2 harvest "${job[@]}" --set out="$work/whole" || { bad slurm.requeue "harvest: exit $?: $(end_of "$work/log")"; finish; }
 # Slurm's shortest limit is a minute, and USR1 comes within about 25 s of the start: the training must last longer, on a
 # machine that may be twice as fast later as it is now (other tests run beside this one).
 steps=1000 seconds=0
 while :; do
     begin=$(date +%s)
     if ! darkfield 2 train "${job[@]}" --set out="$work/whole" --set train.steps=$steps; then
-        bad slurm.requeue "uninterrupted run: exit $?: $(tail -n 3 "$work/log")"
+        bad slurm.requeue "uninterrupted run: exit $?: $(end_of "$work/log")"
         finish
     fi
     seconds=$(($(date +%s) - begin))
@@ -26,7 +26,7 @@ id=$(sbatch --parsable --ntasks=3 --time=1 --signal=USR1@40 --output="$work/batc
     --set out="$work/stopped")
 state=$(wait_for_job "$id" $((300 * wanted)))
 restarts=$(job_field "$id" Restarts)
-if [ "$state" != COMPLETED ]; then bad slurm.requeue "job ended as $state: $(tail -n 3 "$work/batch.log" | tr '\n' ' ')"
+if [ "$state" != COMPLETED ]; then bad slurm.requeue "job ended as $state: $(end_of "$work/batch.log")"
 elif [ "${restarts:-0}" -lt "$wanted" ]; then bad slurm.requeue "requeued ${restarts:-0} times, expected $wanted"
 elif [ "$(digest "$work/stopped/crosscoder.dict.h5")" != "$(digest "$work/whole/crosscoder.dict.h5")" ]; then
     bad slurm.requeue "other content than the uninterrupted run"
@@ -37,5 +37,5 @@ id=$(DARKFIELD_REQUEUES=0 sbatch --parsable --ntasks=1 --time=5 --output="$work/
     --set out="$work/stopped" --set train.steps=1000000 --set halt_file="$root/README.md")
 state=$(wait_for_job "$id" 60)
 if [ "$state" = FAILED ] && grep -q 'giving up' "$work/limit.log"; then ok slurm.requeue_limit
-else bad slurm.requeue_limit "job ended as $state: $(tail -n 3 "$work/limit.log" | tr '\n' ' ')"; fi
+else bad slurm.requeue_limit "job ended as $state: $(end_of "$work/limit.log")"; fi
 finish

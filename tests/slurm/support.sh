@@ -1,7 +1,7 @@
 # Sourced by the Slurm tests: a private cluster of this test's own.
 source "$(dirname "${BASH_SOURCE[0]}")/../support/cases.sh"
 if ! PATH=$PATH:/usr/sbin command -v slurmctld >/dev/null || ! PATH=$PATH:/usr/sbin command -v munged >/dev/null; then
-    skip "$(basename "$0" .sh)" "Slurm is not installed (Debian: apt install slurm-wlm munge)"
+    skip "$script" "Slurm is not installed (Debian: apt install slurm-wlm munge)"
     exit 0
 fi
 export DARKFIELD_CLUSTER=/tmp/darkfield-slurm-$$
