@@ -89,8 +89,9 @@ build() {
 suite() {
     local folder=$1 prefix=$2 log=$logs/$1.log
     shift 2
-    ctest --test-dir "build/$folder" -j $((cores + 1)) -V --no-tests=error "$@" >"$log" 2>&1
-    [ $? -eq 0 ] || grep -qE '^ *[0-9]+/[0-9]+ Test' "$log" || { tail -n 5 "$log"; result "FAIL ${prefix}ctest: see $log"; return; }
+    # Not those tests that failed, but ctest itself: it found none, or was killed before it had run them all.
+    ctest --test-dir "build/$folder" -j $((cores + 1)) -V --no-tests=error "$@" >"$log" 2>&1 ||
+        grep -q '^The following tests FAILED' "$log" || { tail -n 5 "$log"; result "FAIL ${prefix}ctest: see $log"; }
     while read -r line; do result "$line"; done < <(awk -v prefix="$prefix" '
         /^ *[0-9]+\/[0-9]+ Test +#[0-9]+: / {
             sub(/^ *[0-9]+\/[0-9]+ Test +#[0-9]+: /, ""); name = prefix $1
@@ -112,16 +113,12 @@ suite() {
          END { for (i = 1; i <= NR; i++) { split(lines[i], part, ":"); if (part[1] in failed && lines[i] !~ /Environment variables|^[0-9]+:  [A-Z_]+=|Working Directory/ && shown[part[1]]++ < 60) print lines[i] } }' "$log"
 }
 
-# script STEP FILE [ARGUMENT]: an end-to-end script, if its step or its own name is wanted; its lines are the results.
-script() {
-    local step=$1 name log
-    shift
-    name=$(basename "$1" .sh)
-    log=$logs/$name.log
-    wanted "$step" || wanted "$name" || return
-    heading "$name"
-    timeout -k 30 3600 "$@" 2>&1 | tee "$log" | sed -u '/^\(ok\|FAIL\|skip\) /!s/^/   /'
-    script_results "$name" "${PIPESTATUS[0]}"
+# start NAME COMMAND...: an end-to-end script in the background, at most an hour, its output in a log; its pid in $running.
+running=''
+start() {
+    : >"$logs/$1.log"
+    timeout -k 30 3600 "${@:2}" >"$logs/$1.log" 2>&1 &
+    running=$!
 }
 # The results in a script's log, and what is wrong with the script as a whole.
 script_results() { # NAME EXIT_CODE
@@ -129,32 +126,64 @@ script_results() { # NAME EXIT_CODE
     grep -E '^(ok|FAIL|skip) ' "$log" >>$results || result "FAIL $1: ran no case"
     [ "$2" -eq 0 ] || grep -q '^FAIL ' "$log" || result "FAIL $1: exit $2, see $log"
 }
-# beside STEP FILE [ARGUMENT]: the same beside what follows, one of them at a time: for scripts that mostly wait.
-waiting=() beside_pid=''
+# script STEP FILE [ARGUMENT]: an end-to-end script, if its step or its own name is wanted; its lines are the results.
+script() {
+    local name code shown
+    name=$(basename "$2" .sh)
+    wanted "$1" || wanted "$name" || return
+    heading "$name"
+    start "$name" "${@:2}"
+    tail -n +1 -f -s 0.2 --pid=$running "$logs/$name.log" | sed -u '/^\(ok\|FAIL\|skip\) /!s/^/   /' &
+    shown=$!
+    wait "$running"
+    code=$?
+    running=''
+    wait "$shown"
+    script_results "$name" "$code"
+}
+
+# beside STEP FILE [ARGUMENT]: the same beside what follows begin_beside, one of them at a time: for scripts that mostly
+# wait. Each has a temporary folder of its own: Open MPI's jobs clean up after one another there.
+waiting=() lane=''
 beside() {
-    local step=$1 name before=$beside_pid
-    shift
-    name=$(basename "$1" .sh)
-    wanted "$step" || wanted "$name" || return
-    {
-        [ -z "$before" ] || while kill -0 "$before" 2>/dev/null; do sleep 1; done
-        scratch=$(mktemp -d) # of its own: Open MPI's jobs clean up after one another there
-        TMPDIR=$scratch timeout -k 30 3600 "$@" >"$logs/$name.log" 2>&1
-        echo $? >"$logs/$name.code"
-        rm -rf "$scratch"
-    } &
-    beside_pid=$!
-    waiting+=("$name")
+    wanted "$1" || wanted "$(basename "$2" .sh)" || return
+    waiting+=("${*:2}")
+}
+begin_beside() {
+    [ ${#waiting[@]} -gt 0 ] || return
+    (
+        trap 'stop_running; rm -rf "$scratch"; exit 143' TERM
+        for command in "${waiting[@]}"; do
+            name=$(basename "${command%% *}" .sh)
+            scratch=$(mktemp -d)
+            export TMPDIR=$scratch
+            start "$name" $command
+            wait "$running"
+            echo $? >"$logs/$name.code"
+            running=''
+            rm -rf "$scratch"
+            unset TMPDIR
+        done
+    ) &
+    lane=$!
 }
 end_beside() {
-    local name
-    for name in "${waiting[@]}"; do
+    local command name
+    for command in "${waiting[@]}"; do
+        name=$(basename "${command%% *}" .sh)
         heading "$name (began beside the others)"
-        until [ -s "$logs/$name.code" ]; do sleep 1; done
+        while [ ! -s "$logs/$name.code" ] && kill -0 "$lane" 2>/dev/null; do sleep 0.5; done
         cat "$logs/$name.log"
-        script_results "$name" "$(cat "$logs/$name.code")"
+        script_results "$name" "$(cat "$logs/$name.code" 2>/dev/null || echo 137)" # no code: the lane itself was killed
     done
+    lane=''
 }
+
+# Nothing is left running when this script is told to end.
+stop_running() { [ -z "$running" ] || { kill "$running"; wait "$running"; } 2>/dev/null; }
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap 'stop_running; [ -z "$lane" ] || { kill "$lane"; wait "$lane"; } 2>/dev/null' EXIT
 
 fuzz_one() {
     local name=$1 folder=build/fuzz/tests/fuzz found=build/fuzz/found/$1
@@ -197,6 +226,7 @@ fi
 beside slurm tests/slurm/chain.sh
 beside slurm tests/slurm/requeue.sh $requeues
 beside e2e tests/e2e/bad_input.sh
+begin_beside
 script e2e tests/e2e/main_job.sh
 script e2e tests/e2e/equality.sh
 script e2e tests/e2e/data.sh
