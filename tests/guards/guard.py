@@ -29,7 +29,7 @@ ANALYSES = [module for module, floor in FLOORS.items() if floor == 4]
 # Public headers that are not called like their module.
 HEADER_OF = {"exchange": "dict", "rows": "dict", "splice": "dict", "train": "dict",
               "tokenizer": "model", "hooks": "model",
-             "evaluate": "eval", "loss": "eval"}
+              "evaluate": "eval", "loss": "eval"}
 
 
 def files(*patterns):

@@ -229,7 +229,7 @@ static void one_failure_ends_all(void **state) {
     df_error_clear();
     o[1].batch = 64;
     o[1].normalise = DF_NORMALISE_NONE;
-    status = df_train_sweep(world, kernels, rows, m, 4);
+    status = df_train_sweep(world, kernels, data, m, 4);
     df_test_all(world, status == DF_USAGE && strstr(df_error_text(), "train.normalise") != NULL);
     df_error_clear();
     o[1].normalise = o[0].normalise;
