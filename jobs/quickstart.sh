@@ -2,8 +2,8 @@
 # From a fresh clone to a model-diffing report: packages, build, and the main job on the bundled pair of models.
 #
 #   ./jobs/quickstart.sh                                     the bundled pair
-#   ./jobs/quickstart.sh --base DIR --tuned DIR --text FILE  your own: two Hugging Face folders (Llama family) and a
-#                                                            text (*.jsonl with a member "text", or plain text)
+#   ./jobs/quickstart.sh --base DIR --tuned DIR --text FILE  your own: two Hugging Face folders and a text
+#                                                            (*.jsonl with a member "text", or plain text)
 #   ./jobs/quickstart.sh [...] -- --set train.steps=500      what follows -- goes to every darkfield call
 #
 # The last line on stdout is the report's path. Every command is printed before it runs; type them yourself if you like.
@@ -49,8 +49,13 @@ darkfield() {
 # The job file of a user's pair: the bundled one's settings, the last residual stream of the model.
 write_job() { # FILE OUT NAME_A PATH_A NAME_B PATH_B
     local layers
-    layers=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["num_hidden_layers"])' "$base/config.json") ||
-        fail "$base/config.json names no num_hidden_layers"
+    layers=$(python3 - "$base/config.json" 2>/dev/null <<'COUNT'
+import json, sys
+config = json.load(open(sys.argv[1]))
+config = config.get("text_config", config)  # Gemma 3
+print(next(config[key] for key in ("num_hidden_layers", "n_layer", "num_layers") if key in config))
+COUNT
+    ) || fail "$base/config.json does not say how many layers there are (num_hidden_layers, n_layer or num_layers)"
     cat >"$1" <<JOB
 seed: 1
 out: '${2//\'/\'\'}'

@@ -46,6 +46,29 @@ cp jobs/quickstart/text.jsonl "$work/my text.jsonl"
 if quickstart --base copy/jobs/quickstart/base --tuned copy/jobs/quickstart/tuned --text "my text.jsonl" -- "${small[@]}" &&
     [ -s "$(tail -n 1 "$work/page")" ]; then ok main_job.own_pair
 else bad main_job.own_pair "exit $?: $(tail -n 3 "$work/page" "$work/log")"; fi
+# Any family will do: the number of layers has many names.
+gpt2=$work/gpt2
+mkdir -p "$gpt2"
+cp "$root"/tests/golden/family/gpt2/{config.json,model.safetensors} "$gpt2"
+"$PYTHON" - "$gpt2/tokenizer.json" <<'P'
+import json, string, sys
+letters = [*string.ascii_lowercase, "Ġ", "."]
+model = {"type": "BPE", "vocab": {letter: i for i, letter in enumerate(letters)}, "merges": []}
+end = {"id": len(letters), "content": "<|endoftext|>", "special": True, "normalized": False,
+       "single_word": False, "lstrip": False, "rstrip": False}
+level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+json.dump({"version": "1.0", "added_tokens": [end], "normalizer": None, "pre_tokenizer": level,
+           "post_processor": None, "decoder": level, "model": model}, open(sys.argv[1], "w"))
+P
+for i in {1..60}; do printf '{"text": "number %s is a cat that sat on a mat."}\n' "$(tr 0-9 a-j <<<"$i")"; done >"$work/cats.jsonl"
+if quickstart --base gpt2 --tuned gpt2 --text cats.jsonl -- "${small[@]}" --set train.latents=64 --set train.batch=64 &&
+    [ -s "$(tail -n 1 "$work/page")" ]; then ok main_job.own_gpt2
+else bad main_job.own_gpt2 "exit $?: $(tail -n 3 "$work/page" "$work/log")"; fi
+echo '{}' >"$gpt2/config.json"
+if ! quickstart --base gpt2 --tuned gpt2 --text cats.jsonl && grep -q 'does not say how many layers' "$work/log"; then
+    ok main_job.no_layers
+else bad main_job.no_layers "$(tail -n 2 "$work/log")"; fi
+
 for wrong in '--base copy/jobs --tuned copy/jobs --text x' '--base copy' '--bsae copy'; do
     quickstart $wrong
     code=$?
