@@ -146,18 +146,6 @@ done:
     return status;
 }
 
-static df_status run_one(df_run *run) {
-    char *dict = df_path_dict(run), *output = df_path_evaluation(run);
-    df_status status = df_agree(run->world, dict != NULL && output != NULL ? DF_OK : DF_FAILED);
-    if (status == DF_OK && run->dry_run)
-        status = print_plan(run, dict, output);
-    else if (status == DF_OK)
-        status = run_with(run, dict, output);
-    df_free(dict);
-    df_free(output);
-    return status;
-}
-
 /* Every member of a sweep has a file of its own. */
 static df_status run_evaluate(df_run *run) {
     if (df_job_bool(run->job, "evaluate.loss") && df_job_is_synthetic(run))
@@ -165,10 +153,11 @@ static df_status run_evaluate(df_run *run) {
                        df_job_where(run->job, "evaluate.loss"));
     for (size_t d = 0; d < df_run_dictionaries(run); d++) {
         df_run one = df_run_of(run, d);
-        DF_TRY(run_one(&one));
+        DF_TRY(df_run_study(&one, df_path_evaluation(&one), print_plan, run_with));
     }
     return DF_OK;
 }
+
 static const df_option *const more_options[] = {df_loss_options, NULL};
 
 const df_stage df_stage_evaluate = {

@@ -152,6 +152,12 @@ bool df_inputs_are_missing(const df_run *run);
 char *df_path_shuffled(const df_run *run);
 char *df_describe_shuffled(const df_run *run, const char *hashes);
 
+/* What a stage does that makes one result file, `output`, of the dictionary `dict`; paths. */
+typedef df_status df_study(df_run *run, const char *dict, const char *output);
+/* `plan` in a dry run, else `work`, with the run's dictionary. Takes `output` (NULL: no memory was
+ * left). Collective. */
+df_status df_run_study(df_run *run, char *output, df_study *plan, df_study *work) DF_MUST_CHECK;
+
 /* ---- plans: what --dry-run prints ---- */
 
 /* The line of a plan: the output, its size on disk, and own memory per rank: what is needed and

@@ -1,4 +1,4 @@
-/* What --dry-run tells of the stages that read a dictionary. */
+/* The stages that study a dictionary, and what --dry-run tells of them. */
 #include "jobs.h"
 
 bool df_plan_is_early(const df_run *run, const char *stage, const char *dictionary,
@@ -21,4 +21,13 @@ df_status df_plan_dict(const df_run *run, const char *path, df_dict_plan *out, d
     DF_TRY(df_agree(run->world, df_dict_load_outline(path, size, 0, dict)));
     *out = (df_dict_plan){*dict, df_kernels_spare_screen(run->kernels), size};
     return DF_OK;
+}
+
+df_status df_run_study(df_run *run, char *output, df_study *plan, df_study *work) {
+    char *dict = df_path_dict(run);
+    df_status status = df_agree(run->world, dict != NULL && output != NULL ? DF_OK : DF_FAILED);
+    if (status == DF_OK) status = (run->dry_run ? plan : work)(run, dict, output);
+    df_free(dict);
+    df_free(output);
+    return status;
 }

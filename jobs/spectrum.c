@@ -211,15 +211,7 @@ done:
 }
 
 static df_status run_spectrum(df_run *run) {
-    char *dict = df_path_dict(run), *output = df_path_result(run, "spectrum");
-    df_status status = df_agree(run->world, dict != NULL && output != NULL ? DF_OK : DF_FAILED);
-    if (status == DF_OK && run->dry_run)
-        status = print_plan(run, dict, output);
-    else if (status == DF_OK)
-        status = run_with(run, dict, output);
-    df_free(dict);
-    df_free(output);
-    return status;
+    return df_run_study(run, df_path_result(run, "spectrum"), print_plan, run_with);
 }
 
 const df_stage df_stage_spectrum = {
