@@ -25,7 +25,7 @@ for step in ${steps//,/ }; do
     case $known in *" $step "*) ;; *) echo "tests/run.sh: no step is called $step; there are:$known" >&2; exit 2 ;; esac
 done
 exec </dev/null
-cores=$(nproc)
+cores=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc) # which heeds them
 if [ $full = yes ]; then
     fuzz_seconds=150 kills=30 requeues=3
     export DARKFIELD_MUTATIONS=25 DARKFIELD_KILL_STEPS=1200

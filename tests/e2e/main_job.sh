@@ -61,7 +61,7 @@ json.dump({"version": "1.0", "added_tokens": [end], "normalizer": None, "pre_tok
            "post_processor": None, "decoder": level, "model": model}, open(sys.argv[1], "w"))
 P
 for i in {1..60}; do printf '{"text": "number %s is a cat that sat on a mat."}\n' "$(tr 0-9 a-j <<<"$i")"; done >"$work/cats.jsonl"
-if quickstart --base gpt2 --tuned gpt2 --text cats.jsonl -- "${small[@]}" --set train.latents=64 --set train.batch=64 &&
+if quickstart --base gpt2 --tuned gpt2 --text cats.jsonl -- "${small[@]}" --set train.batch=64 --set harvest.context=64 &&
     [ -s "$(tail -n 1 "$work/page")" ]; then ok main_job.own_gpt2
 else bad main_job.own_gpt2 "exit $?: $(tail -n 3 "$work/page" "$work/log")"; fi
 echo '{}' >"$gpt2/config.json"
