@@ -64,6 +64,29 @@ df_status df_eigen_symmetric(const df_matrix *a, double *values, df_matrix *vect
 df_status df_solve_ridge(const df_matrix *g, double ridge, df_matrix *b,
                          double *rcond) DF_MUST_CHECK;
 
+/* ---- one process's own ----------------------------------------------------------------------- */
+
+/* Row-major matrices of the calling process; not collective, and thread-safe. Inside a parallel
+ * region they run on the calling thread alone, so that their bits depend on shapes and values only.
+ */
+
+/* C [m, n] = op(A) op(B) + beta C; lda, ldb, ldc: distance between rows in elements. */
+typedef struct df_local_product {
+    size_t m, n, k;
+    df_op op_a, op_b;
+    const double *a, *b;
+    double beta;
+    double *c;
+    size_t lda, ldb, ldc;
+} df_local_product;
+void df_local_multiply(const df_local_product *product);
+
+/* The n eigenvalues of a general a [n, n], which is destroyed, conjugates side by side (DGEEV). NaN
+ * or infinite entries are DF_BAD_INPUT, no convergence is DF_FAILED. Takes
+ * df_local_eigen_bytes(n) while it runs. */
+df_status df_local_eigenvalues(size_t n, double *a, double *real, double *imaginary) DF_MUST_CHECK;
+size_t df_local_eigen_bytes(size_t n);
+
 /* ---- what they take -------------------------------------------------------------------------- */
 
 /* Bytes on rank 0 of a grid over `size` ranks, which has most. None of these is collective. */

@@ -298,6 +298,65 @@ static void no_memory_on_one_rank(void **state) {
     df_free(a);
 }
 
+/* ---- one process's own ---------------------------------------------------------------------- */
+
+/* The companion matrix of (x - 2)(x + 3)(x^2 - 2 x + 5)(x - 0.5): its eigenvalues are the roots. A
+ * product BA has the eigenvalues of AB. */
+static void local_eigenvalues(void **state) {
+    (void)state;
+    enum { N = 5, WIDE = 9 };
+    const double roots[N][2] = {{2, 0}, {-3, 0}, {1, 2}, {1, -2}, {0.5, 0}};
+    double c[N + 1] = {1}, a[N * N] = {0}, real[N], imaginary[N];
+    const double factor[4][3] = {{1, -2, 0}, {1, 3, 0}, {1, -0.5, 0}, {1, -2, 5}};
+    for (size_t f = 0, degree = 0; f < 4; degree += f < 3 ? 1 : 2, f++)
+        for (size_t i = degree + 3; i-- > 0;) {
+            double sum = 0;
+            for (size_t j = 0; j <= i && j < 3; j++)
+                sum += i - j <= degree ? factor[f][j] * c[i - j] : 0;
+            if (i <= N) c[i] = sum;
+        }
+    for (size_t i = 0; i < N; i++) a[i * N + N - 1] = -c[N - i];
+    for (size_t i = 1; i < N; i++) a[i * N + i - 1] = 1.0;
+    assert_ok(df_local_eigenvalues(N, a, real, imaginary));
+    for (size_t r = 0; r < N; r++) {
+        double best = HUGE_VAL;
+        for (size_t i = 0; i < N; i++)
+            best = fmin(best, hypot(real[i] - roots[r][0], imaginary[i] - roots[r][1]));
+        assert_close(best, 0, 0, 1e-11);
+    }
+    double *tall = random_array(3, N * WIDE), *wide = random_array(4, N * WIDE);
+    double small[N * N], big[WIDE * WIDE], trace[2] = {0}, big_real[WIDE], big_imaginary[WIDE];
+    df_local_multiply(&(df_local_product){.m = N,
+                                          .n = N,
+                                          .k = WIDE,
+                                          .op_b = DF_TRANSPOSED,
+                                          .a = tall,
+                                          .b = wide,
+                                          .c = small,
+                                          .lda = WIDE,
+                                          .ldb = WIDE,
+                                          .ldc = N});
+    df_local_multiply(&(df_local_product){.m = WIDE,
+                                          .n = WIDE,
+                                          .k = N,
+                                          .op_a = DF_TRANSPOSED,
+                                          .a = wide,
+                                          .b = tall,
+                                          .c = big,
+                                          .lda = WIDE,
+                                          .ldb = WIDE,
+                                          .ldc = WIDE});
+    assert_ok(df_local_eigenvalues(N, small, real, imaginary));
+    assert_ok(df_local_eigenvalues(WIDE, big, big_real, big_imaginary));
+    for (size_t i = 0; i < N; i++) trace[0] += hypot(real[i], imaginary[i]);
+    for (size_t i = 0; i < WIDE; i++) trace[1] += hypot(big_real[i], big_imaginary[i]);
+    assert_close(trace[0], trace[1], 1e-10, 0);
+    small[3] = (double)NAN;
+    assert_fails(df_local_eigenvalues(N, small, real, imaginary), DF_BAD_INPUT, "row 0, column 3");
+    df_free(tall);
+    df_free(wide);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(grid_is_near_square),
     cmocka_unit_test(grids_come_and_go),
@@ -311,6 +370,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(ridge_matches_numpy),
     cmocka_unit_test(indefinite_system_is_refused),
     cmocka_unit_test(no_memory_on_one_rank),
+    cmocka_unit_test(local_eigenvalues),
 };
 
 DF_TEST_MPI_MAIN(world, tests, setup, teardown)
