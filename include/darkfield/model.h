@@ -50,6 +50,29 @@ df_model_final_norm(const df_model *model); // [width] gain of the norm before t
  * cut into files. Maps the files and takes no memory. */
 df_status df_model_hash(const char *path, uint64_t *out) DF_MUST_CHECK;
 
+/* ---- weights, for analyses that read them --------------------------------------------------- */
+
+/* The attention of one block. Pointers belong to the model; NULL where it has no such part. */
+typedef struct df_attention_weights {
+    const float *gain;            // [width] of the norm before it
+    const float *q, *k, *v;       // [heads * head_width, width], k and v [kv_heads * ..., width]
+    const float *q_gain, *k_gain; // [head_width] of the norms of each head's query and key
+    const float *o, *o_bias;      // [width, heads * head_width], [width]
+    const float *post_gain;       // [width] of the norm of what attention adds
+} df_attention_weights;
+df_attention_weights df_model_attention(const df_model *model, size_t layer);
+
+/* From tokens to the stream, and from the stream to logits: cap * tanh(norm(x) unembed' / cap). */
+typedef struct df_readout {
+    bool centred; // norms are LayerNorms, else root mean squares
+    float epsilon;
+    const float *gain, *bias; // [width] of the norm before the unembedding; bias NULL: none
+    const float *unembed;     // [vocabulary, width]
+    const float *embed;       // [vocabulary, width], before Gemma's scale; tied: equals unembed
+    float cap;                // 0: none
+} df_readout;
+df_readout df_model_readout(const df_model *model);
+
 /* ---- hook sites ----------------------------------------------------------------------------- */
 
 /* TransformerLens names. Of the whole model: hook_embed (after Gemma's scale), hook_pos_embed

@@ -52,6 +52,29 @@ const float *df_model_final_norm(const df_model *model) {
     return df_weight(model, ROLE_FINAL_GAIN, 0);
 }
 
+df_attention_weights df_model_attention(const df_model *model, size_t layer) {
+    return (df_attention_weights){.gain = df_weight(model, ROLE_ATTENTION_GAIN, layer),
+                                  .q = df_weight(model, ROLE_Q, layer),
+                                  .k = df_weight(model, ROLE_K, layer),
+                                  .v = df_weight(model, ROLE_V, layer),
+                                  .q_gain = df_weight(model, ROLE_Q_GAIN, layer),
+                                  .k_gain = df_weight(model, ROLE_K_GAIN, layer),
+                                  .o = df_weight(model, ROLE_O, layer),
+                                  .o_bias = df_weight(model, ROLE_O_BIAS, layer),
+                                  .post_gain = df_weight(model, ROLE_ATTENTION_POST_GAIN, layer)};
+}
+
+df_readout df_model_readout(const df_model *model) {
+    bool centred = model->config.family->norm == NORM_LAYER;
+    return (df_readout){.centred = centred,
+                        .epsilon = model->config.norm_epsilon,
+                        .gain = df_weight(model, ROLE_FINAL_GAIN, 0),
+                        .bias = centred ? df_weight(model, ROLE_FINAL_GAIN_BIAS, 0) : NULL,
+                        .unembed = df_weight(model, ROLE_UNEMBED, 0),
+                        .embed = df_weight(model, ROLE_EMBED, 0),
+                        .cap = (float)model->config.logit_cap};
+}
+
 df_status df_model_hash(const char *path, uint64_t *out) {
     model_config config;
     df_tensors *tensors = NULL;
