@@ -13,7 +13,7 @@
 
 static const df_stage *const stages[] = {&df_stage_harvest,  &df_stage_shuffle, &df_stage_train,
                                          &df_stage_evaluate, &df_stage_stats,   &df_stage_diff,
-                                         &df_stage_spectrum, &df_stage_report};
+                                         &df_stage_spectrum, &df_stage_lens,    &df_stage_report};
 enum { N_STAGES = sizeof stages / sizeof *stages, MAX_SETS = 64, MAX_OPTIONS = 256 };
 
 typedef struct command_line {
@@ -248,13 +248,25 @@ static void print_banner(df_run *run) {
             run->provenance.threads == 1 ? "" : "s", run->provenance.hosts, start);
 }
 
-static bool is_wanted(const df_job *job, const command_line *line, const char *stage) {
-    if (strcmp(line->verb, "run") != 0) return strcmp(line->verb, stage) == 0;
+static bool was_given(const df_job *job, const char *key) {
+    return strcmp(df_job_where(job, key), "default") != 0;
+}
+
+/* A key of its section was given, and no list of stages that might leave it out. */
+static bool is_requested(const df_job *job, const df_stage *stage) {
+    if (!stage->on_request || was_given(job, "stages")) return false;
+    for (size_t i = 0; i < stage->n_options; i++)
+        if (was_given(job, stage->options[i].key)) return true;
+    return false;
+}
+
+static bool is_wanted(const df_job *job, const command_line *line, const df_stage *stage) {
+    if (strcmp(line->verb, "run") != 0) return strcmp(line->verb, stage->name) == 0;
     const char *const *listed;
     size_t n = df_job_list(job, "stages", &listed);
     for (size_t i = 0; i < n; i++)
-        if (strcmp(listed[i], stage) == 0) return true;
-    return false;
+        if (strcmp(listed[i], stage->name) == 0) return true;
+    return is_requested(job, stage);
 }
 
 static df_status check_stage_list(const df_job *job) {
@@ -280,7 +292,7 @@ static df_status run_stages(df_run *run, const command_line *line) {
     bool first = true;
     DF_TRY(check_stage_list(run->job));
     for (size_t i = 0; i < N_STAGES; i++) {
-        if (!is_wanted(run->job, line, stages[i]->name)) continue;
+        if (!is_wanted(run->job, line, stages[i])) continue;
         if (!first) DF_TRY(stop_before(run, stages[i]));
         first = false;
         df_info("== %s: %s", stages[i]->name, stages[i]->help);
@@ -346,14 +358,15 @@ static df_status run_job(df_run *run, const command_line *line, const char *comm
     return status;
 }
 
-/* What every stage reads and nothing can stand in for. */
-static df_status require_shared(const df_run *run) {
+/* What every stage reads and nothing can stand in for. alone: the only stage, else NULL. */
+static df_status require_shared(const df_run *run, const df_stage *alone) {
     static const char *const sections[] = {"out", "models", "text"};
     const df_job *job = run->job;
     const char *source = df_job_text(job, "train.source");
     bool synthetic = strcmp(source, "activations") != 0; // then no model is needed
     for (size_t i = 0; i < (synthetic ? 1 : sizeof sections / sizeof *sections); i++)
         DF_TRY(df_job_require(job, sections[i]));
+    if (alone != NULL && alone->siteless) return DF_OK;
     for (size_t d = 0; d < df_run_dictionaries(run) && !synthetic; d++)
         DF_TRY(df_job_require_sites(df_run_of(run, d).job));
     return DF_OK;
@@ -382,7 +395,7 @@ static df_status run_with_job(df_comm *world, const command_line *line, const ch
     df_run run = {.world = world, .job = job, .dry_run = line->dry_run, .force = line->force};
     df_status status = presume(job);
     if (status == DF_OK) status = df_sweep_open(&run);
-    if (status == DF_OK) status = require_shared(&run);
+    if (status == DF_OK) status = require_shared(&run, find_stage(line->verb));
     status = df_agree(world, status);
     if (status == DF_OK && line->print_config)
         print_config(&run);

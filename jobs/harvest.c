@@ -111,16 +111,16 @@ static df_status hash_inputs(harvest *h, const df_corpus *corpus, const df_token
     return df_agree(world, h->job != NULL ? DF_OK : DF_FAILED);
 }
 
-static df_status open_tokenizer(const harvest *h, df_tokenizer **out) {
-    DF_TRY(df_tokenizer_open_folder(h->model_path, out));
-    if (df_tokenizer_size(*out) <= h->shape.vocabulary) return DF_OK;
-    char *path = df_format("%s/tokenizer.json", h->model_path);
+df_status df_model_tokenizer(const char *folder, const df_model_shape *shape, df_tokenizer **out) {
+    DF_TRY(df_tokenizer_open_folder(folder, out));
+    if (df_tokenizer_size(*out) <= shape->vocabulary) return DF_OK;
+    char *path = df_format("%s/tokenizer.json", folder);
     bool one_file = path != NULL && df_file_exists(path);
     df_free(path);
     return df_fail(DF_BAD_INPUT,
                    "%s/%s: its largest token id is %zu, but the model's vocabulary has %zu tokens",
-                   h->model_path, one_file ? "tokenizer.json" : "vocab.json",
-                   df_tokenizer_size(*out) - 1, h->shape.vocabulary);
+                   folder, one_file ? "tokenizer.json" : "vocab.json", df_tokenizer_size(*out) - 1,
+                   shape->vocabulary);
 }
 
 static df_status check_context(const harvest *h) {
@@ -317,7 +317,7 @@ static df_status prepare(harvest *h, bool *current) {
     df_corpus *corpus = NULL;
     df_tokenizer *tokenizer = NULL;
     df_timer_start("tokenise");
-    df_status status = df_agree(world, open_tokenizer(h, &tokenizer));
+    df_status status = df_agree(world, df_model_tokenizer(h->model_path, &h->shape, &tokenizer));
     if (status == DF_OK) status = df_agree(world, df_job_corpus(h->run, &corpus));
     if (status == DF_OK) status = hash_inputs(h, corpus, tokenizer);
     if (status == DF_OK) *current = df_stage_is_current(h->run, h->path, FORMAT, h->job);

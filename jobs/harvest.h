@@ -35,6 +35,13 @@ df_status df_pack_text(const df_run *run, const df_corpus *corpus, const df_toke
                        const packing *how, packed_text *out) DF_MUST_CHECK;
 void df_packed_free(packed_text *text);
 
+/* The token before each document that harvest.bos names; -1: none. Not collective. */
+df_status df_choose_bos(const df_tokenizer *tokenizer, const char *bos, int64_t *out) DF_MUST_CHECK;
+/* The tokenizer of a model's folder; DF_BAD_INPUT where it knows more tokens than the model. Not
+ * collective. */
+df_status df_model_tokenizer(const char *folder, const df_model_shape *shape,
+                             df_tokenizer **out) DF_MUST_CHECK;
+
 /* ---- windows -------------------------------------------------------------------------------- */
 
 enum {

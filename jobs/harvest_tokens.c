@@ -197,7 +197,7 @@ static df_status cut_windows(const packing *how, packed_text *text) {
     return DF_OK;
 }
 
-static df_status choose_bos(const df_tokenizer *tokenizer, const char *bos, int64_t *out) {
+df_status df_choose_bos(const df_tokenizer *tokenizer, const char *bos, int64_t *out) {
     *out = -1;
     if (strcmp(bos, "none") == 0) return DF_OK;
     *out =
@@ -213,7 +213,7 @@ df_status df_pack_text(const df_run *run, const df_corpus *corpus, const df_toke
                        const packing *how, packed_text *out) {
     tokenising t = {.corpus = corpus, .tokenizer = tokenizer};
     *out = (packed_text){0};
-    df_status status = df_agree(run->world, choose_bos(tokenizer, how->bos, &t.bos));
+    df_status status = df_agree(run->world, df_choose_bos(tokenizer, how->bos, &t.bos));
     out->bos = t.bos;
     if (status == DF_OK) status = tokenise(run->world, &t, out);
     if (status == DF_OK) status = df_agree(run->world, cut_windows(how, out));

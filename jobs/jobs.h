@@ -46,7 +46,10 @@ typedef struct df_stage {
     const df_option *const *more;
     df_status (*presume)(df_job *job); /* completes the parsed job file; NULL: nothing to do */
     void (*more_help)(FILE *to);       /* follows the options in `help`; NULL: nothing */
-    bool of_one; /* studies one dictionary: of a sweep it is run with the member of train.use */
+    bool of_one;     /* studies one dictionary: of a sweep it is run with the member of train.use */
+    bool siteless;   /* alone, it needs no `site` */
+    bool on_request; /* part of `darkfield run` where `stages` lists it, or, without such a list, a
+                        key of its section was given */
 } df_stage;
 
 /* train.preset (train_presets.c): gives the options of a published trainer to the keys that were
@@ -55,7 +58,7 @@ df_status df_train_presume(df_job *job) DF_MUST_CHECK;
 void df_train_list_presets(FILE *to);
 
 extern const df_stage df_stage_harvest, df_stage_shuffle, df_stage_train, df_stage_evaluate,
-    df_stage_stats, df_stage_diff, df_stage_spectrum, df_stage_report;
+    df_stage_stats, df_stage_diff, df_stage_spectrum, df_stage_lens, df_stage_report;
 
 /* Options that several stages read: seed, out, models.{a,b}.{name,path}, text.*, site. */
 extern const df_option df_shared_options[];
@@ -68,8 +71,9 @@ char *df_path_acts(const df_run *run, const char *model); /* OUT/base.acts.h5 */
 size_t df_acts_files(const df_run *run, size_t model);
 char *df_path_part(const df_run *run, size_t model, size_t f);
 df_status df_acts_uneven(const df_run *run) DF_MUST_CHECK;
-char *df_path_result(const df_run *run,
-                     const char *name); /* OUT/NAME.h5: "evaluate", "stats", "diff", "spectrum" */
+char *
+df_path_result(const df_run *run,
+               const char *name); /* OUT/NAME.h5: "evaluate", "stats", "diff", "spectrum", "lens" */
 /* OUT/crosscoder.dict.h5, OUT/sae.dict.h5, ...; of a member OUT/train-MEMBER.dict.h5. */
 char *df_path_dict(const df_run *run);
 /* OUT/evaluate.h5; of a member OUT/evaluate-MEMBER.h5. */

@@ -14,7 +14,8 @@ const df_option df_shared_options[] = {
      .type = DF_OPT_LIST,
      .fallback = "harvest, shuffle, train, evaluate, stats, diff, spectrum, report",
      .is_volatile = true,
-     .help = "what darkfield run runs, in this order whatever the order here"},
+     .help = "what darkfield run runs, in this order whatever the order here; lens too when its "
+             "section has a key"},
     {.key = "out", .type = DF_OPT_TEXT, .is_volatile = true, .help = "folder of all outputs"},
     {.key = "threads",
      .type = DF_OPT_INT,

@@ -234,6 +234,7 @@ script e2e tests/e2e/sweep.sh
 script e2e tests/e2e/convert.sh
 script e2e tests/e2e/generate.sh
 script e2e tests/e2e/stops.sh
+script e2e tests/e2e/lens.sh
 script e2e tests/e2e/memory.sh
 script e2e tests/e2e/stories.sh
 script kills tests/e2e/kills.sh $kills

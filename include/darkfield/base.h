@@ -161,6 +161,7 @@ typedef enum df_stream {
     DF_STREAM_BUFFER = 22, /* order within a shuffle buffer */
     DF_STREAM_NULL = 40,   /* perturbations that a dictionary's error is compared with */
     DF_STREAM_SAMPLE = 41, /* tokens of a continuation; index = position */
+    DF_STREAM_REPEAT = 42, /* tokens of sequences that are written twice; of sequence s: seed + s */
     DF_STREAM_TEST = 100
 } df_stream;
 uint64_t df_random_bits(uint64_t seed, df_stream stream, uint64_t index);

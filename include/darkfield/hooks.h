@@ -50,6 +50,11 @@ typedef struct df_intervention {
 df_status df_forward_intervene(df_forward *forward, const df_intervention *list,
                                size_t n) DF_MUST_CHECK;
 
+/* Bytes that n interventions take as long as they are set, for plans; pattern: some of them are at
+ * attn.hook_pattern, which is no site of the forward. Those at attn.hook_result take more. */
+uint64_t df_forward_intervene_bytes(const df_model_shape *shape, size_t context, size_t n,
+                                    bool pattern);
+
 /* ---- one token after another ---------------------------------------------------------------- */
 
 /* From now on runs keep every layer's keys and values, 8 bytes for each of layers * context *

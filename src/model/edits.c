@@ -159,3 +159,11 @@ df_status df_forward_intervene(df_forward *f, const df_intervention *list, size_
     if (status != DF_OK) df_forward_forget(f);
     return status;
 }
+
+uint64_t df_forward_intervene_bytes(const df_model_shape *shape, size_t context, size_t n,
+                                    bool pattern) {
+    uint64_t rows = (context + DF_FORWARD_ROWS - 1) / DF_FORWARD_ROWS * DF_FORWARD_ROWS;
+    uint64_t wide = pattern ? rows * shape->heads * (context + rows) : 0;
+    return sizeof(forward_edits) + n * (sizeof(df_intervention) + sizeof(site_place)) +
+           wide * sizeof(float);
+}

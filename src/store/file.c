@@ -92,12 +92,18 @@ df_status df_file_outline(const char *format, df_file **out) {
     return status;
 }
 
+// What describes n data sets, about: so much for each, and no less than a few take.
+static uint64_t described(size_t n, uint64_t each) {
+    enum { LEAST = 16 << 10 };
+    return n * each > LEAST ? n * each : LEAST;
+}
+
 df_need df_file_need(df_file **pointer) {
-    enum { DESCRIPTION = 16 << 10 }; // of the objects, about
+    enum { ON_DISK = 850, IN_MEMORY = 1800 };
     df_file *file = *pointer;
     df_need need = {0};
     if (file == NULL) return need;
-    need.disk = DESCRIPTION;
+    need.disk = described(file->n_datasets, ON_DISK);
     for (size_t i = 0; i < file->n_attributes; i++) need.disk += file->attributes[i].room;
     for (size_t i = 0; i < file->n_datasets; i++) {
         const store_object *object = &file->datasets[i];
@@ -105,7 +111,7 @@ df_need df_file_need(df_file **pointer) {
         if (checksums > need.memory) need.memory = checksums;
         need.disk += object->bytes + 8 * object->blocks;
     }
-    need.memory += DESCRIPTION;
+    need.memory += described(file->n_datasets, IN_MEMORY);
     store_file_free(pointer);
     return need;
 }

@@ -7,7 +7,7 @@ out=$work/out
 job=("$pocket" --set text.max_documents=20 --set out="$out" --set train.batch=512 --set train.steps=2
     --set train.aux=0)
 all=(--set train.latents=8192 --set train.activation=topk --set train.shuffle=global --set text.max_documents=200)
-stages=(shuffle train evaluate stats diff spectrum)
+stages=(shuffle train evaluate stats diff spectrum lens)
 
 within() { awk -v a="$1" -v b="$2" -v share="$3" 'BEGIN { exit !(a > b * (1 - share) && a < b * (1 + share)) }'; }
 own_is() { # NAME PLAN LOG: what the run in LOG took is what was planned

@@ -24,7 +24,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FLOORS = {"base": 0, "comm": 1, "kernels": 1, "linalg": 2, "store": 2, "model": 3, "dict": 3, "moments": 3,
-          "eval": 4, "stats": 4, "diff": 4, "spectrum": 4}
+          "eval": 4, "stats": 4, "diff": 4, "spectrum": 4, "lens": 4}
 ANALYSES = [module for module, floor in FLOORS.items() if floor == 4]
 # Public headers that are not called like their module.
 HEADER_OF = {"exchange": "dict", "rows": "dict", "splice": "dict", "train": "dict",
