@@ -7,7 +7,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from markupsafe import Markup
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 NOT_TERMS = ("step", "rows", "loss", "reconstruction", "l0", "dead", "lr")  # of the training history
@@ -154,4 +154,60 @@ def loss_by_position(evaluate, names, many=16):
         axis.set(xlabel="position in the window", ylabel="loss (nats)", title=name)
         axis.set_ylim(bottom=0)
     axes[0][0].legend(frameon=False)
+    return _svg(figure)
+
+
+def _by_head(axis, values, title, colours, low, high):
+    """A heatmap, one row a layer, one column a head."""
+    image = axis.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+    axis.set(title=title, xlabel="head", ylabel="layer")
+    axis.grid(False)
+    for side, many in ((axis.xaxis, values.shape[1]), (axis.yaxis, values.shape[0])):
+        side.set_major_locator(FixedLocator(range(0, many, max(1, (many + 7) // 8))))
+    axis.figure.colorbar(image, ax=axis, fraction=0.046, pad=0.03)
+
+
+def _lens_curves(axes, lens, at):
+    """Loss and entropy, KL, agreement by depth, with error bars."""
+    panels = (((("loss of the next token", "nll", BLUE), ("entropy", "entropy", GREY)), "nats"), ((("KL(final || here)", "kl", ORANGE),), "nats"),
+              ((("same top token as the end", "top1", GREEN),), "share of positions"))
+    for axis, (lines, unit) in zip(axes, panels):
+        for label, quantity, colour in lines:
+            values, errors = lens[f"{at}/logit_lens/{quantity}"], np.nan_to_num(lens[f"{at}/logit_lens/{quantity}_error"])
+            axis.errorbar(np.arange(len(values)), values, errors, color=colour, lw=1.4, marker="o", ms=3, capsize=2, label=label)
+        axis.set(xlabel="blocks before the read-out", ylabel=unit, title="Logit lens: " + lines[0][0])
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_ylim(bottom=0)
+    axes[0].legend(frameon=False)
+
+
+def _parts(axis, lens, at):
+    """Direct attribution of the whole parts: embedding, then attention and MLP of each layer, then the final bias."""
+    whole, heads, mlp = lens[f"{at}/attribution/whole"], lens[f"{at}/attribution/head"].sum(1), lens[f"{at}/attribution/mlp"]
+    attention = heads + lens[f"{at}/attribution/attention_bias"]
+    layers = np.arange(len(mlp))
+    axis.bar([-1], [whole[0] + whole[1]], 0.6, color=INK, label="embedding, positions")
+    axis.bar(layers - 0.2, attention, 0.4, color=BLUE, label="attention")
+    axis.bar(layers + 0.2, mlp, 0.4, color=ORANGE, label="MLP")
+    axis.bar([len(mlp)], [whole[2]], 0.6, color=GREY, label="final norm's bias")
+    axis.axhline(0, color=INK, lw=0.8)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set(xlabel="layer", ylabel="logits", title=f"Attribution of the next token's logit ({whole[3]:.2f})")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def lens(results, at):
+    """One model: logit lens by depth, attribution by layer and head, head scores, eigenvalues and composition of heads."""
+    figure, axes = plt.subplots(4, 3, figsize=(11, 12))
+    _lens_curves(axes[0], results, at)
+    _parts(axes[1][0], results, at)
+    head = results[f"{at}/attribution/head"]
+    most = max(float(np.abs(head).max()), 1e-9)
+    _by_head(axes[1][1], head, "Attribution by head (logits)", "RdBu", -most, most)
+    _by_head(axes[1][2], results[f"{at}/heads/previous_token_text"], "Previous token, on the text", "Blues", 0, 1)
+    for axis, score, title in zip(axes[2], ("previous_token", "duplicate_token", "induction"), ("Previous token", "Duplicate token", "Induction")):
+        _by_head(axis, results[f"{at}/heads/{score}"], f"{title}, repeated tokens", "Blues", 0, 1)
+    for axis, score, title in zip(axes[3], ("ov_full", "qk_full"), ("OV copying: eigenvalues", "QK matching: eigenvalues")):
+        _by_head(axis, results[f"{at}/weights/{score}"], title, "RdBu", -1, 1)
+    _by_head(axes[3][2], results[f"{at}/composition/k"].max((0, 1)), "K-composition, best earlier head", "Blues", 0, None)
     return _svg(figure)

@@ -56,6 +56,7 @@ class Run:
         self.stats = open_if_made(Results, at("stats.h5"), self.missing)
         self.diff = open_if_made(Results, at("diff.h5"), self.missing)
         self.spectrum = open_if_made(Results, at("spectrum.h5"), self.missing)
+        self.lens = open_if_made(Results, at("lens.h5"), self.missing) if os.path.exists(at("lens.h5")) else None  # only made on request
         self.activations = [Activations(p) for p in sorted(glob.glob(at("*.acts.h5")))]
 
 
@@ -230,11 +231,36 @@ def loss_table(evaluate):
     return {"models": models, "rows": rows, "windows": int(facts["windows"]), "scored": int(facts["scored"])}
 
 
+HEAD_SCORES = {"induction": "heads/induction", "previous token": "heads/previous_token", "duplicate token": "heads/duplicate_token",
+               "attributed logits": "attribution/head", "OV copying": "weights/ov_full"}
+
+
+def strongest_heads(lens, model, many=5):
+    """For each score its largest heads: (name, value, error or None), strongest first."""
+    out = []
+    for label, name in HEAD_SCORES.items():
+        values = lens[f"{model}/{name}"]
+        errors = lens[f"{model}/{name}_error"] if f"{model}/{name}_error" in lens else np.full(values.shape, np.nan)
+        order = np.argsort(-np.nan_to_num(values, nan=-np.inf), axis=None, kind="stable")[:many]
+        places = zip(*np.unravel_index(order, values.shape))
+        out.append((label, [(f"L{layer}H{head}", float(values[layer, head]), float(errors[layer, head])) for layer, head in places]))
+    return out
+
+
+def lens_models(lens):
+    """What lens.h5 holds of each model."""
+    if lens is None:
+        return None
+    names = [lens.attributes[f"model{m}"] for m in range(int(lens.attributes["models"]))]
+    return [{"name": name, **{k: int(lens.group(name)[k]) for k in ("windows", "scored", "sequences", "period")}, "against": int(lens.group(f"{name}/attribution")["against"]),
+             "gap": float(lens.group(f"{name}/attribution")["gap"]), "heads": strongest_heads(lens, name), "figure": figures.lens(lens, name)} for name in names]
+
+
 def facts(run):
     """Provenance of each file: what was run, where, for how long."""
     rows = []
     trained = [f for m in run.members for f in (m.dictionary, m.evaluate)] or [run.dictionary, run.evaluate]
-    files = run.activations + [f for f in trained + [run.stats, run.diff, run.spectrum] if f is not None]
+    files = run.activations + [f for f in trained + [run.stats, run.diff, run.spectrum, run.lens] if f is not None]
     for file in files:
         p = file.provenance
         rows.append({"file": os.path.basename(file.path), "size": os.path.getsize(file.path), "ranks": p.get("ranks"), "threads": p.get("threads"),
@@ -260,7 +286,7 @@ def build(run, null, title):
             "figures": dict.fromkeys(("training", "norms", "density", "loss", "spectra")), "distinguishing": distinguishing(run, vocabulary), "concepts": concept_table(run.diff),
             "null": outside_shared(null.diff) if null and null.diff is not None else None,
             "classes": list(zip(CLASSES, (int(c) for c in run.diff["classes/count"]))) if run.diff is not None else None,
-            "loss": loss_table(run.evaluate),
+            "loss": loss_table(run.evaluate), "lens": lens_models(run.lens),
             "spectrum": spectrum_rows(run.spectrum) if run.spectrum is not None else None}
     if run.stats is not None and run.diff is None:
         page["latents"] = single_model_latents(run, vocabulary)
