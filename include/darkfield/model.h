@@ -23,7 +23,10 @@ typedef struct df_model_shape {
     size_t mlp_width, vocabulary;
     size_t positions;              /* max_position_embeddings; 0 when the file does not say */
     bool gated, parallel, learned; /* gated MLP; parallel residual; a table of positions */
+    bool tied;                     /* the unembedding is the embedding */
     uint64_t parameters;           /* stored numbers, a tied unembedding counted once */
+    uint64_t block_parameters;     /* of each block */
+    uint64_t head_parameters; /* of final norm and unembedding, which counts here tied or not */
 } df_model_shape;
 
 /* Reads config.json alone: what a plan needs. */
@@ -39,9 +42,33 @@ df_status df_model_use_bf16(df_model *model) DF_MUST_CHECK;
 uint64_t df_model_bf16_bytes(const df_model_shape *shape);
 void df_model_close(df_model **model); /* *model may be NULL */
 
+/* ---- parts of a model ----------------------------------------------------------------------- */
+
+/* Blocks [first, first + count), for a model whose blocks are spread over processes. The part with
+ * block 0 has the embeddings too, the one with the last block the final norm and the unembedding
+ * (both of them a tied matrix). */
+typedef struct df_model_part {
+    size_t first, count;
+} df_model_part;
+static inline df_model_part df_model_whole(const df_model_shape *shape) {
+    return (df_model_part){0, shape->layers};
+}
+
+/* df_model_open for a part: checks the names and shapes of all tensors, reads only those of the
+ * part. An empty part, or one that ends behind the last block, is DF_USAGE. */
+df_status df_model_open_part(const char *path, df_model_part part, df_model **out) DF_MUST_CHECK;
+df_model_part df_model_held(const df_model *model); /* the part that it is */
+/* Memory of a part: fp32 weights and, with bf16, what df_model_use_bf16 adds. */
+uint64_t df_model_part_bytes(const df_model_shape *shape, df_model_part part, bool bf16);
+
+/* The block whose part hands a site of the model out: 0 for those before the blocks, the last one
+ * for those behind. */
+size_t df_site_home(const df_model_shape *shape, const char *site);
+
 const df_model_shape *df_model_facts(const df_model *model); /* belongs to the model */
 size_t df_model_width(const df_model *model);
 size_t df_model_vocabulary(const df_model *model);
+/* NULL where the part does not hold them. */
 const float *df_model_unembed(const df_model *model); // [vocabulary, width]
 const float *
 df_model_final_norm(const df_model *model); // [width] gain of the norm before the unembedding
@@ -102,20 +129,30 @@ typedef struct df_forward df_forward;
 #define DF_FORWARD_ROWS 64
 
 /* Sites are those of df_forward_run's `out`. The model is borrowed and may be shared by threads.
- * context above the model's positions is DF_USAGE. */
+ * context above the model's positions is DF_USAGE, and so is a site that its part does not hand
+ * out. */
 df_status df_forward_open(const df_model *model, size_t context, const char *const *sites,
                           size_t n_sites, df_forward **out) DF_MUST_CHECK;
 void df_forward_close(df_forward **forward); /* *forward may be NULL */
 
-/* Bytes that df_forward_open takes, for plans. */
+/* Bytes that df_forward_open takes, for plans: of a whole model, of a part. */
 uint64_t df_forward_bytes(const df_model_shape *shape, size_t context, const char *const *sites,
                           size_t n_sites);
+uint64_t df_forward_part_bytes(const df_model_shape *shape, df_model_part part, size_t context,
+                               const char *const *sites, size_t n_sites);
 
 /* Runs one window of 1..context token ids. out[i] [n, width of site i] receives site i; out NULL:
  * they are not wanted. logits [n, vocabulary] or NULL. An id outside the vocabulary is
- * DF_BAD_INPUT naming it. */
+ * DF_BAD_INPUT naming it. Of a part that lacks block 0 the window begins with what the caller has
+ * put into df_forward_stream; logits and losses need the part with the last block. */
 df_status df_forward_run(df_forward *forward, const uint32_t *ids, size_t n, float *const *out,
                          float *logits) DF_MUST_CHECK;
+
+/* The residual stream: before a run of a part what its first block reads, after it what its last
+ * block leaves, for the part that follows. [df_forward_rows, width] that belong to `forward`; all
+ * rows are handed on, those beyond the window too, so that parts give the bits of the whole. */
+float *df_forward_stream(df_forward *forward);
+size_t df_forward_rows(size_t context); /* context rounded up to DF_FORWARD_ROWS */
 
 /* After df_forward_run: nll[t] = -log p(ids[t + 1] | ids[0..t]) in nats for t = 0..n-2, of the last
  * window run. */

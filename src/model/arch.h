@@ -202,16 +202,25 @@ static inline size_t df_weight_slot(role use, size_t layer) {
     return ROLE_PER_LAYER + layer * (ROLE_COUNT - ROLE_PER_LAYER) + (size_t)(use - ROLE_PER_LAYER);
 }
 
-/* Reads what the family's rules name from the safetensors of a folder. */
-df_status df_weights_read(const char *folder, const model_config *config,
+/* Reads what the family's rules name for a part from the safetensors of a folder. */
+df_status df_weights_read(const char *folder, const model_config *config, df_model_part part,
                           model_weights *out) DF_MUST_CHECK;
 void df_weights_free(model_weights *weights);
 
-/* Numbers of the weights that the rules name for this configuration. */
-df_status df_weights_count(const model_config *config, uint64_t *out) DF_MUST_CHECK;
+/* Numbers of the weights that the rules name for this configuration: fills the shape's counts. */
+df_status df_weights_count(model_config *config) DF_MUST_CHECK;
+
+/* What a part has beside its blocks. */
+static inline bool df_has_embedding(df_model_part part) {
+    return part.first == 0;
+}
+static inline bool df_has_head(const df_model_shape *shape, df_model_part part) {
+    return part.first + part.count == shape->layers;
+}
 
 struct df_model {
     model_config config;
+    df_model_part part;
     model_weights weights;
 };
 
@@ -229,6 +238,8 @@ typedef struct weight_product {
     void *scratch;
 } weight_product;
 void df_weight_multiply(const df_model *model, const weight_product *product);
+/* What the products of a part in bf16 take in packed weights. */
+uint64_t df_packed_bytes(const df_model_shape *shape, df_model_part part);
 
 /* ---- sites ---------------------------------------------------------------------------------- */
 
@@ -266,6 +277,8 @@ typedef struct site_place {
 } site_place;
 df_status df_site_find(const df_model_shape *shape, const char *name,
                        site_place *out) DF_MUST_CHECK;
+/* The same, of a part: a site of another one is DF_USAGE. */
+df_status df_site_find_in(const df_model *model, const char *name, site_place *out) DF_MUST_CHECK;
 /* Columns of a site in windows of `context` tokens. */
 size_t df_site_columns(const df_model_shape *shape, site_kind kind, size_t context);
 

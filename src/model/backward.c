@@ -330,6 +330,7 @@ static void through_begin(const backward *b) {
 df_status df_forward_tape(df_forward *f) {
     const df_model_shape *s = &f->model->config.shape;
     if (f->tape != NULL) return DF_OK;
+    DF_TRY(df_forward_need_whole(f));
     return DF_NEW(f->tape, (s->layers + 1) * f->rows * s->width);
 }
 

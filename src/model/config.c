@@ -301,7 +301,7 @@ static df_status read_numbers(config_source from, model_config *config) {
     DF_TRY(df_config_flag(from, "tie_word_embeddings", family->tied, &config->tied));
     DF_TRY(family->read(from, config));
     config->shape.parallel = config->parallel;
-    return df_weights_count(config, &config->shape.parameters);
+    return df_weights_count(config);
 }
 
 static df_status read_all(config_source from, model_config *config) {

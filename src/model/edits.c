@@ -135,7 +135,7 @@ static df_status take_list(df_forward *f, const df_intervention *list, size_t n)
     memcpy(edits->list, list, n * sizeof *list);
     edits->n = n;
     for (size_t i = 0; i < n; i++) {
-        DF_TRY(df_site_find(&f->model->config.shape, list[i].site, &edits->place[i]));
+        DF_TRY(df_site_find_in(f->model, list[i].site, &edits->place[i]));
         DF_TRY(check(f, &list[i], edits->place[i]));
     }
     return make_room(f);

@@ -11,13 +11,18 @@ typedef struct piece {
 
 enum { PIECES = 19 };
 
-static size_t padded_rows(size_t context) {
+/* What not every pass has. */
+typedef struct extras {
+    bool pattern, head; // weights of all keys are kept; the part unembeds
+} extras;
+
+size_t df_forward_rows(size_t context) {
     return (context + DF_FORWARD_ROWS - 1) / DF_FORWARD_ROWS * DF_FORWARD_ROWS;
 }
 
 // The working arrays and their sizes, each rounded up to 16 floats so that all start on a cache
-// line. f->pattern tells whether weights are kept.
-static size_t list_pieces(df_forward *f, const df_model_shape *s, size_t rows, bool pattern,
+// line.
+static size_t list_pieces(df_forward *f, const df_model_shape *s, size_t rows, extras with,
                           piece list[static PIECES]) {
     size_t query = s->heads * s->head_width, key = s->kv_heads * s->head_width, total = 0;
     size_t angles = s->learned ? 0 : rows * s->head_width / 2;
@@ -34,8 +39,8 @@ static size_t list_pieces(df_forward *f, const df_model_shape *s, size_t rows, b
                                {&f->up, rows * s->mlp_width},
                                {&f->scores, df_attention_scratch(rows)},
                                {&f->packed, df_bf16_scratch_bytes(rows) / sizeof(float)},
-                               {&f->pattern, pattern ? s->heads * rows * rows : 0},
-                               {&f->logits, DF_FORWARD_ROWS * s->vocabulary},
+                               {&f->pattern, with.pattern ? s->heads * rows * rows : 0},
+                               {&f->logits, with.head ? DF_FORWARD_ROWS * s->vocabulary : 0},
                                {&f->cosine[0], angles},
                                {&f->sine[0], angles},
                                {&f->cosine[1], angles},
@@ -58,19 +63,26 @@ static bool keeps_pattern(const char *const *sites, size_t n) {
     return false;
 }
 
-uint64_t df_forward_bytes(const df_model_shape *shape, size_t context, const char *const *sites,
-                          size_t n_sites) {
+uint64_t df_forward_part_bytes(const df_model_shape *shape, df_model_part part, size_t context,
+                               const char *const *sites, size_t n_sites) {
     df_forward none = {0};
     piece list[PIECES];
-    size_t rows = padded_rows(context);
-    bool pattern = keeps_pattern(sites, n_sites);
+    size_t rows = df_forward_rows(context);
+    extras with = {keeps_pattern(sites, n_sites), df_has_head(shape, part)};
     return sizeof none + rows * sizeof *none.ids + n_sites * sizeof *none.place +
-           sizeof(float) * list_pieces(&none, shape, rows, pattern, list);
+           sizeof(float) * list_pieces(&none, shape, rows, with, list);
+}
+
+uint64_t df_forward_bytes(const df_model_shape *shape, size_t context, const char *const *sites,
+                          size_t n_sites) {
+    return df_forward_part_bytes(shape, df_model_whole(shape), context, sites, n_sites);
 }
 
 static df_status allocate(df_forward *f, bool pattern) {
     piece list[PIECES];
-    size_t total = list_pieces(f, &f->model->config.shape, f->rows, pattern, list);
+    const df_model_shape *shape = &f->model->config.shape;
+    size_t total =
+        list_pieces(f, shape, f->rows, (extras){pattern, df_has_head(shape, f->model->part)}, list);
     DF_TRY(DF_NEW(f->block, total));
     DF_TRY(DF_NEW(f->ids, f->rows));
     float *next = f->block;
@@ -112,7 +124,6 @@ static size_t longest_context(const model_config *config) {
 
 df_status df_forward_open(const df_model *model, size_t context, const char *const *sites,
                           size_t n_sites, df_forward **out) {
-    const df_model_shape *shape = df_model_facts(model);
     size_t longest = longest_context(&model->config);
     *out = NULL;
     if (context < 1 || (longest > 0 && context > longest))
@@ -122,9 +133,9 @@ df_status df_forward_open(const df_model *model, size_t context, const char *con
     df_status status;
     DF_TRY(DF_NEW(f, 1));
     *f = (df_forward){
-        .model = model, .context = context, .rows = padded_rows(context), .sites = n_sites};
+        .model = model, .context = context, .rows = df_forward_rows(context), .sites = n_sites};
     DF_GO(DF_NEW(f->place, n_sites));
-    for (size_t i = 0; i < n_sites; i++) DF_GO(df_site_find(shape, sites[i], &f->place[i]));
+    for (size_t i = 0; i < n_sites; i++) DF_GO(df_site_find_in(model, sites[i], &f->place[i]));
     DF_GO(allocate(f, keeps_pattern(sites, n_sites)));
     DF_GO(df_forward_turn(f, context));
 done:
@@ -160,24 +171,30 @@ static void add_positions(const df_forward *f, size_t n) {
     df_add_row(f->stream, f->change, n * s->width);
 }
 
-static df_status embed(df_forward *f, const uint32_t *ids, size_t n) {
+static df_status take_ids(df_forward *f, const uint32_t *ids, size_t n) {
     const df_model_shape *s = &f->model->config.shape;
     if (n < 1 || n > f->context)
         return df_fail(DF_FAILED, "a window of %zu tokens in a context of %zu", n, f->context);
-    for (size_t t = 0; t < n; t++) {
+    for (size_t t = 0; t < n; t++)
         if (ids[t] >= s->vocabulary)
             return df_fail(DF_BAD_INPUT,
                            "token id %u at position %zu: the model's vocabulary has %zu tokens",
                            ids[t], t, s->vocabulary);
-        memcpy(f->stream + t * s->width, df_weight(f->model, ROLE_EMBED, 0) + ids[t] * s->width,
-               s->width * sizeof(float));
-    }
-    float scale = (float)f->model->config.embed_scale;
-    for (size_t i = 0; i < n * s->width; i++) f->stream[i] *= scale;
-    memset(f->stream + n * s->width, 0, (f->rows - n) * s->width * sizeof(float));
     memcpy(f->ids + f->past, ids, n * sizeof *ids);
     f->tokens = n;
     return DF_OK;
+}
+
+static void embed(const df_forward *f, const uint32_t *ids, size_t n) {
+    const df_model_shape *s = &f->model->config.shape;
+    const float *table = df_weight(f->model, ROLE_EMBED, 0);
+    for (size_t t = 0; t < n; t++)
+        memcpy(f->stream + t * s->width, table + ids[t] * s->width, s->width * sizeof *table);
+    float scale = (float)f->model->config.embed_scale;
+    for (size_t i = 0; i < n * s->width; i++) f->stream[i] *= scale;
+    memset(f->stream + n * s->width, 0, (f->rows - n) * s->width * sizeof(float));
+    df_forward_reach(f, SITE_EMBED, 0, f->stream);
+    add_positions(f, n);
 }
 
 static size_t rows_at(size_t first, size_t n) {
@@ -224,23 +241,37 @@ static void hand_out_logits(const df_forward *f, float *logits) {
     }
 }
 
+// From the stream behind the last block.
+static void finish(df_forward *f, float *logits) {
+    const norm_place final = {ROLE_FINAL_GAIN, SITE_FINAL_SCALE, SITE_FINAL};
+    size_t layers = f->model->config.shape.layers, numbers = f->rows * f->model->config.shape.width;
+    if (f->tape != NULL && f->past == 0)
+        memcpy(f->tape + layers * numbers, f->stream, numbers * sizeof *f->tape);
+    df_forward_norm(f, final, 0);
+    hand_out_logits(f, logits);
+}
+
+static df_status need_head(const df_forward *f) {
+    if (f->logits != NULL) return DF_OK;
+    return df_fail(DF_FAILED, "logits need the part of the model that has the last block");
+}
+
 // Tokens from position f->past on.
 static df_status run(df_forward *f, const uint32_t *ids, size_t n, float *const *out,
                      float *logits) {
-    const model_config *config = &f->model->config;
-    const norm_place final = {ROLE_FINAL_GAIN, SITE_FINAL_SCALE, SITE_FINAL};
-    DF_TRY(embed(f, ids, n));
+    df_model_part part = f->model->part;
+    if (logits != NULL) DF_TRY(need_head(f));
+    DF_TRY(take_ids(f, ids, n));
     if (f->edits != NULL) f->edits->status = DF_OK;
     f->out = out;
-    df_forward_reach(f, SITE_EMBED, 0, f->stream);
-    add_positions(f, n);
-    for (size_t layer = 0; layer < config->shape.layers; layer++) df_forward_block(f, layer);
-    size_t numbers = f->rows * config->shape.width;
-    if (f->tape != NULL && f->past == 0)
-        memcpy(f->tape + config->shape.layers * numbers, f->stream, numbers * sizeof *f->tape);
-    df_forward_norm(f, final, 0);
-    hand_out_logits(f, logits);
+    if (df_has_embedding(part)) embed(f, ids, n);
+    for (size_t i = 0; i < part.count; i++) df_forward_block(f, part.first + i);
+    if (df_has_head(&f->model->config.shape, part)) finish(f, logits);
     return df_forward_edited(f);
+}
+
+float *df_forward_stream(df_forward *f) {
+    return f->stream;
 }
 
 df_status df_forward_run(df_forward *f, const uint32_t *ids, size_t n, float *const *out,
@@ -251,10 +282,19 @@ df_status df_forward_run(df_forward *f, const uint32_t *ids, size_t n, float *co
     return run(f, ids, n, out, logits);
 }
 
+df_status df_forward_need_whole(const df_forward *f) {
+    if (f->model->part.count == f->model->config.shape.layers) return DF_OK;
+    return df_fail(DF_USAGE,
+                   "gradients and kept keys need the whole model, not %zu of its %zu "
+                   "blocks",
+                   f->model->part.count, f->model->config.shape.layers);
+}
+
 /* ---- one token more ------------------------------------------------------------------------- */
 
 df_status df_forward_keep(df_forward *f) {
     const df_model_shape *s = &f->model->config.shape;
+    DF_TRY(df_forward_need_whole(f));
     if (f->model->config.rope.rule == ROPE_DYNAMIC)
         return df_fail(DF_USAGE, "dynamic rope scaling turns all keys anew when a window grows: "
                                  "they cannot be kept");
@@ -283,6 +323,7 @@ df_status df_forward_next(df_forward *f, uint32_t id, float *const *out, float *
 df_status df_forward_nll(df_forward *f, double *nll) {
     if (f->tokens < 1 || f->past > 0)
         return df_fail(DF_FAILED, "losses need a window that was run as a whole");
+    DF_TRY(need_head(f));
     for (size_t first = 0; first + 1 < f->tokens; first += DF_FORWARD_ROWS) {
         unembed(f, first);
         df_nll_rows(f->logits, f->ids + first + 1,

@@ -37,6 +37,8 @@ struct df_forward {
     float *const *out; // of the current run
 };
 
+/* DF_USAGE where the model is a part. */
+df_status df_forward_need_whole(const df_forward *f) DF_MUST_CHECK;
 /* Fills the angles for a window of n tokens. */
 df_status df_forward_turn(df_forward *f, size_t n) DF_MUST_CHECK;
 

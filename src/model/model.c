@@ -10,12 +10,23 @@ df_status df_model_plan(const char *path, df_model_shape *out) {
     return DF_OK;
 }
 
-df_status df_model_open(const char *path, df_model **out) {
+static df_status check_part(const df_model_shape *shape, df_model_part part) {
+    if (part.count > 0 && part.first < shape->layers && part.count <= shape->layers - part.first)
+        return DF_OK;
+    return df_fail(DF_USAGE, "a part of %zu blocks from block %zu on: the model has %zu blocks",
+                   part.count, part.first, shape->layers);
+}
+
+// part NULL: the whole.
+static df_status open_model(const char *path, const df_model_part *part, df_model **out) {
     df_model *model;
     *out = NULL;
     DF_TRY(DF_NEW(model, 1));
     df_status status = df_config_read(path, &model->config, NULL);
-    if (status == DF_OK) status = df_weights_read(path, &model->config, &model->weights);
+    model->part = part != NULL ? *part : df_model_whole(&model->config.shape);
+    if (status == DF_OK) status = check_part(&model->config.shape, model->part);
+    if (status == DF_OK)
+        status = df_weights_read(path, &model->config, model->part, &model->weights);
     if (status != DF_OK) {
         df_context("opening the model %s", path);
         df_free(model);
@@ -23,6 +34,18 @@ df_status df_model_open(const char *path, df_model **out) {
     }
     *out = model;
     return DF_OK;
+}
+
+df_status df_model_open(const char *path, df_model **out) {
+    return open_model(path, NULL, out);
+}
+
+df_status df_model_open_part(const char *path, df_model_part part, df_model **out) {
+    return open_model(path, &part, out);
+}
+
+df_model_part df_model_held(const df_model *model) {
+    return model->part;
 }
 
 void df_model_close(df_model **model) {

@@ -49,14 +49,19 @@ df_status df_model_use_bf16(df_model *model) {
     return DF_OK;
 }
 
-uint64_t df_model_bf16_bytes(const df_model_shape *shape) {
+uint64_t df_packed_bytes(const df_model_shape *shape, df_model_part part) {
     uint64_t bytes = 0;
     for (int use = ROLE_Q; use <= ROLE_DOWN; use++) {
         extent e = extent_of(shape, (role)use);
         bool absent = use == ROLE_GATE && !shape->gated;
-        bytes += absent ? 0 : shape->layers * df_bf16_weight_bytes(e.n, e.k);
+        bytes += absent ? 0 : part.count * df_bf16_weight_bytes(e.n, e.k);
     }
-    return bytes + df_bf16_weight_bytes(shape->vocabulary, shape->width);
+    bool head = df_has_head(shape, part);
+    return bytes + (head ? df_bf16_weight_bytes(shape->vocabulary, shape->width) : 0);
+}
+
+uint64_t df_model_bf16_bytes(const df_model_shape *shape) {
+    return df_packed_bytes(shape, df_model_whole(shape));
 }
 
 void df_weight_multiply(const df_model *model, const weight_product *p) {

@@ -109,6 +109,27 @@ df_status df_site_find(const df_model_shape *shape, const char *name, site_place
     return unknown_site(shape, name, layer);
 }
 
+static size_t home_of(const df_model_shape *shape, site_place place) {
+    bool behind =
+        place.kind == SITE_FINAL_SCALE || place.kind == SITE_FINAL || place.kind == SITE_LOGITS;
+    return behind ? shape->layers - 1 : place.layer;
+}
+
+size_t df_site_home(const df_model_shape *shape, const char *site) {
+    site_place place;
+    if (df_site_find(shape, site, &place) == DF_OK) return home_of(shape, place);
+    df_error_clear();
+    return 0;
+}
+
+df_status df_site_find_in(const df_model *model, const char *name, site_place *out) {
+    const df_model_shape *shape = &model->config.shape;
+    DF_TRY(df_site_find(shape, name, out));
+    if (home_of(shape, *out) - model->part.first < model->part.count) return DF_OK;
+    return df_fail(DF_USAGE, "site %s is not one of blocks %zu to %zu, the part that is here", name,
+                   model->part.first, model->part.first + model->part.count - 1);
+}
+
 size_t df_site_columns(const df_model_shape *s, site_kind kind, size_t context) {
     switch (kind) {
     case SITE_ATTENTION_SCALE:

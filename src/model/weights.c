@@ -64,16 +64,38 @@ static size_t rule_copies(const tensor_rule *rule, const df_model_shape *shape) 
     return rule->use < ROLE_PER_LAYER ? 1 : shape->layers;
 }
 
-df_status df_weights_count(const model_config *config, uint64_t *out) {
-    size_t total = 0, one;
+static bool is_of_head(role use) {
+    return use == ROLE_FINAL_GAIN || use == ROLE_FINAL_GAIN_BIAS || use == ROLE_UNEMBED;
+}
+
+df_status df_weights_count(model_config *config) {
+    df_model_shape *shape = &config->shape;
+    size_t total = 0, block = 0, head = 0, one;
     const tensor_rule *rule;
     for (size_t i = 0; (rule = rule_at(config->family, i)) != NULL; i++) {
         if (!is_needed(rule, config)) continue;
-        DF_TRY(df_mul(rule_elements(rule, config), rule_copies(rule, &config->shape), &one));
+        size_t elements = rule_elements(rule, config);
+        DF_TRY(df_mul(elements, rule_copies(rule, shape), &one));
         DF_TRY(df_add(total, one, &total));
+        if (is_of_head(rule->use)) head += elements;
+        if (rule->use >= ROLE_PER_LAYER) block += elements;
     }
-    *out = total;
+    shape->tied = config->tied;
+    shape->parameters = total;
+    shape->block_parameters = block;
+    shape->head_parameters = head + (config->tied ? shape->vocabulary * shape->width : 0);
     return DF_OK;
+}
+
+uint64_t df_model_part_bytes(const df_model_shape *shape, df_model_part part, bool bf16) {
+    uint64_t unembed = shape->tied ? shape->vocabulary * shape->width : 0;
+    uint64_t outside = shape->parameters - shape->layers * shape->block_parameters,
+             embed = outside - (shape->head_parameters - unembed);
+    uint64_t numbers = part.count * shape->block_parameters;
+    if (df_has_embedding(part)) numbers += embed;
+    if (df_has_head(shape, part)) numbers += shape->head_parameters;
+    if (df_has_embedding(part) && df_has_head(shape, part)) numbers -= unembed;
+    return numbers * sizeof(float) + (bf16 ? df_packed_bytes(shape, part) : 0);
 }
 
 /* ---- finding a tensor ----------------------------------------------------------------------- */
@@ -150,6 +172,7 @@ static df_status check_tensor(const df_tensor *tensor, const tensor_rule *rule,
 
 typedef struct loading {
     const model_config *config;
+    df_model_part part;
     const df_tensors *tensors;
     model_weights *weights;
     size_t used;   // floats of the block
@@ -209,8 +232,17 @@ static bool is_gain(role use) {
            (use >= ROLE_ATTENTION_POST_GAIN && use <= ROLE_K_GAIN);
 }
 
+// Whether the part has a use for it.
+static bool is_held(const loading *load, role use, size_t layer) {
+    bool head = df_has_head(&load->config->shape, load->part);
+    if (use >= ROLE_PER_LAYER) return layer - load->part.first < load->part.count;
+    if (is_of_head(use)) return head;
+    return df_has_embedding(load->part) || (head && use == ROLE_EMBED && load->config->tied);
+}
+
 static df_status read_rule(loading *load, const tensor_rule *rule, size_t layer) {
     const model_config *config = load->config;
+    if (!is_held(load, rule->use, layer)) return DF_OK;
     const df_tensor *tensor = find_tensor(load->tensors, config->family, rule, layer);
     float *values = load->weights->block + load->used;
     size_t n = rule_elements(rule, config);
@@ -249,9 +281,11 @@ static df_status check_tied(loading *load) {
         unembed != NULL ? find_tensor(load->tensors, load->config->family, unembed, 0) : NULL;
     if (tensor == NULL) return DF_OK;
     DF_TRY(check_tensor(tensor, unembed, load->config));
+    claim(load, tensor);
     size_t width = load->config->shape.width;
     const float *embed = load->weights->at[ROLE_EMBED];
     float *row;
+    if (embed == NULL) return DF_OK;
     DF_TRY(DF_NEW(row, width));
     bool same = true;
     for (size_t v = 0; v < load->config->shape.vocabulary && same; v++) {
@@ -260,7 +294,6 @@ static df_status check_tied(loading *load) {
         same = memcmp(row, embed + v * width, width * sizeof *row) == 0;
     }
     df_free(row);
-    claim(load, tensor);
     if (same) return DF_OK;
     return df_fail(
         DF_BAD_INPUT,
@@ -286,20 +319,24 @@ static df_status refuse_unexpected(const loading *load) {
 
 static df_status read_all(loading *load) {
     DF_TRY(for_each_rule(load, read_rule));
-    if (load->config->tied) load->weights->at[ROLE_UNEMBED] = load->weights->at[ROLE_EMBED];
-    return load->config->tied ? check_tied(load) : DF_OK;
+    if (!load->config->tied) return DF_OK;
+    if (df_has_head(&load->config->shape, load->part))
+        load->weights->at[ROLE_UNEMBED] = load->weights->at[ROLE_EMBED];
+    return check_tied(load);
 }
 
-df_status df_weights_read(const char *folder, const model_config *config, model_weights *out) {
+df_status df_weights_read(const char *folder, const model_config *config, df_model_part part,
+                          model_weights *out) {
     df_tensors *tensors = NULL;
-    loading load = {.config = config, .weights = out};
+    loading load = {.config = config, .part = part, .weights = out};
     df_status status;
     *out = (model_weights){0};
     DF_GO(df_tensors_open(folder, &tensors));
     load.tensors = tensors;
     DF_GO(DF_NEW(load.claimed, df_tensors_count(tensors)));
     DF_GO(for_each_rule(&load, check_rule));
-    DF_GO(DF_NEW(out->block, config->shape.parameters));
+    DF_GO(
+        DF_NEW(out->block, df_model_part_bytes(&config->shape, part, false) / sizeof *out->block));
     out->slots = df_weight_slot(ROLE_PER_LAYER, config->shape.layers);
     DF_GO(DF_NEW(out->at, out->slots));
     DF_GO(read_all(&load));
