@@ -42,6 +42,24 @@ static const df_option options[] = {
      .choices = "f32 bf16",
      .help = "operands of the products with weights; bf16 (sums in f32) is quicker where the CPU "
              "has it, and what it changes is measured on the first window, printed and stored"},
+    {.key = "harvest.pipeline",
+     .type = DF_OPT_INT,
+     .fallback = "1",
+     .unit = "ranks",
+     .min = 0,
+     .max = 4096,
+     .is_volatile = true,
+     .help =
+         "ranks that hold a model together, each some of its blocks (a divisor of their number; "
+         "the others are further such groups); 0: the fewest that harvest.memory allows"},
+    {.key = "harvest.memory",
+     .type = DF_OPT_INT,
+     .fallback = "0",
+     .unit = "MiB",
+     .min = 0,
+     .max = 1 << 30,
+     .is_volatile = true,
+     .help = "most memory of a rank for text, its blocks and its work; 0: no limit"},
     {.key = "harvest.interval",
      .type = DF_OPT_REAL,
      .fallback = "30",
@@ -74,6 +92,7 @@ static df_status read_sites(harvest *h) {
     for (size_t i = 0; i < h->sites; i++) {
         DF_TRY_AS(df_model_site_width(&h->shape, h->site[i], h->how.context, &h->width[i]),
                   "choosing sites of model %s", h->name);
+        h->home[i] = df_site_home(&h->shape, h->site[i]);
     }
     return DF_OK;
 }
@@ -288,8 +307,10 @@ static df_status fill(harvest *h) {
     } else {
         DF_TRY(create_output(h));
     }
+    DF_TRY(df_pipeline_open(h));
     df_timer_start("read model");
-    df_status status = df_agree(world, df_model_open(h->model_path, &h->model));
+    df_status status =
+        df_agree(world, df_model_open_part(h->model_path, h->pipe.part[h->pipe.stage], &h->model));
     if (status == DF_OK) status = df_harvest_precision(h);
     df_timer_stop("read model");
     DF_TRY(status);
@@ -299,16 +320,21 @@ static df_status fill(harvest *h) {
 
 static void print_plan(const harvest *h) {
     const df_model_shape *s = &h->shape;
-    uint64_t weights = s->parameters * sizeof(float) + (h->bf16 ? df_model_bf16_bytes(s) : 0);
     uint64_t disk = h->text.rows * (df_harvest_columns(h, h->sites) * df_type_bytes(h->type) +
                                     2 * sizeof(uint32_t));
+    uint64_t memory = 0;
+    for (size_t i = 0; i < h->pipe.stages; i++) {
+        uint64_t bytes = df_pipeline_bytes(h, h->pipe.part[i]);
+        if (bytes > memory) memory = bytes;
+    }
     df_info("model %s (%s): %zu layers, width %zu, %zu heads, vocabulary %zu, %.4g parameters",
             h->name, s->family, s->layers, s->width, s->heads, s->vocabulary,
             (double)s->parameters);
     df_info("  text: %llu documents, %llu tokens in %llu windows of %zu",
             (unsigned long long)h->text.documents, (unsigned long long)h->text.rows,
             (unsigned long long)h->text.windows, h->how.context);
-    df_print_plan(h->path, (df_need){weights + df_harvest_bytes(h), disk});
+    df_pipeline_print(h);
+    df_print_plan(h->path, (df_need){memory, disk});
 }
 
 // Text and hashes; the corpus and the tokenizer are closed again before the model is opened.
@@ -321,6 +347,7 @@ static df_status prepare(harvest *h, bool *current) {
     if (status == DF_OK) status = df_agree(world, df_job_corpus(h->run, &corpus));
     if (status == DF_OK) status = hash_inputs(h, corpus, tokenizer);
     if (status == DF_OK) *current = df_stage_is_current(h->run, h->path, FORMAT, h->job);
+    if (status == DF_OK && !*current) status = df_agree(world, df_pipeline_check(h));
     if (status == DF_OK && !*current) {
         status = df_pack_text(h->run, corpus, tokenizer, &h->how, &h->text);
         if (status != DF_OK) df_context("tokenising %s", df_job_text(h->run->job, "text.file"));
@@ -341,6 +368,7 @@ static df_status harvest_model(harvest *h) {
     DF_TRY(df_agree(h->run->world, status));
     DF_TRY(prepare(h, &current));
     if (current) return DF_OK;
+    DF_TRY(df_pipeline_place(h));
     print_plan(h);
     return h->run->dry_run ? DF_OK : fill(h);
 }
@@ -363,6 +391,7 @@ static df_status harvest_one(df_run *run, size_t i) {
         if (status != DF_STOPPED && df_comm_rank(run->world) == 0) unlink(h.progress_path);
     }
     df_model_close(&h.model);
+    df_pipeline_close(&h);
     df_columns_free(&h.columns);
     df_packed_free(&h.text);
     df_units_free(&h.table);

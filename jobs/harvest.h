@@ -1,9 +1,11 @@
 /* harvest.h: the parts of the harvest stage. harvest.c holds the stage, harvest_tokens.c turns the
- * corpus into windows of tokens, harvest_units.c runs the windows, harvest_progress.c remembers
- * what a killed run had finished, harvest_precision.c chooses the arithmetic. */
+ * corpus into windows of tokens, harvest_pipeline.c spreads a model over ranks, harvest_units.c
+ * runs the windows, harvest_progress.c remembers what a killed run had finished,
+ * harvest_precision.c chooses the arithmetic. */
 #ifndef DARKFIELD_HARVEST_H
 #define DARKFIELD_HARVEST_H
 
+#include "darkfield/line.h"
 #include "darkfield/model.h"
 #include "darkfield/tokenizer.h"
 #include "jobs.h"
@@ -57,6 +59,26 @@ typedef struct unit_table {
     double *sums;  // [units, columns]
 } unit_table;
 
+/* Sites of one part of the model: which of the harvest's, and the columns before each of them when
+ * their rows stand after one another. */
+typedef struct part_sites {
+    size_t n, columns;
+    size_t index[HARVEST_MOST_SITES], before[HARVEST_MOST_SITES];
+    const char *name[HARVEST_MOST_SITES];
+} part_sites;
+
+/* How the model is spread: `stages` ranks in a row are a group, which holds it once; stage s has
+ * part[s]. Groups take units in turn. */
+typedef struct pipeline {
+    size_t stages, groups;
+    size_t stage, group;  // of this rank
+    df_model_part *part;  // [stages]
+    uint64_t text, limit; // own memory before the model on the rank that has most; allowed, 0: any
+    size_t threads;       // of the rank that has most: windows that travel as one block
+    df_comm *comm;        // the group
+    df_line *line;
+} pipeline;
+
 typedef struct harvest {
     const df_run *run;
     const char *name, *model_path;    // of the model
@@ -73,6 +95,9 @@ typedef struct harvest {
     const char *const *site; // [sites] of columns
     size_t sites;
     size_t width[HARVEST_MOST_SITES]; // columns of each site
+    size_t home[HARVEST_MOST_SITES];  // df_site_home of each
+    pipeline pipe;
+    part_sites own; // of this rank's part
     df_file *file;
     unit_table table;
     double interval; // seconds between notes of progress
@@ -82,11 +107,28 @@ typedef struct harvest {
  * on disk. */
 df_status df_harvest_units(harvest *h) DF_MUST_CHECK;
 
+/* The harvest's sites in a part of the model. Not collective. */
+void df_harvest_sites(const harvest *h, df_model_part part, part_sites *out);
 /* Columns of all sites before site s; of all of them for s = sites. */
 size_t df_harvest_columns(const harvest *h, size_t s);
 
-/* Bytes that df_harvest_units takes beside model and text. */
-uint64_t df_harvest_bytes(const harvest *h);
+/* Bytes that df_harvest_units and the line take beside model and text, on a rank with that part. */
+uint64_t df_harvest_bytes(const harvest *h, df_model_part part);
+
+/* ---- the pipeline --------------------------------------------------------------------------- */
+
+/* Reads harvest.pipeline against the number of ranks and of blocks. Not collective. */
+df_status df_pipeline_check(harvest *h) DF_MUST_CHECK;
+/* Collective, with the text in memory: places the blocks. */
+df_status df_pipeline_place(harvest *h) DF_MUST_CHECK;
+/* Memory of a rank with that part: weights, and what df_harvest_bytes says. */
+uint64_t df_pipeline_bytes(const harvest *h, df_model_part part);
+void df_pipeline_print(const harvest *h); /* the placement, where there is more than one stage */
+/* Collective: the group's line. Close is collective too, open or not. */
+df_status df_pipeline_open(harvest *h) DF_MUST_CHECK;
+void df_pipeline_close(harvest *h);
+/* Floats of the residual stream of one window, as it travels. */
+size_t df_pipeline_numbers(const harvest *h);
 
 /* harvest_precision.c. Collective: makes the model multiply in bf16 where the job says so, and
  * fills h->deviation. */

@@ -3,15 +3,26 @@
 #include "harvest.h"
 
 #include <math.h>
+#include <string.h>
 
-// The first window's rows of all sites, after one another.
-static df_status run_first(const harvest *h, float *rows) {
+// The first window's rows of this rank's sites, after one another; the stream goes through the
+// line, whatever `status` is.
+static df_status run_first(const harvest *h, df_status status, float *rows) {
     float *out[HARVEST_MOST_SITES];
-    df_forward *forward;
-    size_t n = h->text.window[1];
-    for (size_t s = 0; s < h->sites; s++) out[s] = rows + n * df_harvest_columns(h, s);
-    DF_TRY(df_forward_open(h->model, h->how.context, h->site, h->sites, &forward));
-    df_status status = df_forward_run(forward, h->text.tokens, n, out, NULL);
+    df_forward *forward = NULL;
+    const void *in;
+    size_t n = h->text.window[1], bytes = df_pipeline_numbers(h) * sizeof(float);
+    bool good = df_line_take(h->pipe.line, &in);
+    void *room = df_line_room(h->pipe.line);
+    for (size_t i = 0; i < h->own.n; i++) out[i] = rows + n * h->own.before[i];
+    if (status == DF_OK)
+        status = df_forward_open(h->model, h->how.context, h->own.name, h->own.n, &forward);
+    if (status == DF_OK && good) {
+        if (in != NULL) memcpy(df_forward_stream(forward), in, bytes);
+        status = df_forward_run(forward, h->text.tokens, n, out, NULL);
+        if (room != NULL) memcpy(room, df_forward_stream(forward), bytes);
+    }
+    df_line_give(h->pipe.line, bytes, good && status == DF_OK);
     df_forward_close(&forward);
     return status;
 }
@@ -26,22 +37,30 @@ static double distance(const float *exact, const float *rounded, size_t n) {
     return length > 0 ? sqrt(apart / length) : 0.0;
 }
 
-// On one rank, for all.
+// By the first group, for all.
 static df_status measure(harvest *h) {
     float *exact = NULL, *rounded = NULL;
-    size_t n = h->text.window[1], numbers = n * df_harvest_columns(h, h->sites);
+    size_t n = h->text.window[1], numbers = n * h->own.columns;
     df_status status = DF_NEW(exact, numbers);
     if (status == DF_OK) status = DF_NEW(rounded, numbers);
-    if (status == DF_OK) status = run_first(h, exact);
+    status = run_first(h, status, exact);
     if (status == DF_OK) status = df_model_use_bf16(h->model);
-    if (status == DF_OK) status = run_first(h, rounded);
-    for (size_t s = 0; s < h->sites && status == DF_OK; s++) {
-        size_t at = n * df_harvest_columns(h, s);
+    status = run_first(h, status, rounded);
+    for (size_t i = 0; i < h->own.n && status == DF_OK; i++) {
+        size_t s = h->own.index[i], at = n * h->own.before[i];
         h->deviation[s] = distance(exact + at, rounded + at, n * h->width[s]);
     }
     df_free(exact);
     df_free(rounded);
     return status;
+}
+
+// Each number is one rank's: the others add zero bits.
+static void share_deviations(harvest *h) {
+    uint64_t bits[HARVEST_MOST_SITES];
+    memcpy(bits, h->deviation, sizeof bits);
+    df_sum_u64(h->run->world, bits, HARVEST_MOST_SITES);
+    memcpy(h->deviation, bits, sizeof bits);
 }
 
 df_status df_harvest_precision(harvest *h) {
@@ -50,9 +69,8 @@ df_status df_harvest_precision(harvest *h) {
     if (!df_bf16_is_quick())
         df_warn("this CPU has no bf16 products: harvest.compute: bf16 runs in plain C, slower than "
                 "f32");
-    df_status status = df_comm_rank(world) == 0 ? measure(h) : df_model_use_bf16(h->model);
-    DF_TRY(df_agree(world, status));
-    df_broadcast(world, 0, h->deviation, h->sites * sizeof *h->deviation);
+    DF_TRY(df_agree(world, h->pipe.group == 0 ? measure(h) : df_model_use_bf16(h->model)));
+    share_deviations(h);
     for (size_t s = 0; s < h->sites; s++)
         df_info("  %s: bf16 products move the first window's rows by %.2g of their length",
                 h->site[s], h->deviation[s]);

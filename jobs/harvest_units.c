@@ -1,6 +1,12 @@
-/* Runs the windows. They fall into fixed units of HARVEST_UNIT; in each round every rank takes the
- * next few units that are not done, its threads take the windows, and its main thread writes the
- * rows. */
+/* Runs the windows. They fall into fixed units of HARVEST_UNIT; in each round every group of ranks
+ * takes the next few units that are not done, threads take the windows, and main threads write the
+ * rows.
+ *
+ * In a pipeline a round is cut into batches, as many windows as there are threads. Time goes in
+ * ticks: at tick t stage s runs batch t - s, which it takes from the stage before and gives to the
+ * next, and writes the rows of its own sites. Ranks meet after as many ticks as a round has
+ * batches; no stage waits there for others to catch up, and a round is done when the last stage
+ * has it, some meetings later. Alone a rank has one batch a round. */
 #include "harvest.h"
 
 #include <math.h>
@@ -17,17 +23,29 @@ typedef struct worker {
 /* One rank's part of a harvest. */
 typedef struct crew {
     harvest *h;
-    size_t threads, units;            // units: of a round, per rank
+    size_t threads, units;            // units: of a round, per group
+    size_t batch, batches, rounds;    // windows of a batch, batches of a round
     worker *workers;                  // [threads]
-    char *stored[HARVEST_MOST_SITES]; // [units * HARVEST_UNIT * context, its width] in the file's
-                                      // type
+    char *stored[HARVEST_MOST_SITES]; // [units * HARVEST_UNIT * context, width] of own sites, in
+                                      // the file's type
     double *nll;                      // [units * HARVEST_UNIT] summed over the window
     uint32_t *scored;                 // [units * HARVEST_UNIT]
-    double *squares;                  // [units * HARVEST_UNIT, sites]
-    size_t *mine;                     // [units] this round's units of this rank, ascending
+    double *squares;                  // [units * HARVEST_UNIT, own sites]
+    size_t *todo, n_todo;             // units that were not done at the start, ascending
+    const size_t *mine;               // [n_mine] this group's units of the round at hand, of todo
     size_t n_mine;
     df_carried failure; // at: the window
+    df_status status;   // how this rank's work went
+    bool good;          // and that of those before it
 } crew;
+
+/* Windows of a round on their way through this stage: slots [first, end). in, out: their streams,
+ * slot by slot; NULL at the ends of the line. */
+typedef struct batch {
+    size_t first, end;
+    const float *in;
+    float *out;
+} batch;
 
 /* ---- memory --------------------------------------------------------------------------------- */
 
@@ -36,22 +54,41 @@ static size_t thread_count(void) {
 }
 
 // Enough windows in a round for each thread to take two or more.
-static size_t units_per_round(void) {
-    return (2 * thread_count() + HARVEST_UNIT - 1) / HARVEST_UNIT;
+static size_t units_per_round(const harvest *h) {
+    return (2 * h->pipe.threads + HARVEST_UNIT - 1) / HARVEST_UNIT;
 }
 
-size_t df_harvest_columns(const harvest *h, size_t s) {
-    size_t columns = 0;
-    for (size_t i = 0; i < s; i++) columns += h->width[i];
-    return columns;
+// The last rank of a group has the losses.
+static bool is_last_stage(const harvest *h) {
+    return h->pipe.stage + 1 == h->pipe.stages;
 }
 
-uint64_t df_harvest_bytes(const harvest *h) {
-    uint64_t context = h->how.context, windows = units_per_round() * HARVEST_UNIT;
-    uint64_t numbers = context * df_harvest_columns(h, h->sites);
-    uint64_t thread = df_forward_bytes(&h->shape, h->how.context, h->site, h->sites) +
+static uint64_t line_bytes(const harvest *h, df_model_part part) {
+    int stages = (int)h->pipe.stages, last = stages - 1;
+    bool end = part.first + part.count == h->shape.layers;
+    size_t block = h->pipe.threads * df_pipeline_numbers(h) * sizeof(float);
+    return df_line_bytes(stages, part.first == 0 ? 0 : end ? last : 1, block);
+}
+
+uint64_t df_harvest_bytes(const harvest *h, df_model_part part) {
+    uint64_t context = h->how.context, windows = units_per_round(h) * HARVEST_UNIT;
+    part_sites own;
+    df_harvest_sites(h, part, &own);
+    uint64_t numbers = context * own.columns;
+    uint64_t thread = df_forward_part_bytes(&h->shape, part, h->how.context, own.name, own.n) +
                       numbers * sizeof(float) + context * sizeof(double);
-    return thread_count() * thread + windows * numbers * df_type_bytes(h->type);
+    return thread_count() * thread + windows * numbers * df_type_bytes(h->type) +
+           line_bytes(h, part);
+}
+
+static df_status list_todo(crew *c) {
+    const unit_table *t = &c->h->table;
+    DF_TRY(DF_NEW(c->todo, t->units));
+    for (size_t u = 0; u < t->units; u++)
+        if (!t->done[u]) c->todo[c->n_todo++] = u;
+    size_t round = c->h->pipe.groups * c->units;
+    c->rounds = (c->n_todo + round - 1) / round;
+    return DF_OK;
 }
 
 static df_status hire(crew *c) {
@@ -60,18 +97,19 @@ static df_status hire(crew *c) {
     DF_TRY(DF_NEW(c->workers, c->threads));
     for (size_t i = 0; i < c->threads; i++) {
         worker *w = &c->workers[i];
-        DF_TRY(df_forward_open(h->model, context, h->site, h->sites, &w->forward));
-        DF_TRY(DF_NEW(w->rows, context * df_harvest_columns(h, h->sites)));
+        DF_TRY(df_forward_open(h->model, context, h->own.name, h->own.n, &w->forward));
+        DF_TRY(DF_NEW(w->rows, context * h->own.columns));
         DF_TRY(DF_NEW(w->nll, context));
     }
-    for (size_t s = 0; s < h->sites; s++) {
-        c->stored[s] = df_alloc(windows * context * h->width[s], df_type_bytes(h->type));
-        if (c->stored[s] == NULL) return DF_FAILED;
+    for (size_t i = 0; i < h->own.n; i++) {
+        size_t width = h->width[h->own.index[i]];
+        c->stored[i] = df_alloc(windows * context * width, df_type_bytes(h->type));
+        if (c->stored[i] == NULL) return DF_FAILED;
     }
     DF_TRY(DF_NEW(c->nll, windows));
     DF_TRY(DF_NEW(c->scored, windows));
-    DF_TRY(DF_NEW(c->squares, windows * h->sites));
-    return DF_NEW(c->mine, c->units);
+    DF_TRY(DF_NEW(c->squares, windows * h->own.n));
+    return list_todo(c);
 }
 
 static void dismiss(crew *c) {
@@ -80,12 +118,12 @@ static void dismiss(crew *c) {
         df_free(c->workers[i].rows);
         df_free(c->workers[i].nll);
     }
-    for (size_t s = 0; s < c->h->sites; s++) df_free(c->stored[s]);
+    for (size_t i = 0; i < c->h->own.n; i++) df_free(c->stored[i]);
     df_free(c->workers);
     df_free(c->nll);
     df_free(c->scored);
     df_free(c->squares);
-    df_free(c->mine);
+    df_free(c->todo);
 }
 
 /* ---- one window ----------------------------------------------------------------------------- */
@@ -122,15 +160,15 @@ static df_status store_rows(const crew *c, const worker *w, size_t window, size_
              first = h->text.window[window];
     size_t n = h->text.window[window + 1] - first,
            base = slot / HARVEST_UNIT * HARVEST_UNIT * h->how.context;
-    for (size_t s = 0; s < h->sites; s++) {
-        size_t width = h->width[s];
-        float *rows = w->rows + h->how.context * df_harvest_columns(h, s);
-        void *stored = c->stored[s] + (base + (first - begin)) * width * df_type_bytes(h->type);
+    for (size_t i = 0; i < h->own.n; i++) {
+        size_t site = h->own.index[i], width = h->width[site];
+        float *rows = w->rows + h->how.context * h->own.before[i];
+        void *stored = c->stored[i] + (base + (first - begin)) * width * df_type_bytes(h->type);
         df_from_f32(h->type, rows, stored, n * width);
         df_to_f32(h->type, stored, rows, n * width);
         double squares = sum_squares(rows, n, width);
-        if (!isfinite(squares)) return refuse_rows(h, window, s, rows);
-        c->squares[slot * h->sites + s] = squares;
+        if (!isfinite(squares)) return refuse_rows(h, window, site, rows);
+        c->squares[slot * h->own.n + i] = squares;
     }
     return DF_OK;
 }
@@ -149,15 +187,27 @@ static void sum_loss(const crew *c, const worker *w, size_t window, size_t slot)
     }
 }
 
-static df_status run_window(const crew *c, const worker *w, size_t window, size_t slot) {
+// The window through this stage's blocks.
+static df_status pass_window(const crew *c, const worker *w, const batch *b, size_t window,
+                             size_t slot) {
     const harvest *h = c->h;
     float *out[HARVEST_MOST_SITES];
-    for (size_t s = 0; s < h->sites; s++)
-        out[s] = w->rows + h->how.context * df_harvest_columns(h, s);
+    size_t numbers = df_pipeline_numbers(h), at = (slot - b->first) * numbers;
+    for (size_t i = 0; i < h->own.n; i++) out[i] = w->rows + h->how.context * h->own.before[i];
     uint64_t first = h->text.window[window], n = h->text.window[window + 1] - first;
+    float *stream = df_forward_stream(w->forward);
+    if (b->in != NULL) memcpy(stream, b->in + at, numbers * sizeof *stream);
     DF_TRY(df_forward_run(w->forward, h->text.tokens + first, n, out, NULL));
-    DF_TRY(df_forward_nll(w->forward, w->nll));
+    if (b->out != NULL) memcpy(b->out + at, stream, numbers * sizeof *stream);
+    return is_last_stage(h) ? df_forward_nll(w->forward, w->nll) : DF_OK;
+}
+
+static df_status run_window(const crew *c, const worker *w, const batch *b, size_t window,
+                            size_t slot) {
+    const harvest *h = c->h;
+    DF_TRY(pass_window(c, w, b, window, slot));
     DF_TRY(store_rows(c, w, window, slot));
+    if (!is_last_stage(h)) return DF_OK;
     sum_loss(c, w, window, slot);
     if (isfinite(c->nll[slot])) return DF_OK;
     return df_fail(DF_BAD_INPUT,
@@ -166,55 +216,58 @@ static df_status run_window(const crew *c, const worker *w, size_t window, size_
                    h->name, h->model_path, c->nll[slot], window);
 }
 
-/* ---- one round ------------------------------------------------------------------------------ */
+/* ---- one batch ------------------------------------------------------------------------------ */
 
-// The round's next units that are not done, `units` for each rank in turn; returns how many there
-// are in all.
-static size_t deal(crew *c, size_t *next) {
-    int size = df_comm_size(c->h->run->world), rank = df_comm_rank(c->h->run->world);
-    size_t dealt = 0;
-    c->n_mine = 0;
-    for (; *next < c->h->table.units && dealt < c->units * (size_t)size; (*next)++) {
-        if (c->h->table.done[*next]) continue;
-        if (dealt / c->units == (size_t)rank) c->mine[c->n_mine++] = *next;
-        dealt++;
-    }
-    return dealt;
+// The round's units: `units` of those to do for each group in turn.
+static void begin_round(crew *c, size_t round) {
+    size_t first = (round * c->h->pipe.groups + c->h->pipe.group) * c->units;
+    size_t left = first < c->n_todo ? c->n_todo - first : 0;
+    c->mine = c->todo + (left > 0 ? first : 0);
+    c->n_mine = left < c->units ? left : c->units;
 }
 
-static df_status compute(crew *c) {
+// False where the round has no window for this slot: there is none behind it either.
+static bool find_window(const crew *c, size_t slot, size_t *window) {
+    if (slot / HARVEST_UNIT >= c->n_mine) return false;
+    *window = c->mine[slot / HARVEST_UNIT] * HARVEST_UNIT + slot % HARVEST_UNIT;
+    return *window < c->h->text.windows;
+}
+
+static df_status compute(crew *c, const batch *b) {
     df_timer_start("forward");
 #pragma omp parallel for schedule(dynamic, 1) num_threads((int)c->threads)
-    for (size_t slot = 0; slot < c->n_mine * HARVEST_UNIT; slot++) {
-        size_t window = c->mine[slot / HARVEST_UNIT] * HARVEST_UNIT + slot % HARVEST_UNIT;
-        if (window >= c->h->text.windows) continue;
-        df_status status = run_window(c, &c->workers[omp_get_thread_num()], window, slot);
+    for (size_t slot = b->first; slot < b->end; slot++) {
+        size_t window;
+        if (!find_window(c, slot, &window)) continue;
+        df_status status = run_window(c, &c->workers[omp_get_thread_num()], b, window, slot);
         if (status != DF_OK) df_carry(&c->failure, status, window);
     }
     df_timer_stop("forward");
     return df_carried_raise(&c->failure);
 }
 
-// Writes unit i of this round, and its sums into the table.
+// Writes this rank's part of unit i of the round, and its sums into the table.
 static df_status write_unit(crew *c, size_t i) {
     harvest *h = c->h;
     size_t unit = c->mine[i], first = unit * HARVEST_UNIT, slot = i * HARVEST_UNIT;
     size_t n = h->text.windows - first < HARVEST_UNIT ? h->text.windows - first : HARVEST_UNIT;
     uint64_t row = h->text.window[first], rows = h->text.window[first + n] - row;
     double *sums = h->table.sums + unit * h->table.columns;
-    for (size_t s = 0; s < h->sites; s++)
-        DF_TRY(df_file_write(h->file, DF_ACTS_SITE + (int)s, row, rows,
-                             c->stored[s] +
-                                 slot * h->how.context * h->width[s] * df_type_bytes(h->type)));
-    DF_TRY(df_file_write(h->file, DF_ACTS_SITE + (int)h->sites, first, n, c->nll + slot));
-    DF_TRY(df_file_write(h->file, DF_ACTS_SITE + (int)h->sites + 1, first, n, c->scored + slot));
     memset(sums, 0, h->table.columns * sizeof *sums);
     for (size_t w = slot; w < slot + n; w++) {
         sums[0] += c->nll[w];
         sums[1] += c->scored[w];
-        for (size_t s = 0; s < h->sites; s++) sums[2 + s] += c->squares[w * h->sites + s];
+        for (size_t s = 0; s < h->own.n; s++)
+            sums[2 + h->own.index[s]] += c->squares[w * h->own.n + s];
     }
-    return DF_OK;
+    for (size_t s = 0; s < h->own.n; s++) {
+        size_t site = h->own.index[s], bytes = h->width[site] * df_type_bytes(h->type);
+        DF_TRY(df_file_write(h->file, DF_ACTS_SITE + (int)site, row, rows,
+                             c->stored[s] + slot * h->how.context * bytes));
+    }
+    if (!is_last_stage(h)) return DF_OK;
+    DF_TRY(df_file_write(h->file, DF_ACTS_SITE + (int)h->sites, first, n, c->nll + slot));
+    return df_file_write(h->file, DF_ACTS_SITE + (int)h->sites + 1, first, n, c->scored + slot);
 }
 
 static df_status write_round(crew *c) {
@@ -225,38 +278,69 @@ static df_status write_round(crew *c) {
     return status;
 }
 
-// Every rank learns the sums of the round's units. Each unit is one rank's: the others add zero
+// Bytes of the batch's streams.
+static size_t stream_bytes(const crew *c, const batch *b) {
+    size_t windows = 0, window;
+    while (b->first + windows < b->end && find_window(c, b->first + windows, &window)) windows++;
+    return windows * df_pipeline_numbers(c->h) * sizeof(float);
+}
+
+// Whatever has failed, a block is taken and one is given, so that no rank waits in vain.
+static void run_batch(crew *c, size_t number) {
+    df_line *line = c->h->pipe.line;
+    size_t slots = c->units * HARVEST_UNIT, first = number % c->batches * c->batch;
+    batch b = {first, first + c->batch < slots ? first + c->batch : slots, NULL, NULL};
+    const void *in;
+    if (first == 0) begin_round(c, number / c->batches);
+    df_timer_start("wait");
+    c->good = df_line_take(line, &in) && c->good;
+    b.in = in;
+    b.out = df_line_room(line);
+    df_timer_stop("wait");
+    if (c->good) c->status = compute(c, &b);
+    c->good = c->good && c->status == DF_OK;
+    df_line_give(line, stream_bytes(c, &b), c->good);
+    if (c->good && b.end == slots) c->status = write_round(c);
+    c->good = c->good && c->status == DF_OK;
+}
+
+/* ---- between rounds ------------------------------------------------------------------------- */
+
+static uint64_t rows_of(const harvest *h, size_t unit) {
+    size_t first = unit * HARVEST_UNIT, end = first + HARVEST_UNIT;
+    return h->text.window[end < h->text.windows ? end : h->text.windows] - h->text.window[first];
+}
+
+// The round's units, of all groups: places of c->todo.
+static df_range units_of(const crew *c, size_t round) {
+    size_t most = c->h->pipe.groups * c->units, first = round * most, left = c->n_todo - first;
+    return (df_range){first, left < most ? left : most};
+}
+
+// Every rank learns the sums of the round's units. Each number is one rank's: the others add zero
 // bits.
-static df_status share_round(crew *c, size_t first, size_t end) {
+// *rows grows by those of the round.
+static df_status share_round(crew *c, size_t round, uint64_t *rows) {
     unit_table *t = &c->h->table;
-    size_t fresh = 0, n = 0;
-    for (size_t u = first; u < end; u++) fresh += !t->done[u];
+    df_range fresh = units_of(c, round);
     uint64_t *bits;
-    DF_TRY(df_agree(c->h->run->world, DF_NEW(bits, fresh * t->columns)));
-    for (size_t u = first, mine = 0; u < end; u++) {
-        if (t->done[u]) continue;
-        bool own = mine < c->n_mine && c->mine[mine] == u;
-        if (own) memcpy(bits + n * t->columns, t->sums + u * t->columns, t->columns * sizeof *bits);
-        mine += own;
-        n++;
-    }
-    df_sum_u64(c->h->run->world, bits, fresh * t->columns);
-    n = 0;
-    for (size_t u = first; u < end; u++) {
-        if (t->done[u]) continue;
-        memcpy(t->sums + u * t->columns, bits + n++ * t->columns, t->columns * sizeof *bits);
-        t->done[u] = 1;
+    DF_TRY(df_agree(c->h->run->world, DF_NEW(bits, fresh.count * t->columns)));
+    for (size_t i = 0; i < fresh.count; i++)
+        if (i / c->units == c->h->pipe.group)
+            memcpy(bits + i * t->columns, t->sums + c->todo[fresh.first + i] * t->columns,
+                   t->columns * sizeof *bits);
+    df_sum_u64(c->h->run->world, bits, fresh.count * t->columns);
+    for (size_t i = 0; i < fresh.count; i++) {
+        size_t unit = c->todo[fresh.first + i];
+        memcpy(t->sums + unit * t->columns, bits + i * t->columns, t->columns * sizeof *bits);
+        t->done[unit] = 1;
+        *rows += rows_of(c->h, unit);
     }
     df_free(bits);
     return DF_OK;
 }
 
 /* ---- all rounds ----------------------------------------------------------------------------- */
-
-static uint64_t rows_of(const harvest *h, size_t unit) {
-    size_t first = unit * HARVEST_UNIT, end = first + HARVEST_UNIT;
-    return h->text.window[end < h->text.windows ? end : h->text.windows] - h->text.window[first];
-}
 
 static uint64_t rows_done(const harvest *h) {
     uint64_t rows = 0;
@@ -279,23 +363,30 @@ static df_status stop_here(harvest *h) {
                    h->name);
 }
 
+// As many ticks as a round has batches, then all meet.
+static df_status run_step(crew *c, size_t step) {
+    for (size_t i = 0; i < c->batches; i++) {
+        size_t tick = step * c->batches + i, stage = c->h->pipe.stage;
+        if (tick >= stage && tick - stage < c->rounds * c->batches) run_batch(c, tick - stage);
+    }
+    df_timer_start("wait");
+    df_status status = df_file_agree(c->h->file, c->status);
+    df_timer_stop("wait");
+    return status;
+}
+
 static df_status run_rounds(crew *c) {
     harvest *h = c->h;
     df_progress progress;
     double last = df_now();
-    size_t next = 0, first = 0;
     uint64_t rows = rows_done(h);
+    // Steps until a round has reached the last stage.
+    size_t behind = (h->pipe.stages - 1 + c->batches - 1) / c->batches;
     df_progress_start(&progress, h->name, "tokens", rows, h->text.rows);
-    while (deal(c, &next) > 0) {
-        df_status status = compute(c);
-        if (status == DF_OK) status = write_round(c);
-        df_timer_start("wait");
-        status = df_file_agree(h->file, status);
-        df_timer_stop("wait");
-        DF_TRY(status);
-        for (size_t u = first; u < next; u++) rows += h->table.done[u] ? 0 : rows_of(h, u);
-        DF_TRY(share_round(c, first, next));
-        first = next;
+    for (size_t step = 0; c->rounds > 0 && step < c->rounds + behind; step++) {
+        DF_TRY(run_step(c, step));
+        if (step < behind) continue;
+        DF_TRY(share_round(c, step - behind, &rows));
         df_progress_at(&progress, rows, NULL);
         if (rows < h->text.rows && df_stop_requested(h->run->world)) return stop_here(h);
         if (rows < h->text.rows && is_due(h, &last)) DF_TRY(df_units_save(h));
@@ -305,7 +396,10 @@ static df_status run_rounds(crew *c) {
 }
 
 df_status df_harvest_units(harvest *h) {
-    crew c = {.h = h, .threads = thread_count(), .units = units_per_round()};
+    crew c = {.h = h, .threads = thread_count(), .units = units_per_round(h), .good = true};
+    size_t slots = c.units * HARVEST_UNIT;
+    c.batch = h->pipe.stages > 1 ? h->pipe.threads : slots;
+    c.batches = (slots + c.batch - 1) / c.batch;
     df_status status = df_agree(h->run->world, hire(&c));
     if (status == DF_OK) status = run_rounds(&c);
     dismiss(&c);

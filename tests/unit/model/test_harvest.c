@@ -1,75 +1,8 @@
 /* The harvest stage: the same file whatever the ranks and threads, resumed or not; its contents
  * against the forward pass. */
-#define DF_TEST_MPI
-#include "df_test.h"
+#include "harvest_run.h"
 
-#include "harvest.h"
-#include <omp.h>
 #include <unistd.h>
-
-static df_comm *world;
-static const char *folder;
-
-static const char job_text[] =
-    "models:\n"
-    "  a: {name: base, path: " DF_SOURCE_DIR "/jobs/quickstart/base}\n"
-    "text: {file: " DF_SOURCE_DIR "/jobs/quickstart/text.jsonl, max_documents: 90}\n"
-    "site: blocks.3.hook_resid_post\n"
-    "harvest: {context: 16, interval: 0}\n";
-
-/* What other stages say of the sites to harvest. */
-static const df_option elsewhere[] = {
-    {.key = "train.source", .type = DF_OPT_TEXT, .fallback = "activations"},
-    {.key = "train.kind", .type = DF_OPT_TEXT, .fallback = "auto"},
-    {.key = "train.model", .type = DF_OPT_TEXT, .optional = true},
-    {.key = "train.site", .type = DF_OPT_TEXT, .optional = true},
-    {.key = "train.input", .type = DF_OPT_LIST, .optional = true},
-    {.key = "train.output", .type = DF_OPT_LIST, .optional = true},
-};
-
-/* Runs the stage on `comm` with its output under folder/NAME; `set` may be NULL. */
-static df_status run_stage(df_comm *comm, const char *name, const char *set, int threads) {
-    df_option options[64];
-    size_t n = 0;
-    for (size_t i = 0; i < df_n_shared_options; i++) options[n++] = df_shared_options[i];
-    for (size_t i = 0; i < df_stage_harvest.n_options; i++)
-        options[n++] = df_stage_harvest.options[i];
-    for (size_t i = 0; i < sizeof elsewhere / sizeof *elsewhere; i++) options[n++] = elsewhere[i];
-    char *out = df_format("out=%s/%s", folder, name);
-    const char *const sets[] = {out, set};
-    df_run run = {.world = comm,
-                  .provenance = {.command = "test",
-                                 .hosts = "here",
-                                 .kernel_path = "test",
-                                 .volatile_options = "",
-                                 .commit = "none",
-                                 .build = "test",
-                                 .ranks = df_comm_size(comm),
-                                 .threads = threads}};
-    df_job *job = NULL;
-    omp_set_num_threads(threads);
-    df_status status = df_job_parse("test.yaml", job_text, sizeof job_text - 1, options, n, sets,
-                                    set != NULL ? 2 : 1, &job);
-    if (status == DF_OK) status = df_make_folder(out + 4);
-    status = df_agree(comm, status);
-    run.job = job;
-    if (status == DF_OK) status = df_stage_harvest.run(&run);
-    df_job_free(job);
-    df_free(out);
-    return status;
-}
-
-static char *acts_path(const char *name) {
-    return df_format("%s/%s/base.acts.h5", folder, name);
-}
-
-static uint64_t digest(const char *name) {
-    char *path = acts_path(name);
-    uint64_t hash = 0;
-    if (df_digest(path, &hash) != DF_OK) hash = 0;
-    df_free(path);
-    return hash;
-}
 
 // Rank 0 alone, one thread: what every other way must give.
 static void test_alone(void **state) {
@@ -409,25 +342,6 @@ static void test_refusals(void **state) {
         world, fails("text.file=/nonexistent/text.jsonl", DF_BAD_INPUT, "/nonexistent/text.jsonl"));
 }
 
-// The pocket model with one BF16 number made NaN, at `place` of the way through its weights.
-static df_status spoil_model(const char *to, double place) {
-    static const char *const names[] = {"config.json", "tokenizer.json", "model.safetensors"};
-    DF_TRY(df_make_folder(to));
-    for (size_t i = 0; i < 3; i++) {
-        char *from = df_format(DF_SOURCE_DIR "/jobs/quickstart/base/%s", names[i]),
-             *path = df_format("%s/%s", to, names[i]), *bytes;
-        size_t n;
-        DF_TRY(df_read_file(from, &bytes, &n));
-        size_t at = n - 2 - (size_t)((1.0 - place) * (double)n) / 2 * 2;
-        if (i == 2) memcpy(bytes + at, "\xc0\x7f", 2);
-        DF_TRY(df_write_file(path, bytes, n));
-        df_free(from);
-        df_free(path);
-        df_free(bytes);
-    }
-    return DF_OK;
-}
-
 static void test_not_finite(void **state) {
     (void)state;
     char *model = df_format("%s/spoilt", folder), *set = df_format("models.a.path=%s", model);
@@ -442,14 +356,7 @@ static void test_not_finite(void **state) {
 
 static int make_folder(void **state) {
     (void)state;
-    static char path[300];
-    char name[64];
-    snprintf(name, sizeof name, "harvest-%d", df_comm_size(world));
-    if (df_comm_rank(world) == 0) snprintf(path, sizeof path, "%s", df_test_folder(name));
-    df_broadcast(world, 0, path, sizeof path);
-    folder = path;
-    df_log_quiet(true);
-    return 0;
+    return harvest_folder("harvest");
 }
 
 static const struct CMUnitTest tests[] = {
