@@ -28,6 +28,12 @@ def _open(path, kind):
         raise NotComplete(f"{path} is {found or 'not a darkfield file'}, expected {kind}")
     if int(file.attrs.get("complete", 0)) != 1:
         raise NotComplete(f"{path} is not complete")
+    # HDF5 reads rows of a part that is missing as zeros: better to say so.
+    parts = file["parts"].attrs if "parts" in file else {}
+    for name in (_text(parts[key]) for key in sorted(parts) if key.startswith("name")):
+        part = os.path.join(os.path.dirname(path), name)
+        if not os.path.exists(part):
+            raise NotComplete(f"{part}, a part of {path}, does not exist")
     return file
 
 
@@ -46,11 +52,25 @@ def _floats(dataset, rows):
         start, stop, step = rows.indices(dataset.shape[0])
         if step != 1:
             raise ValueError("rows must be a slice with step 1")
+        if dataset.is_virtual:
+            return _floats_in_parts(dataset, start, stop)
         with open(dataset.file.filename, "rb") as f:
             f.seek(dataset.id.get_offset() + start * raw[0:1].nbytes)
             f.readinto(raw)
         return (raw.astype(np.uint32) << 16).view(np.float32)
     return np.asarray(dataset[rows], np.float32)
+
+
+def _floats_in_parts(dataset, start, stop):
+    """Rows [start, stop) of a dataset whose rows stand in files of their own."""
+    pieces = [np.empty((0,) + dataset.shape[1:], np.float32)]
+    for source in sorted(dataset.virtual_sources(), key=lambda s: s.vspace.get_select_bounds()[0][0]):
+        (first, *_), (last, *_) = source.vspace.get_select_bounds()
+        low, high = max(start, first), min(stop, last + 1)
+        if low < high:
+            with h5py.File(os.path.join(os.path.dirname(dataset.file.filename), source.file_name), "r") as part:
+                pieces.append(_floats(part[source.dset_name], slice(low - first, high - first)))
+    return np.concatenate(pieces)
 
 
 class Results:

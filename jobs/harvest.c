@@ -60,6 +60,13 @@ static const df_option options[] = {
      .max = 1 << 30,
      .is_volatile = true,
      .help = "most memory of a rank for text, its blocks and its work; 0: no limit"},
+    {.key = "harvest.file_size",
+     .type = DF_OPT_TEXT,
+     .optional = true,
+     .is_volatile = true,
+     .help = "largest size of a file, e.g. 64GB: rows beyond it go on in NAME.001.acts.h5, ..., "
+             "and NAME.acts.h5 is a small index that is read as if it held them all; one file when "
+             "not given"},
     {.key = "harvest.interval",
      .type = DF_OPT_REAL,
      .fallback = "30",
@@ -225,6 +232,7 @@ static df_status create_output(harvest *h) {
     }
     DF_TRY(df_file_create(h->run->world, h->path, FORMAT, &h->file));
     DF_TRY(declare(h, width, layer));
+    DF_TRY(df_harvest_split(h));
     return df_file_ready(h->file);
 }
 
@@ -318,11 +326,12 @@ static df_status fill(harvest *h) {
     return finish_output(h);
 }
 
-static void print_plan(const harvest *h) {
+static df_status print_plan(const harvest *h) {
     const df_model_shape *s = &h->shape;
-    uint64_t disk = h->text.rows * (df_harvest_columns(h, h->sites) * df_type_bytes(h->type) +
-                                    2 * sizeof(uint32_t));
-    uint64_t memory = 0;
+    uint64_t disk = h->text.rows * df_harvest_row_bytes(h), memory = 0, *cut = NULL;
+    size_t parts;
+    DF_TRY(df_harvest_cuts(h, &cut, &parts));
+    df_free(cut);
     for (size_t i = 0; i < h->pipe.stages; i++) {
         uint64_t bytes = df_pipeline_bytes(h, h->pipe.part[i]);
         if (bytes > memory) memory = bytes;
@@ -333,8 +342,10 @@ static void print_plan(const harvest *h) {
     df_info("  text: %llu documents, %llu tokens in %llu windows of %zu",
             (unsigned long long)h->text.documents, (unsigned long long)h->text.rows,
             (unsigned long long)h->text.windows, h->how.context);
+    if (parts > 1) df_info("  rows in %zu files beside %s, their index", parts, h->path);
     df_pipeline_print(h);
     df_print_plan(h->path, (df_need){memory, disk});
+    return DF_OK;
 }
 
 // Text and hashes; the corpus and the tokenizer are closed again before the model is opened.
@@ -369,7 +380,7 @@ static df_status harvest_model(harvest *h) {
     DF_TRY(prepare(h, &current));
     if (current) return DF_OK;
     DF_TRY(df_pipeline_place(h));
-    print_plan(h);
+    DF_TRY(df_agree(h->run->world, print_plan(h)));
     return h->run->dry_run ? DF_OK : fill(h);
 }
 

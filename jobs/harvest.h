@@ -1,7 +1,7 @@
 /* harvest.h: the parts of the harvest stage. harvest.c holds the stage, harvest_tokens.c turns the
  * corpus into windows of tokens, harvest_pipeline.c spreads a model over ranks, harvest_units.c
  * runs the windows, harvest_progress.c remembers what a killed run had finished,
- * harvest_precision.c chooses the arithmetic. */
+ * harvest_precision.c chooses the arithmetic, harvest_parts.c cuts large outputs. */
 #ifndef DARKFIELD_HARVEST_H
 #define DARKFIELD_HARVEST_H
 
@@ -133,6 +133,15 @@ size_t df_pipeline_numbers(const harvest *h);
 /* harvest_precision.c. Collective: makes the model multiply in bf16 where the job says so, and
  * fills h->deviation. */
 df_status df_harvest_precision(harvest *h) DF_MUST_CHECK;
+
+/* ---- files in parts -------------------------------------------------------------------------- */
+
+uint64_t df_harvest_row_bytes(const harvest *h); /* of one row of all sites, with its token */
+/* The first rows of the files, cut [parts + 1] in new memory; NULL and 1 when all rows go to one.
+ * Not collective. */
+df_status df_harvest_cuts(const harvest *h, uint64_t **cut, size_t *parts) DF_MUST_CHECK;
+/* Collective: cuts the declared output. */
+df_status df_harvest_split(harvest *h) DF_MUST_CHECK;
 
 /* ---- progress ------------------------------------------------------------------------------- */
 

@@ -125,9 +125,11 @@ size_t df_warnings(void);
 void df_warnings_repeat(
     void); /* for the summary: the count and the first 20 texts; nothing when there were none */
 
-double df_now(void);                                     /* seconds, monotonic */
-void df_iso_time(char out[static 32]);                   /* 2026-11-23T09:40:37+00:00 */
-void df_human_bytes(double bytes, char out[static 16]);  /* "1.5 GiB" */
+double df_now(void);                                    /* seconds, monotonic */
+void df_iso_time(char out[static 32]);                  /* 2026-11-23T09:40:37+00:00 */
+void df_human_bytes(double bytes, char out[static 16]); /* "1.5 GiB" */
+/* "64GB" (powers of 1000), "1.5 GiB" (of 1024), "512" (bytes); false when it is no size. */
+bool df_parse_bytes(const char *text, uint64_t *out);
 void df_human_time(double seconds, char out[static 16]); /* "2 m 03 s" */
 
 /* One progress display: a bar rewritten in place on a terminal, one line per interval in a log

@@ -72,6 +72,20 @@ df_status df_file_real(df_file *file, const char *where, const char *name,
  * be given them again. */
 df_status df_file_set_real(df_file *file, const char *where, const char *name,
                            double value) DF_MUST_CHECK;
+/* Cuts the rows of some datasets into files of their own, parts of a size to be moved about:
+ * "x.acts.h5" names "x.000.acts.h5", "x.001.acts.h5", ... Each has, under the same paths, rows
+ * [cut[p], cut[p + 1]); the file keeps a virtual dataset over them, so that HDF5 reads it like any
+ * other, and lists them in the attributes of /parts: name0, rows0, hash0 (content), ... Everything
+ * here, readers and df_check take it for one file: the same digest, rows by pread. A part that is
+ * missing, exchanged or damaged is DF_BAD_INPUT naming it. After the declarations, before
+ * df_file_ready. Collective. */
+typedef struct df_split {
+    const int *id; /* [n] datasets, all of cut[parts] rows */
+    size_t n;
+    const uint64_t *cut; /* [parts + 1], ascending from 0 */
+    size_t parts;
+} df_split;
+df_status df_file_split(df_file *file, const df_split *how) DF_MUST_CHECK;
 df_status df_file_ready(df_file *file) DF_MUST_CHECK; /* collective */
 
 /* Not collective: rows [first, first + count) of dataset `id`, packed, in the file's element type.
@@ -158,7 +172,7 @@ df_status df_reader_real(const df_reader *reader, const char *where, const char 
  * caller. */
 df_status df_reader_list(const df_reader *reader, const char *group, char ***names,
                          size_t *n) DF_MUST_CHECK;
-/* Byte offset of a contiguous dataset, for prefetchers. */
+/* Byte offset of a contiguous dataset, for prefetchers; DF_BAD_INPUT of one in parts. */
 df_status df_reader_offset(const df_reader *reader, const char *dataset,
                            uint64_t *out) DF_MUST_CHECK;
 

@@ -1,7 +1,9 @@
 /* Time, and numbers written for people. */
 #include "darkfield/base.h"
 
+#include <ctype.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -37,6 +39,24 @@ void df_human_bytes(double bytes, char out[static 16]) {
         unit++;
     }
     snprintf(out, OUT_BYTES, "%.1f %s", value, units[unit]);
+}
+
+bool df_parse_bytes(const char *text, uint64_t *out) {
+    static const char prefixes[] = "KMGTP";
+    char *end = NULL;
+    double value = strtod(text, &end);
+    if (end == text || text[0] < '0' || text[0] > '9') return false;
+    while (*end == ' ') end++;
+    const char *prefix = *end != '\0' ? strchr(prefixes, toupper((unsigned char)*end)) : NULL;
+    if (prefix != NULL) {
+        bool binary = end[1] == 'i';
+        value *= pow(binary ? 1024 : 1000, (double)(prefix - prefixes + 1));
+        end += 1 + binary;
+    }
+    if (*end == 'B') end++;
+    if (*end != '\0' || !(value >= 0 && value < 0x1p63)) return false;
+    *out = (uint64_t)value;
+    return true;
 }
 
 void df_human_time(double seconds, char out[static 16]) {

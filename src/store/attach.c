@@ -29,7 +29,11 @@ static df_status learn_datasets(df_file *file) {
             file->datasets[id->integer].path != NULL)
             return damaged(file, "a dataset has no valid id");
         store_object *mine = &file->datasets[id->integer];
-        *mine = (store_object){.is_dataset = true, .type = object->type, .dims = object->dims};
+        *mine = (store_object){.is_dataset = true,
+                               .type = object->type,
+                               .dims = object->dims,
+                               .split = object->split,
+                               .shift = object->shift};
         memcpy(mine->shape, object->shape, sizeof mine->shape);
         mine->path = df_strdup(object->path);
         if (mine->path == NULL) return DF_FAILED;

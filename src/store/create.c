@@ -26,7 +26,7 @@ uint64_t store_planned_bytes(const df_file *file) {
     uint64_t bytes = METADATA_BASE + store_seal_bytes(file->n_datasets);
     for (size_t i = 0; i < file->n_datasets; i++) {
         const store_object *object = &file->datasets[i];
-        bytes = saturating(bytes, object->bytes);
+        if (!object->split) bytes = saturating(bytes, object->bytes);
         bytes = saturating(bytes, 8 * object->blocks + 2 * ALIGNMENT + 2 * METADATA_EACH);
     }
     for (size_t i = 0; i < file->n_attributes; i++)
@@ -124,11 +124,13 @@ static hid_t dataset_properties(void) {
     return list;
 }
 
-static df_status make_dataset(hid_t file, const char *path, const store_object *object) {
+static df_status make_dataset(hid_t file, const char *path, const store_object *object,
+                              const store_split *split) {
     DF_TRY(make_groups(file, path));
     hsize_t shape[DF_MAX_DIMS];
     for (int d = 0; d < object->dims; d++) shape[d] = object->shape[d];
-    hid_t type = store_h5_type(object->type), properties = dataset_properties();
+    hid_t type = store_h5_type(object->type);
+    hid_t properties = object->split ? store_split_properties(split, object) : dataset_properties();
     hid_t space = H5Screate_simple(object->dims, shape, NULL);
     hid_t dataset = H5Dcreate2(file, path, type, space, H5P_DEFAULT, properties, H5P_DEFAULT);
     const char *reason = store_h5_reason();
@@ -145,7 +147,7 @@ static df_status make_checksums(hid_t file, const store_object *object) {
     store_object mirror = {.type = DF_U64, .dims = 1, .shape = {object->blocks}};
     char path[1024];
     snprintf(path, sizeof path, "%s%s", STORE_CHECKSUMS, object->path);
-    return make_dataset(file, path, &mirror);
+    return make_dataset(file, path, &mirror, NULL);
 }
 
 static df_status put_attribute(hid_t object, const store_declaration *what) {
@@ -192,7 +194,8 @@ static df_status make_ids(hid_t file, const df_file *declared) {
 static df_status make_everything(hid_t file, const df_file *declared) {
     DF_TRY(make_facts(file, declared));
     for (size_t i = 0; i < declared->n_datasets; i++)
-        DF_TRY(make_dataset(file, declared->datasets[i].path, &declared->datasets[i]));
+        DF_TRY(make_dataset(file, declared->datasets[i].path, &declared->datasets[i],
+                            &declared->split));
     for (size_t i = 0; i < declared->n_datasets; i++)
         DF_TRY(make_checksums(file, &declared->datasets[i]));
     DF_TRY(make_ids(file, declared));

@@ -34,7 +34,7 @@ uint64_t store_stored_digest(const df_reader *reader) {
     for (size_t i = 0; i < reader->table.n; i++) {
         const store_object *object = &reader->table.objects[i];
         if (store_under(object->path, STORE_PROVENANCE) ||
-            store_under(object->path, STORE_CHECKSUMS))
+            store_under(object->path, STORE_CHECKSUMS) || store_under(object->path, STORE_PARTS))
             continue;
         hash = mix_object(hash, object);
     }

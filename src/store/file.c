@@ -45,6 +45,8 @@ void store_file_free(df_file **file_pointer) {
     df_free(file->attributes);
     df_free(file->changes);
     df_free(file->at);
+    df_free(file->piece);
+    store_split_free(&file->split);
     store_table_free(&file->table);
     df_free(file->path);
     df_free(file->part);
@@ -120,6 +122,7 @@ void df_file_abandon(df_file **file_pointer, bool keep_part) {
     df_file *file = *file_pointer;
     if (file == NULL) return;
     df_barrier(file->comm); // nobody writes any more
+    store_pieces_abandon(file, keep_part);
     if (!keep_part && df_comm_rank(file->comm) == 0) unlink(file->part);
     df_barrier(file->comm);
     store_file_free(file_pointer);
@@ -139,7 +142,7 @@ df_status store_reserve_and_seal(const df_file *file) {
     uint64_t end = 0;
     for (size_t i = 0; i < file->table.n; i++) {
         const store_object *object = &file->table.objects[i];
-        if (object->bytes > 0 && object->offset + object->bytes > end)
+        if (!object->split && object->bytes > 0 && object->offset + object->bytes > end)
             end = object->offset + object->bytes;
     }
     off_t size = lseek(file->descriptor, 0, SEEK_END);
@@ -155,6 +158,7 @@ df_status df_file_ready(df_file *file) {
     DF_TRY(df_file_agree(file, file->ready ? df_fail(DF_FAILED, "%s is ready already", file->part)
                                            : DF_OK));
     DF_TRY(df_agree(file->comm, open_descriptor(file)));
+    DF_TRY(store_pieces_ready(file));
     DF_TRY_AS(store_create_objects(file), "creating %s", file->part);
     DF_TRY(df_agree(file->comm, store_attach(file)));
     DF_TRY(df_agree(file->comm, first ? store_reserve_and_seal(file) : DF_OK));
@@ -180,6 +184,7 @@ df_status df_file_read(const df_file *file, int id, uint64_t first, uint64_t cou
     const store_object *object = NULL;
     DF_TRY(find_rows(file, id, first, count, &object));
     if (count == 0 || object->row_bytes == 0) return DF_OK;
+    if (object->split) return store_pieces_read(file, object, (df_range){first, count}, data);
     DF_TRY_AS(store_pread(file->descriptor, file->part, data, count * object->row_bytes,
                           object->offset + first * object->row_bytes),
               "reading back %s", object->path);
@@ -191,6 +196,7 @@ static df_status write_rows(df_file *file, int id, uint64_t first, uint64_t coun
     const store_object *object = NULL;
     DF_TRY(find_rows(file, id, first, count, &object));
     if (count == 0 || object->row_bytes == 0) return DF_OK;
+    if (object->split) return store_pieces_write(file, object, (df_range){first, count}, data);
     DF_TRY_AS(store_pwrite(file->descriptor, file->part, data, count * object->row_bytes,
                            object->offset + first * object->row_bytes),
               "writing rows %llu to %llu of %s", (unsigned long long)first,
@@ -210,7 +216,9 @@ df_status df_file_agree(df_file *file, df_status mine) {
 }
 
 df_status df_file_sync(df_file *file) {
-    return df_file_agree(file, store_remember(file, store_fsync(file->descriptor, file->part)));
+    df_status status = store_fsync(file->descriptor, file->part);
+    if (status == DF_OK) status = store_pieces_sync(file);
+    return df_file_agree(file, store_remember(file, status));
 }
 
 /* ---- resume --------------------------------------------------------------------------------- */
@@ -239,8 +247,10 @@ df_status df_file_resume(df_comm *comm, const char *path, const char *format, df
     *out = NULL;
     DF_TRY(df_agree(comm, new_file(comm, path, format, &file)));
     df_status status = df_agree(comm, adopt(file));
+    if (status == DF_OK) status = store_pieces_resume(file);
     if (status != DF_OK) { // nothing usable there is an answer, not an error
         df_error_clear();
+        store_pieces_abandon(file, true);
         store_file_free(&file);
         return DF_OK;
     }
@@ -248,6 +258,6 @@ df_status df_file_resume(df_comm *comm, const char *path, const char *format, df
     if (status == DF_OK)
         *out = file;
     else
-        store_file_free(&file);
+        df_file_abandon(&file, true);
     return status;
 }

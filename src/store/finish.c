@@ -11,19 +11,31 @@
 
 /* ---- checksums ------------------------------------------------------------------------------ */
 
+uint64_t store_block_first(const store_object *object, size_t block) {
+    uint64_t first = block * object->block_rows;
+    return first > object->shift ? first - object->shift : 0;
+}
+
 uint64_t store_block_bytes(const store_object *object, size_t block) {
-    uint64_t first = block * object->block_rows, rows = object->shape[0] - first;
-    return (rows < object->block_rows ? rows : object->block_rows) * object->row_bytes;
+    uint64_t end = (block + 1) * object->block_rows - object->shift;
+    if (end > object->shape[0]) end = object->shape[0];
+    return (end - store_block_first(object, block)) * object->row_bytes;
 }
 
 df_status store_block_hash(int descriptor, const char *path, const store_object *object,
                            size_t block, void *scratch, uint64_t *out) {
     uint64_t bytes = store_block_bytes(object, block);
-    uint64_t offset = object->offset + block * object->block_rows * object->row_bytes;
+    uint64_t offset = object->offset + store_block_first(object, block) * object->row_bytes;
     DF_TRY_AS(store_pread(descriptor, path, scratch, bytes, offset), "reading block %zu of %s",
               block, object->path);
     *out = df_hash(scratch, bytes);
     return DF_OK;
+}
+
+static df_status hash_block(const df_file *file, const store_object *object, size_t block,
+                            void *scratch, uint64_t *out) {
+    if (object->split) return store_piece_hash(file, object, block, scratch, out);
+    return store_block_hash(file->descriptor, file->part, object, block, scratch, out);
 }
 
 // Hashes blocks [first, first + count) of one dataset and writes them to its mirror.
@@ -36,8 +48,7 @@ static df_status checksum_run(const df_file *file, size_t id, size_t first, size
     DF_GO(DF_NEW(hashes, count));
     DF_GO(DF_NEW(scratch, object->block_rows * object->row_bytes));
     for (size_t i = 0; i < count; i++)
-        DF_GO(
-            store_block_hash(file->descriptor, file->part, object, first + i, scratch, &hashes[i]));
+        DF_GO(hash_block(file, object, first + i, scratch, &hashes[i]));
     DF_GO(store_pwrite(file->descriptor, file->part, hashes, 8 * count,
                        store_table_find(&file->table, path)->offset + 8 * first));
 done:
@@ -88,20 +99,34 @@ static df_status complete_part(df_file *file) {
 }
 
 // HDF5 has answered "success" on a full disk before: the reader's own eyes decide.
-static df_status look_again(const df_file *file) {
+static df_status look_again(const df_file *file, uint64_t *hash) {
     df_reader *reader;
     DF_TRY(df_reader_open(file->part, file->format, &reader));
+    *hash = store_stored_digest(reader);
     df_reader_close(&reader);
     return DF_OK;
 }
 
-static df_status publish(df_file *file) {
+df_status store_complete(df_file *file, uint64_t *hash) {
     DF_TRY(complete_part(file));
-    DF_TRY_AS(look_again(file), "reading back %s", file->part);
+    DF_TRY_AS(look_again(file, hash), "reading back %s", file->part);
+    return DF_OK;
+}
+
+df_status store_rename(df_file *file) {
     if (rename(file->part, file->path) != 0)
         return df_fail(DF_FAILED, "cannot rename %s to %s: %s", file->part, file->path,
                        strerror(errno));
     return store_fsync_folder(file->path);
+}
+
+static df_status publish(df_file *file) {
+    uint64_t hash;
+    DF_TRY(store_pieces_publish(file));
+    DF_TRY(store_complete(file, &hash));
+    DF_TRY(store_rename(file));
+    store_pieces_clear(file);
+    return DF_OK;
 }
 
 static df_status end_provenance(df_file *file) {
@@ -116,6 +141,7 @@ static df_status end_provenance(df_file *file) {
 static df_status finish(df_file *file) {
     DF_TRY(df_file_agree(file, file->ready ? end_provenance(file)
                                            : df_fail(DF_FAILED, "%s is not ready", file->part)));
+    DF_TRY(store_pieces_checksums(file));
     DF_TRY(store_write_checksums(file));
     return df_agree(file->comm, df_comm_rank(file->comm) == 0 ? publish(file) : DF_OK);
 }
@@ -123,6 +149,7 @@ static df_status finish(df_file *file) {
 df_status df_file_finish(df_file **file) {
     df_status status = finish(*file);
     if (status == DF_OK) {
+        store_pieces_abandon(*file, true);
         store_file_free(file);
         return DF_OK;
     }

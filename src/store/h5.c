@@ -78,9 +78,10 @@ bool store_h5_type_of(hid_t file_type, df_type *out) {
 hid_t store_h5_access(void) {
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     if (access < 0) return access;
-    // v18: object headers carry checksums, and every tool of the last fifteen years reads them. No
-    // locks: many parallel file systems have none, and nobody opens a file while it is written.
-    if (H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V18) < 0 ||
+    // v18: object headers carry checksums, and every tool of the last fifteen years reads them;
+    // only a virtual dataset takes what v110 brought. No locks: many parallel file systems have
+    // none, and nobody opens a file while it is written.
+    if (H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V110) < 0 ||
         H5Pset_file_locking(access, false, true) < 0) {
         H5Pclose(access);
         return -1;

@@ -37,8 +37,11 @@ typedef struct store_object {
     df_type type;
     int dims;
     uint64_t shape[DF_MAX_DIMS];
-    uint64_t offset, bytes;         /* in the file; an empty dataset has offset 0 */
-    uint64_t row_bytes, block_rows; /* checksum block b holds rows [b, b + 1) * block_rows */
+    uint64_t offset, bytes; /* in the file; an empty dataset has offset 0 */
+    bool split;             /* its rows stand in the parts of the table's split */
+    /* Checksum block b holds rows [b, b + 1) * block_rows - shift: blocks of a part are those of
+     * the whole, whose first one may begin in the part before. */
+    uint64_t row_bytes, block_rows, shift;
     size_t blocks;
     uint64_t *checksum;           /* [blocks], NULL until loaded */
     _Atomic unsigned char *sound; /* [blocks] 1: read and found intact */
@@ -46,14 +49,23 @@ typedef struct store_object {
     size_t n_attributes, attribute_capacity;
 } store_object;
 
+/* Datasets whose rows stand in files of their own, which a virtual dataset of HDF5 joins: part p
+ * holds rows [cut[p], cut[p + 1]) of each. No parts: there are none. */
+typedef struct store_split {
+    size_t parts;
+    char **name;   /* [parts] of files in the folder of the whole */
+    uint64_t *cut; /* [parts + 1] */
+} store_split;
+
 typedef struct store_table {
     store_object *objects; /* sorted by path */
     size_t n, capacity;
+    store_split split;
 } store_table;
 
 /* Rows of one checksum block: a function of the bytes of a row alone. */
 uint64_t store_block_rows(uint64_t row_bytes);
-/* Bytes, row bytes and blocks from type and shape; DF_BAD_INPUT when they overflow. */
+/* Bytes, row bytes and blocks from type, shape and shift; DF_BAD_INPUT when they overflow. */
 df_status store_measure(store_object *object) DF_MUST_CHECK;
 bool store_under(const char *path, const char *group); /* path is the group or inside it */
 
@@ -127,6 +139,9 @@ struct df_file {
     size_t *at;        /* [n_datasets] places in the table */
     uint64_t layout;   /* hash of the declared datasets, once they are being made */
     bool has_provenance;
+    store_split split;
+    df_file **piece;     /* [split.parts] the parts */
+    bool published;      /* of a part, on rank 0: it has its final name */
     _Atomic int failure; /* first failure of this rank's writes */
     char failure_text[1024];
 };
@@ -162,6 +177,7 @@ struct df_reader {
     int descriptor;
     uint64_t size;
     store_table table;
+    df_reader **part; /* [table.split.parts] */
 };
 
 /* Looks an object up; DF_BAD_INPUT names the file and the nearest dataset. */
@@ -171,8 +187,64 @@ df_status store_reader_dataset(const df_reader *reader, const char *path,
 df_status store_block_hash(int descriptor, const char *path, const store_object *object,
                            size_t block, void *scratch, uint64_t *out) DF_MUST_CHECK;
 uint64_t store_block_bytes(const store_object *object, size_t block);
+uint64_t store_block_first(const store_object *object, size_t block); /* its first row */
 df_status store_verify_all(const df_reader *reader) DF_MUST_CHECK;
 /* The digest by stored checksums alone: what df_digest gives when nothing is damaged. */
 uint64_t store_stored_digest(const df_reader *reader);
+
+/* ---- files in parts ------------------------------------------------------------------------- */
+
+#define STORE_PART_FORMAT "darkfield-part"
+#define STORE_PARTS "/parts" /* of the whole file: attributes format, nameP, rowsP, hashP */
+
+void store_split_free(store_split *split);
+size_t store_split_find(const store_split *split, uint64_t row); /* the part that holds a row */
+/* PATH of the part: it stands beside the whole. New memory. */
+char *store_split_path(const char *whole, const char *name);
+/* The creation list of a virtual dataset over all parts, < 0 on failure; and what one says, which
+ * must agree with what `split` has from the datasets before. */
+hid_t store_split_properties(const store_split *split, const store_object *object);
+df_status store_split_read(hid_t properties, const store_object *object,
+                           store_split *split) DF_MUST_CHECK;
+
+/* An open part: of a file being written, or read. */
+typedef struct store_part {
+    int descriptor;
+    const char *path;
+    const store_table *table;
+} store_part;
+/* XXH3-64 of a block of the whole, over the parts: the checksum that stands in a part, where one
+ * holds the whole block. scratch holds one block. */
+df_status store_split_hash(const store_split *split, const store_part *part,
+                           const store_object *whole, size_t block, void *scratch,
+                           uint64_t *out) DF_MUST_CHECK;
+
+/* Writing. Rows of a split dataset to or from its parts; the first function also of a file that has
+ * none. */
+df_status store_pieces_sync(df_file *file) DF_MUST_CHECK;
+df_status store_pieces_ready(df_file *file) DF_MUST_CHECK;     /* collective */
+df_status store_pieces_checksums(df_file *file) DF_MUST_CHECK; /* collective */
+df_status store_pieces_publish(df_file *file) DF_MUST_CHECK;   /* rank 0 */
+df_status store_pieces_resume(df_file *file) DF_MUST_CHECK;    /* collective */
+void store_pieces_abandon(df_file *file, bool keep);           /* collective */
+df_status store_pieces_write(df_file *file, const store_object *object, df_range rows,
+                             const void *data) DF_MUST_CHECK;
+df_status store_pieces_read(const df_file *file, const store_object *object, df_range rows,
+                            void *data) DF_MUST_CHECK;
+df_status store_piece_hash(const df_file *file, const store_object *object, size_t block,
+                           void *scratch, uint64_t *out) DF_MUST_CHECK;
+/* Rank 0: parts that an earlier file of this name left behind. */
+void store_pieces_clear(const df_file *file);
+/* complete = 1 in the .part, which is then read back; *hash: its digest. Rank 0. */
+df_status store_complete(df_file *file, uint64_t *hash) DF_MUST_CHECK;
+df_status store_rename(df_file *file) DF_MUST_CHECK; /* rank 0 */
+
+/* Reading. */
+df_status store_parts_open(df_reader *reader) DF_MUST_CHECK;
+void store_parts_close(df_reader *reader);
+df_status store_parts_rows(const df_reader *reader, const store_object *object, df_range rows,
+                           bool verify, void *out) DF_MUST_CHECK;
+/* Every block of every part, and the checksums of the whole. */
+df_status store_parts_verify(const df_reader *reader) DF_MUST_CHECK;
 
 #endif

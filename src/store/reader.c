@@ -75,7 +75,7 @@ static df_status open_reader(df_reader *reader, const char *format) {
         if (object->is_dataset && !store_under(object->path, STORE_CHECKSUMS))
             DF_TRY(load_checksums(reader, object));
     }
-    return DF_OK;
+    return store_parts_open(reader);
 }
 
 df_status df_reader_open(const char *path, const char *format, df_reader **out) {
@@ -97,6 +97,7 @@ void df_reader_close(df_reader **reader_pointer) {
     *reader_pointer = NULL;
     if (reader == NULL) return;
     if (reader->descriptor >= 0) close(reader->descriptor);
+    store_parts_close(reader);
     store_table_free(&reader->table);
     df_free(reader->path);
     df_free(reader->format);
@@ -149,6 +150,8 @@ df_status df_reader_find(const df_reader *reader, const char *dataset, int expec
 df_status df_reader_offset(const df_reader *reader, const char *dataset, uint64_t *out) {
     store_object *object;
     DF_TRY(store_reader_dataset(reader, dataset, &object));
+    if (object->split)
+        return df_fail(DF_BAD_INPUT, "%s: %s stands in files of its own", reader->path, dataset);
     *out = object->offset;
     return DF_OK;
 }
@@ -163,7 +166,7 @@ static df_status verify_block(const df_reader *reader, store_object *object, siz
         object->sound[block] = 1;
         return DF_OK;
     }
-    uint64_t first = block * object->block_rows;
+    uint64_t first = store_block_first(object, block);
     return df_fail(
         DF_BAD_INPUT,
         "%s: dataset %s is damaged in block %zu (rows %llu to %llu): expected checksum "
@@ -196,9 +199,11 @@ df_status df_reader_rows(const df_reader *reader, const char *dataset, uint64_t 
                        reader->path, (unsigned long long)first, (unsigned long long)(first + count),
                        dataset, (unsigned long long)object->shape[0]);
     if (count == 0 || object->row_bytes == 0) return DF_OK;
+    if (object->split)
+        return store_parts_rows(reader, object, (df_range){first, count}, verify, out);
     if (verify)
-        DF_TRY(verify_range(reader, object, first / object->block_rows,
-                            (first + count - 1) / object->block_rows));
+        DF_TRY(verify_range(reader, object, (first + object->shift) / object->block_rows,
+                            (first + object->shift + count - 1) / object->block_rows));
     DF_TRY_AS(store_pread(reader->descriptor, reader->path, out, count * object->row_bytes,
                           object->offset + first * object->row_bytes),
               "reading %s", dataset);
@@ -229,10 +234,10 @@ df_status df_reader_all(const df_reader *reader, const char *dataset, df_type ty
 df_status store_verify_all(const df_reader *reader) {
     for (size_t i = 0; i < reader->table.n; i++) {
         store_object *object = &reader->table.objects[i];
-        if (object->checksum != NULL && object->blocks > 0)
+        if (object->checksum != NULL && !object->split && object->blocks > 0)
             DF_TRY(verify_range(reader, object, 0, object->blocks - 1));
     }
-    return DF_OK;
+    return store_parts_verify(reader);
 }
 
 /* ---- attributes and groups ------------------------------------------------------------------ */

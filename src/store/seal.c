@@ -82,7 +82,7 @@ static int by_offset(const void *a, const void *b) {
 
 static void fill_extents(const store_table *table, seal *to) {
     for (size_t i = 0; i < table->n; i++)
-        if (table->objects[i].is_dataset && table->objects[i].bytes > 0)
+        if (table->objects[i].is_dataset && !table->objects[i].split && table->objects[i].bytes > 0)
             to->raw[to->extents++] = (extent){table->objects[i].offset, table->objects[i].bytes};
     if (to->extents > 0) qsort(to->raw, to->extents, sizeof *to->raw, by_offset);
 }

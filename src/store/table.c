@@ -21,7 +21,7 @@ df_status store_measure(store_object *object) {
     object->bytes = bytes;
     object->block_rows = store_block_rows(row);
     object->blocks = 0;
-    if (bytes > 0) object->blocks = (object->shape[0] - 1) / object->block_rows + 1;
+    if (bytes > 0) object->blocks = (object->shape[0] - 1 + object->shift) / object->block_rows + 1;
     return DF_OK;
 }
 
@@ -31,6 +31,11 @@ bool store_under(const char *path, const char *group) {
 }
 
 /* ---- one object ----------------------------------------------------------------------------- */
+
+typedef struct walk {
+    store_table *table;
+    uint64_t size;
+} walk;
 
 static df_status read_shape(hid_t dataset, store_object *object) {
     hid_t space = H5Dget_space(dataset);
@@ -55,15 +60,19 @@ static df_status read_type(hid_t dataset, store_object *object) {
     return df_fail(DF_BAD_INPUT, "dataset %s: its element type is none of ours", object->path);
 }
 
-static df_status read_place(hid_t dataset, uint64_t size, store_object *object) {
+static df_status read_place(const walk *to, hid_t dataset, store_object *object) {
     hid_t plist = H5Dget_create_plist(dataset);
     bool plain =
         plist >= 0 && H5Pget_layout(plist) == H5D_CONTIGUOUS && H5Pget_external_count(plist) == 0;
+    df_status status = DF_OK;
+    object->split = plist >= 0 && H5Pget_layout(plist) == H5D_VIRTUAL;
+    if (object->split) status = store_split_read(plist, object, &to->table->split);
     if (plist >= 0) H5Pclose(plist);
+    if (object->split) return status;
     if (!plain) return df_fail(DF_BAD_INPUT, "dataset %s is not contiguous", object->path);
     if (object->bytes == 0) return DF_OK;
     haddr_t offset = H5Dget_offset(dataset);
-    if (offset == HADDR_UNDEF || offset > size || object->bytes > size - offset)
+    if (offset == HADDR_UNDEF || offset > to->size || object->bytes > to->size - offset)
         return df_fail(DF_BAD_INPUT,
                        "dataset %s: its %llu bytes reach past the end of the file (truncated?)",
                        object->path, (unsigned long long)object->bytes);
@@ -71,21 +80,27 @@ static df_status read_place(hid_t dataset, uint64_t size, store_object *object) 
     return DF_OK;
 }
 
-static df_status read_dataset(hid_t dataset, uint64_t size, store_object *object) {
+static df_status read_dataset(const walk *to, hid_t dataset, store_object *object) {
     object->is_dataset = true;
     DF_TRY(read_type(dataset, object));
     DF_TRY(read_shape(dataset, object));
-    return read_place(dataset, size, object);
+    return read_place(to, dataset, object);
 }
 
 /* ---- walking the tree ----------------------------------------------------------------------- */
 
-typedef struct walk {
-    store_table *table;
-    uint64_t size;
-} walk;
-
 static df_status walk_group(const walk *to, hid_t group, const char *path, int depth);
+
+// Of a part: the blocks of its datasets are those of the whole.
+static df_status apply_shift(store_object *object) {
+    const store_attribute *shift = store_find_attribute(object, "block_shift");
+    if (!object->is_dataset || shift == NULL) return DF_OK;
+    if (shift->kind != STORE_INT || shift->integer < 0 ||
+        (uint64_t)shift->integer >= object->block_rows)
+        return df_fail(DF_BAD_INPUT, "dataset %s: its block_shift is out of range", object->path);
+    object->shift = (uint64_t)shift->integer;
+    return store_measure(object);
+}
 
 static df_status add_object(const walk *to, hid_t id, const char *path, int depth) {
     store_table *table = to->table;
@@ -99,10 +114,11 @@ static df_status add_object(const walk *to, hid_t id, const char *path, int dept
     if (object->path == NULL) return DF_FAILED;
     H5I_type_t type = H5Iget_type(id);
     if (type == H5I_DATASET)
-        DF_TRY(read_dataset(id, to->size, object));
+        DF_TRY(read_dataset(to, id, object));
     else if (type != H5I_GROUP)
         return df_fail(DF_BAD_INPUT, "%s is neither a group nor a dataset", path);
     DF_TRY(store_h5_attributes(id, object));
+    DF_TRY(apply_shift(object));
     if (type == H5I_GROUP)
         return walk_group(to, id, path, depth); // `object` may move: last use above
     return DF_OK;
@@ -186,6 +202,7 @@ static void free_object(store_object *object) {
 void store_table_free(store_table *table) {
     for (size_t i = 0; i < table->n; i++) free_object(&table->objects[i]);
     df_free(table->objects);
+    store_split_free(&table->split);
     memset(table, 0, sizeof *table);
 }
 

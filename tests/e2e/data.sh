@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The data of training, through the program: every order of rows gives one dictionary on any ranks and after a kill on two
 # ranks and a resume on three, and so does every kind of dictionary; the shuffled file is the same on any ranks and memory; several files make one data set;
-# what cannot be used is named.
+# a harvest in parts is the harvest in one file; what cannot be used is named.
 source "$(dirname "$0")/../support/cases.sh"
 LIMIT=120
 out=$work/out
@@ -40,6 +40,47 @@ for how in exact buffer global; do
     grep -q 'resuming at step' "$work/log" || bad "data.$how.resume" "it began anew"
     same "$how.killed_on_2_resumed_on_3" "$alone" "$(digest "$out/crosscoder.dict.h5")"
 done
+
+# ---- a harvest in parts is one data set ------------------------------------------------------------
+cut=("${train[@]}" --set harvest.context=32 --set harvest.interval=0)
+must cut.one darkfield 2 harvest "$pocket" "${cut[@]}" --set out="$work/one" || finish
+train_cut=("${cut[@]}")
+cut+=(--set out="$work/cut" --set harvest.file_size=1MB)
+lose_a_rank "$work/cut/base.acts.h5.progress" harvest "$pocket" "${cut[@]}" || bad data.cut.kill "$(end_of "$work/log")"
+if must cut.harvest darkfield 3 harvest "$pocket" "${cut[@]}"; then
+    grep -q 'going on where' "$work/log" && ok data.cut.resumed || bad data.cut.resumed "it began anew"
+    [ "$(ls "$work/cut"/base.*.acts.h5 | wc -l)" -gt 2 ] && ok data.cut.parts || bad data.cut.parts "$(ls "$work/cut")"
+    for model in base tuned; do
+        same cut.$model "$(digest "$work/one/$model.acts.h5")" "$(digest "$work/cut/$model.acts.h5")"
+    done
+    for where in "$work/one" "$work/cut"; do
+        must cut.train darkfield 2 train "$pocket" "${train_cut[@]}" --set out="$where" &&
+            must cut.stats darkfield 2 stats "$pocket" "${train_cut[@]}" --set out="$where"
+    done
+    same cut.dictionary "$(digest "$work/one/crosscoder.dict.h5")" "$(digest "$work/cut/crosscoder.dict.h5")"
+    same cut.stats "$(digest "$work/one/stats.h5")" "$(digest "$work/cut/stats.h5")"
+    "$PYTHON" - "$work/one/base.acts.h5" "$work/cut/base.acts.h5" >"$work/log" 2>&1 <<'PY' && ok data.cut.notebook || bad data.cut.notebook "$(tail -n 1 "$work/log")"
+import sys
+sys.path.insert(0, "analysis")
+import numpy as np
+from darkfield_io import Activations
+one, cut = (Activations(name) for name in sys.argv[1:])
+assert one.sites == cut.sites and np.array_equal(one.tokens, cut.tokens)
+for site in one.sites:
+    assert np.array_equal(one.site(site), cut.site(site)) and one.site(site).any()
+    assert np.array_equal(one.site(site, slice(1000, 7000)), cut.site(site, slice(1000, 7000)))
+PY
+    cp "$work/cut/base.001.acts.h5" "$work/spare"
+    "$PYTHON" tests/e2e/damage.py h5data "$work/cut/base.001.acts.h5" sites
+    refused cut.damaged 3 'base.001.acts.h5: dataset /sites' darkfield 1 check "$work/cut/base.acts.h5"
+    cp "$work/cut/base.002.acts.h5" "$work/cut/base.001.acts.h5"
+    refused cut.exchanged 3 'base.001.acts.h5 is not part 1 of' darkfield 2 train "$pocket" "${cut[@]}" --force
+    rm "$work/cut/base.001.acts.h5"
+    refused cut.missing 3 'base.001.acts.h5' darkfield 2 stats "$pocket" "${cut[@]}" --force
+    cp "$work/spare" "$work/cut/base.001.acts.h5"
+    "$DARKFIELD" check "$work/cut/base.acts.h5" >"$work/log" 2>&1 && ok data.cut.check || bad data.cut.check "$(end_of "$work/log")"
+fi
+rm -rf "$work/one" "$work/cut" "$work/spare"
 
 # ---- several files, filters ----------------------------------------------------------------------
 rm -f "$out"/crosscoder.*

@@ -91,6 +91,23 @@ static void test_error_print(void **state) {
     df_free(text);
 }
 
+static void test_parse_bytes(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        uint64_t bytes;
+    } good[] = {{"0", 0},         {"512", 512},          {"64GB", 64000000000},
+                {"1.5KiB", 1536}, {"2 MiB", 2097152},    {"3k", 3000},
+                {"7B", 7},        {"1TB", 1000000000000}};
+    static const char *const bad[] = {"",     "GB",    "-1GB", "64 apples",
+                                      "1e30", "5KiBB", "nan",  "1Gi B"};
+    uint64_t bytes;
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++)
+        assert_true(df_parse_bytes(good[i].text, &bytes) && bytes == good[i].bytes);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_false(df_parse_bytes(bad[i], &bytes));
+}
+
 static void test_human_bytes(void **state) {
     (void)state;
     static const struct {
@@ -213,15 +230,11 @@ static void test_bar_fits(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_info),
-        cmocka_unit_test(test_warnings),
-        cmocka_unit_test(test_error_print),
-        cmocka_unit_test(test_human_bytes),
-        cmocka_unit_test(test_human_time),
-        cmocka_unit_test(test_clock),
-        cmocka_unit_test(test_progress_in_a_log),
-        cmocka_unit_test(test_bar),
-        cmocka_unit_test(test_bar_fits),
+        cmocka_unit_test(test_info),        cmocka_unit_test(test_warnings),
+        cmocka_unit_test(test_error_print), cmocka_unit_test(test_human_bytes),
+        cmocka_unit_test(test_parse_bytes), cmocka_unit_test(test_human_time),
+        cmocka_unit_test(test_clock),       cmocka_unit_test(test_progress_in_a_log),
+        cmocka_unit_test(test_bar),         cmocka_unit_test(test_bar_fits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
