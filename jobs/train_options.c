@@ -211,10 +211,13 @@ const df_option df_train_table[] = {
     {.key = "train.code_norm",
      .type = DF_OPT_CHOICE,
      .fallback = "sum",
-     .choices = "none sum root mixed",
-     .help = "what weighs a code in selection and penalties: nothing; the sum of its decoder norms "
-             "over sites (crosscoders, Lindsey et al. 2024); the norm of its whole decoder row "
-             "(SAEs); that and a tenth of the sum (crosscoder_learning)"},
+     .choices = "none sum root mixed decoupled",
+     .help =
+         "what weighs a code in selection and penalties: nothing; the sum of its decoder norms "
+         "over sites (crosscoders, Lindsey et al. 2024); the norm of its whole decoder row "
+         "(SAEs); that and a tenth of the sum (crosscoder_learning); decoupled: topk and "
+         "batchtopk select k for each site by its own norm, and a latent reconstructs the sites "
+         "that selected it (crosscoder_learning)"},
     {.key = "train.shared",
      .type = DF_OPT_INT,
      .fallback = "0",
@@ -332,10 +335,11 @@ static size_t count_of(const df_run *run, const char *key) {
 
 static df_code_norm chosen_norm(const df_run *run) {
     const char *name = df_job_text(run->job, "train.code_norm");
-    return strcmp(name, "none") == 0   ? DF_NORM_NONE
-           : strcmp(name, "sum") == 0  ? DF_NORM_SUM
-           : strcmp(name, "root") == 0 ? DF_NORM_ROOT
-                                       : DF_NORM_MIXED;
+    return strcmp(name, "none") == 0    ? DF_NORM_NONE
+           : strcmp(name, "sum") == 0   ? DF_NORM_SUM
+           : strcmp(name, "root") == 0  ? DF_NORM_ROOT
+           : strcmp(name, "mixed") == 0 ? DF_NORM_MIXED
+                                        : DF_NORM_DECOUPLED;
 }
 
 df_shuffle df_chosen_shuffle(const df_run *run) {

@@ -109,6 +109,13 @@ static const preset presets[] = {
      "activation=batchtopk reconstruction=unsquared init_norm=1 init_bias=median lr=1e-4 " ADAM
      "warmup=1000 warmup_law=zero decay=0 clip=1 aux=0.03125 aux_k=0 "
      "dead_rows=10000000 threshold_rate=0.001 threshold_start=1000"},
+    {"crosscoder-decoupled",
+     "the same, k latents for each site, selected by that site's decoder norm (code normalisation "
+     "DECOUPLED there)",
+     "subtract_bias=false code_norm=decoupled decoder=free activation=batchtopk "
+     "reconstruction=unsquared init_norm=1 init_bias=median lr=1e-4 " ADAM
+     "warmup=1000 warmup_law=zero decay=0 clip=1 aux=0.03125 aux_k=0 "
+     "dead_rows=10000000 threshold_rate=0.001 threshold_start=1000"},
 };
 enum { PRESETS = sizeof presets / sizeof *presets };
 

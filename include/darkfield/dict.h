@@ -30,9 +30,19 @@ typedef enum df_activation { DF_RELU, DF_TOPK, DF_BATCHTOPK, DF_JUMPRELU, DF_GAT
 /* What ranks latents against each other in TopK and BatchTopK, and weighs the penalties: the code
  * alone; times the sum of the sites' decoder norms (crosscoder: Lindsey et al. 2024, "Sparse
  * crosscoders"); times the norm of the whole decoder row, the root of the sum of their squares
- * (SAE); times that norm and DF_MIXED_SUM times the sum (crosscoder_learning, MIXED). */
-typedef enum df_code_norm { DF_NORM_NONE, DF_NORM_SUM, DF_NORM_ROOT, DF_NORM_MIXED } df_code_norm;
+ * (SAE); times that norm and DF_MIXED_SUM times the sum (crosscoder_learning, MIXED). DECOUPLED
+ * (crosscoder_learning too): TopK and BatchTopK select once for each output site, k each time, by
+ * the code times that site's decoder norm; a latent is then active for some of the sites and
+ * reconstructs these alone. What does not select (penalties, AuxK) sees the sum. */
+typedef enum df_code_norm {
+    DF_NORM_NONE,
+    DF_NORM_SUM,
+    DF_NORM_ROOT,
+    DF_NORM_MIXED,
+    DF_NORM_DECOUPLED
+} df_code_norm;
 #define DF_MIXED_SUM 0.1
+enum { DF_MAX_DECOUPLED = 32 }; /* output sites of a decoupled dictionary: at least two */
 
 /* What the groups read and write:
  *   SAE               one group, one site, read and written
@@ -104,9 +114,11 @@ typedef struct df_dict {
     size_t k;        /* TopK: per row; BatchTopK: mean per row in training */
     size_t prefixes; /* Matryoshka: latents [0, prefix[i]) reconstruct x too; 0: not nested */
     size_t prefix[DF_MAX_PREFIXES]; /* ascending, the last is m; the first may be 0: b_dec alone */
-    float threshold;    /* BatchTopK at inference: active where f * norm > threshold; < 0: not yet
-                           known */
-    bool subtract_bias; /* only where in is out */
+    float threshold; /* BatchTopK at inference: active where f * norm > threshold; < 0: not yet
+                        known */
+    float site_threshold[DF_MAX_DECOUPLED]; /* the same of each output site, where they select
+                                               decoupled */
+    bool subtract_bias;                     /* only where in is out */
     size_t sites, groups;
     df_dict_site *site;
     df_dict_group *group;
@@ -142,8 +154,21 @@ static inline size_t df_dict_block_of(const df_dict *d, size_t local) {
     return g->block + (d->mine.first + local - g->first) / d->block;
 }
 
-/* The code norm of a local latent, from its decoder row as it is. Not collective. */
+/* The code norm of a local latent, from its decoder row as it is: the sum where it is decoupled.
+ * Not collective. */
 double df_dict_code_norm(const df_dict *dict, size_t local);
+/* Does it select for each output site by itself? */
+static inline bool df_dict_decoupled(const df_dict *d) {
+    return d->code_norm == DF_NORM_DECOUPLED &&
+           (d->activation == DF_TOPK || d->activation == DF_BATCHTOPK);
+}
+/* DF_USAGE says what it lacks for that: sites, one group, no prefixes. Not collective. */
+df_status df_parts_check(const df_dict *dict) DF_MUST_CHECK;
+/* BatchTopK's thresholds: how many, and the n-th. Not collective. */
+size_t df_dict_thresholds(const df_dict *dict);
+static inline float *df_dict_threshold(df_dict *d, size_t n) {
+    return df_dict_decoupled(d) ? &d->site_threshold[n] : &d->threshold;
+}
 
 /* The block size for m latents: a multiple of 16, about m / 64. Not collective. */
 size_t df_dict_block_latents(size_t latents);
@@ -210,6 +235,8 @@ typedef struct df_codes {
     uint64_t *start;  /* [rows + 1] */
     uint32_t *latent; /* LOCAL index: global latent = dict->mine.first + latent */
     float *value;     /* f > 0, settled */
+    uint32_t *sites;  /* decoupled: bit n where it is active for the n-th output site, at least one
+                         of them; NULL: active for all */
 } df_codes;
 
 typedef struct df_coder df_coder; /* a dictionary with its comm, kernels and scratch */

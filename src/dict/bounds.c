@@ -22,6 +22,14 @@ double df_dict_code_norm(const df_dict *d, size_t j) {
     return d->code_norm == DF_NORM_MIXED ? whole + DF_MIXED_SUM * sum : sum;
 }
 
+/* What a code is multiplied by before it is ranked. */
+static float rank_scale(const df_coder *c, size_t j) {
+    if (!df_has_k(c->dict)) return 1.0f;
+    if (c->ranked == NULL) return c->norm[j];
+    return (float)sqrt(
+        df_sum_squares(df_dict_dec(c->dict, j) + c->ranked->first, c->ranked->count));
+}
+
 /* What thresholds and magnitudes add to the size of a latent's numbers; `size` is that of p. */
 static double bound_parameters(df_coder *c, size_t j, double size) {
     const df_dict *d = c->dict;
@@ -41,7 +49,7 @@ static double bound_latent(df_coder *c, size_t j, float unit, float lost) {
     double columns = (double)df_dict_group_of(d, j)->in.count;
     double size = sqrt(df_sum_squares(df_dict_enc(d, j), (size_t)columns));
     c->norm[j] = (float)df_dict_code_norm(d, j);
-    c->scale[j] = df_has_k(d) ? c->norm[j] : 1.0f;
+    c->scale[j] = rank_scale(c, j);
     double scale = (double)c->scale[j], bias = fabs((double)d->b_enc[j]);
     c->gain[j] = c->scale[j] * unit;
     c->length[j] = (float)(scale * (size + (double)lost) * 1.0001);
@@ -82,6 +90,11 @@ static double prepare_latents(df_coder *c) {
         if (size > largest) largest = size;
     }
     return largest;
+}
+
+void df_coder_rank_by(df_coder *c, const df_range *columns) {
+    c->ranked = columns;
+    (void)prepare_latents(c); // no site's norm is above their sum, which was found finite
 }
 
 /* ---- rows ----------------------------------------------------------------------------------- */
@@ -133,6 +146,7 @@ df_status df_coder_prepare(df_coder *c, const float *x, size_t rows) {
     c->x = x;
     c->rows = rows;
     c->input = c->dict->subtract_bias ? c->centered : x;
+    c->ranked = NULL;
     double largest = prepare_latents(c);
 #pragma omp parallel for schedule(static)
     for (size_t tile = 0; tile < df_row_tiles(rows); tile++) prepare_rows(c, tile);

@@ -128,7 +128,11 @@ static df_status declare(df_file *file, const train_run *run, const checkpoint_p
     DF_TRY(df_file_text(file, "/", "kernel_path", df_kernels_path(run->kernels)));
     DF_TRY(df_file_text(file, "/", "kernel_history", run->kernel_history));
     DF_TRY(df_file_int(file, "/", "step", (int64_t)run->state->step));
-    DF_TRY(df_file_real(file, "/", "threshold", (double)run->dict->threshold));
+    for (size_t t = 0; t < df_dict_thresholds(run->dict); t++) {
+        char name[32];
+        DF_TRY(df_file_real(file, "/", checkpoint_threshold(run->dict, t, name),
+                            (double)*df_dict_threshold(run->dict, t)));
+    }
     return df_file_provenance(file, &run->options->facts);
 }
 

@@ -11,7 +11,6 @@ enum { CANDIDATES = 16 };
 typedef struct header {
     char *job, *kernel_path, *kernel_history;
     int64_t step;
-    double threshold;
     uint64_t history_rows;
 } header;
 
@@ -42,7 +41,6 @@ static df_status read_header(const df_reader *file, const train_run *run, header
     DF_TRY(df_reader_text(file, "/", "kernel_path", &h->kernel_path));
     DF_TRY(df_reader_text(file, "/", "kernel_history", &h->kernel_history));
     DF_TRY(df_reader_int(file, "/", "step", &h->step));
-    DF_TRY(df_reader_real(file, "/", "threshold", &h->threshold));
     DF_TRY(df_reader_find(file, "/history", 2, &type, shape));
     h->history_rows = shape[0];
     bool fits = type == DF_F64 && shape[0] <= run->history.capacity &&
@@ -52,11 +50,21 @@ static df_status read_header(const df_reader *file, const train_run *run, header
                    df_reader_path(file), h->step, shape[0]);
 }
 
-static df_status read_weights(const df_reader *file, const train_run *run, const header *h) {
+static df_status read_thresholds(const df_reader *file, df_dict *dict) {
+    char name[32];
+    double threshold;
+    for (size_t n = 0; n < df_dict_thresholds(dict); n++) {
+        DF_TRY(df_reader_real(file, "/", checkpoint_threshold(dict, n, name), &threshold));
+        *df_dict_threshold(dict, n) = (float)threshold;
+    }
+    return DF_OK;
+}
+
+static df_status read_weights(const df_reader *file, const train_run *run) {
     checkpoint_part parts[CHECKPOINT_PARTS];
     size_t n = checkpoint_parts(run->dict, NULL, parts);
     for (size_t i = 0; i < n; i++) DF_TRY(read_part(file, &parts[i]));
-    run->dict->threshold = (float)h->threshold;
+    DF_TRY(read_thresholds(file, run->dict));
     for (size_t s = 0; s < run->dict->sites; s++) {
         double *scale = &run->dict->site[s].scale;
         DF_TRY(df_reader_rows(file, "/scale", s, 1, true, scale));
@@ -138,7 +146,7 @@ static df_status load(train_run *run, const char *path, bool *mine) {
     *mine = strcmp(h.job, run->options->resolved_job) == 0;
     if (!*mine) goto done;
     DF_GO(df_agree(run->comm, check_kernels(run, &h, path)));
-    DF_GO(df_agree(run->comm, read_weights(file, run, &h)));
+    DF_GO(df_agree(run->comm, read_weights(file, run)));
     DF_GO(open_coder(run));
     status = read_state(file, run, &h);
     if (status == DF_OK) status = note_kernels(run, &h);

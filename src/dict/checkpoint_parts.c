@@ -79,6 +79,11 @@ size_t checkpoint_parts(const df_dict *d, const df_trainer_state *state,
     return n;
 }
 
+const char *checkpoint_threshold(const df_dict *d, size_t n, char room[static 32]) {
+    snprintf(room, 32, df_dict_decoupled(d) ? "threshold%zu" : "threshold", n);
+    return room;
+}
+
 void anneal_pack(const df_anneal *anneal, double out[static ANNEAL_NUMBERS]) {
     out[0] = anneal->factor;
     out[1] = (double)anneal->count;

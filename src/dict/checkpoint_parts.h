@@ -22,6 +22,9 @@ enum { CHECKPOINT_WEIGHTS = 8, CHECKPOINT_PARTS = 33 };
 size_t checkpoint_parts(const df_dict *d, const df_trainer_state *state,
                         checkpoint_part out[static CHECKPOINT_PARTS]);
 
+/* The attribute that holds the n-th threshold of BatchTopK; into `room`, which it returns. */
+const char *checkpoint_threshold(const df_dict *d, size_t n, char room[static 32]);
+
 /* p-annealing as numbers: factor, count, now, next. */
 enum { ANNEAL_NUMBERS = 2 + 2 * DF_ANNEAL_QUEUE };
 void anneal_pack(const df_anneal *anneal, double out[static ANNEAL_NUMBERS]);

@@ -38,6 +38,8 @@ static df_status allocate(df_coder *c) {
     df_decode_plan(c);
     DF_TRY(open_lists(c));
     if (c->dict->activation == DF_GATED) DF_TRY(df_codes_reserve(&c->side, df_code_capacity(c)));
+    for (size_t n = 0; n < c->parts; n++)
+        DF_TRY(df_codes_reserve(&c->part[n], df_part_capacity(c)));
     return df_codes_reserve(&c->main, df_code_capacity(c));
 }
 
@@ -55,7 +57,7 @@ static df_status check_shape(const df_dict *d, size_t max_rows) {
     if (df_has_k(d) && (d->k == 0 || d->k > d->latents))
         return df_fail(DF_USAGE, "k is %zu; it must be between 1 and the number of latents, %zu",
                        d->k, d->latents);
-    return DF_OK;
+    return df_parts_check(d);
 }
 
 df_status df_coder_open(df_comm *comm, df_kernels *kernels, df_dict *dict, size_t max_rows,
@@ -71,7 +73,7 @@ df_status df_coder_open(df_comm *comm, df_kernels *kernels, df_dict *dict, size_
         c->spare = df_kernels_spare_screen(kernels);
         c->caution = DF_LIKELY;
         c->dense_above = DENSE_ABOVE;
-        c->cut_margin = 0.1f;
+        c->cut_at.margin = FIRST_MARGIN;
         c->rank = df_comm_rank(comm);
         c->size = df_comm_size(comm);
         df_coder_shape(c, dict, max_rows);
@@ -93,6 +95,7 @@ void df_coder_close(df_coder **coder) {
     df_dict_free(&c->state.ema);
     df_free(c->extra_arena);
     df_free(c->side.codes.value);
+    for (size_t n = 0; n < c->parts && c->part != NULL; n++) df_free(c->part[n].codes.value);
     df_free(c->worker);
     df_free(c->train_arena);
     df_free(c->arena);
@@ -102,9 +105,9 @@ void df_coder_close(df_coder **coder) {
 
 /* ---- encode --------------------------------------------------------------------------------- */
 
-static df_status encode_rows(df_coder *c) {
+static df_status encode_rows(df_coder *c, df_code_store *out) {
     df_screen_rows(c, (df_view){.n = c->local}, c->dict->k);
-    df_select_rows(c, c->dict->k, &c->main);
+    df_select_rows(c, c->dict->k, out);
     return DF_OK;
 }
 
@@ -117,14 +120,14 @@ static void forget_waste(df_coder *c) {
 
 /* The last batch's cut is a good floor to start from; where it was not, all is done again with
  * floors that are certain. */
-static df_status encode_batch(df_coder *c) {
+static df_status encode_batch(df_coder *c, df_code_store *out) {
     size_t keep = c->dict->k * c->rows;
-    float guess = (1.0f - c->cut_margin) * c->cut_score;
+    float guess = (1.0f - c->cut_at.margin) * c->cut_at.score;
     DF_TRY(
         df_agree(c->comm, df_screen_lists(c, guess > FLT_TRUE_MIN ? guess : FLT_TRUE_MIN, keep)));
-    c->cut_margin = fmaxf(0.8f * c->cut_margin, LEAST_MARGIN);
+    c->cut_at.margin = fmaxf(0.8f * c->cut_at.margin, LEAST_MARGIN);
     if (!df_select_batch(c, keep)) {
-        c->cut_margin = fminf(5.0f * c->cut_margin, 0.5f);
+        c->cut_at.margin = fminf(5.0f * c->cut_at.margin, 0.5f);
         c->caution = DF_CERTAIN;
         df_status status = df_agree(c->comm, df_screen_lists(c, FLT_TRUE_MIN, keep));
         if (status == DF_OK) (void)df_select_batch(c, keep); // cannot fail again
@@ -132,7 +135,7 @@ static df_status encode_batch(df_coder *c) {
         DF_TRY(status);
     }
     if (!(guess > FLT_TRUE_MIN)) forget_waste(c);
-    return df_agree(c->comm, df_lists_to_codes(c, &c->main));
+    return df_agree(c->comm, df_lists_to_codes(c, out));
 }
 
 static df_status encode_above(df_coder *c, float threshold, df_code_store *out) {
@@ -144,6 +147,15 @@ static df_status encode_above(df_coder *c, float threshold, df_code_store *out) 
         status = df_lists_to_codes(c, out);
     }
     return df_agree(c->comm, status);
+}
+
+df_status df_encode_best(df_coder *c, bool training, float threshold, df_code_store *out) {
+    if (c->dict->activation == DF_TOPK) return encode_rows(c, out);
+    if (training) return encode_batch(c, out);
+    if (!(threshold >= 0.0f))
+        return df_fail(DF_BAD_INPUT, "this BatchTopK dictionary has no threshold yet: train it "
+                                     "past train.threshold_start");
+    return encode_above(c, threshold, out);
 }
 
 /* Without a rectangle only active entries are above their cuts. */
@@ -183,13 +195,9 @@ df_status df_encode(df_coder *c, const float *x, size_t rows, bool training, dou
     DF_TRY(df_agree(c->comm, df_coder_prepare(c, x, rows)));
     switch (c->dict->activation) {
     case DF_TOPK:
-        return encode_rows(c);
     case DF_BATCHTOPK:
-        if (training) return encode_batch(c);
-        if (!(c->dict->threshold >= 0.0f))
-            return df_fail(DF_BAD_INPUT, "this BatchTopK dictionary has no threshold yet: train it "
-                                         "past train.threshold_start");
-        return encode_above(c, c->dict->threshold, &c->main);
+        if (c->parts > 0) return df_encode_parts(c, training);
+        return df_encode_best(c, training, c->dict->threshold, &c->main);
     case DF_RELU:
         return encode_above(c, 0.0f, &c->main);
     case DF_JUMPRELU:

@@ -7,6 +7,7 @@
 
 #define SCREEN_ROWS (18 * DF_TILE_ROWS) /* at most, in one unit of screening */
 #define SCREEN_BYTES (768 << 10)        /* of packed rows in a unit: the second-level cache */
+#define FIRST_MARGIN 0.1f               /* of a cut */
 #define DF_LIKELY 1.25f
 #define DF_CERTAIN 2.0f
 #define BLOCK_TERMS 3 /* sums that a block of latents adds to the losses (objective.h) */
@@ -55,7 +56,15 @@ typedef struct df_code_store {
     uint64_t *latent_start; /* [local + 1] the same entries by latent, rows ascending */
     uint32_t *sorted_row;   /* [capacity] */
     float *sorted_value, *sorted_gradient; /* [capacity] */
+    bool decoupled;                        /* codes.sites exist, and: */
+    uint32_t *sorted_sites;                /* [capacity] in training */
 } df_code_store;
+
+/* Where the next batch's floor begins. */
+typedef struct df_cut {
+    float score;  /* BatchTopK: the smallest selected score; 0 when nothing was selected */
+    float margin; /* how far below it, relatively, the next batch's floor begins */
+} df_cut;
 
 /* Scratch of one thread. */
 typedef struct df_worker {
@@ -121,8 +130,14 @@ struct df_coder {
     int32_t *start;                /* of int8 */
     float shared_floor;            /* of all threads' lists */
     float caution;                 /* DF_LIKELY or DF_CERTAIN */
-    float cut_score;  /* BatchTopK: the smallest selected score; 0 when nothing was selected */
-    float cut_margin; /* how far below it, relatively, the next batch's floor begins */
+    df_cut cut_at;                 /* of the selection now being made, or made last */
+
+    /* Decoupled: a selection for each output site (decoupled.c) */
+    size_t parts;           /* 0: not decoupled */
+    df_range *part_columns; /* [parts] of the site in a row of the output */
+    df_code_store *part;    /* [parts] the codes of one site */
+    df_cut *part_cut;       /* [parts] */
+    const df_range *ranked; /* the site by whose norm codes are ranked; NULL: the code norm */
 
     df_code_store main, aux;
     df_code_store
@@ -210,7 +225,9 @@ void df_layout_base(df_coder *c, df_layout *l);
 void df_layout_rows(df_coder *c, df_layout *l, size_t k); /* TopK's scratch */
 size_t df_row_capacity(size_t k);                         /* candidates of a row of TopK */
 size_t df_list_capacity(const df_coder *c);
-size_t df_code_capacity(const df_coder *c);
+size_t df_code_capacity(const df_coder *c);   /* of all sites, where they are decoupled */
+size_t df_part_capacity(const df_coder *c);   /* of one selection */
+size_t df_code_bytes(const df_code_store *s); /* of one entry */
 size_t df_side_capacity(const df_coder *c, bool training);
 size_t df_statistics_width(const df_coder *c);
 void df_layout_train(df_coder *c, df_layout *l);
@@ -220,6 +237,9 @@ void df_layout_train(df_coder *c, df_layout *l);
 /* Norms, bounds and the centred rows of the batch; refuses rows that are not finite. Not
  * collective. */
 df_status df_coder_prepare(df_coder *c, const float *x, size_t rows);
+/* Bounds the latents of the prepared batch anew, codes being ranked by the norm of these columns of
+ * their decoder row, or by the code norm again (NULL). Not collective. */
+void df_coder_rank_by(df_coder *c, const df_range *columns);
 
 /* TopK over a view: the k best of this rank per row into picked_*. Not collective. */
 void df_screen_rows(df_coder *c, df_view view, size_t k);
@@ -252,6 +272,20 @@ df_status df_lists_to_codes(df_coder *c, df_code_store *out);
 void df_settle_above(df_coder *c,
                      float above); /* settles the lists, keeps scores > above; not collective */
 df_status df_codes_reserve(df_code_store *s, size_t entries);
+
+/* ---- decoupled.c ---------------------------------------------------------------------------- */
+
+/* Selects into `out` by the present ranking: TopK and BatchTopK alone. Collective. */
+df_status df_encode_best(df_coder *c, bool training, float threshold, df_code_store *out);
+/* The same for each output site; main gets the latents that are active for any. Collective. */
+df_status df_encode_parts(df_coder *c, bool training);
+/* Room for the parts, of one rank's share; counts or takes. */
+void df_layout_parts(df_coder *c, df_layout *l);
+/* sum += a w over the columns of the entry's sites; <v, w> over them. */
+void df_parts_add(const df_coder *c, uint32_t sites, float *sum, float a, const float *w);
+float df_parts_dot(const df_coder *c, uint32_t sites, const float *v, const float *w);
+
+/* ---- the whole ------------------------------------------------------------------------------ */
 
 /* df_coder_encode; in training, JumpReLU's `side` gets the rectangle of this bandwidth. Collective.
  */

@@ -54,6 +54,20 @@ static void close_tree(df_sum_tree *t, float *out) {
     memcpy(out, t->sums, t->width * sizeof *out);
 }
 
+/* Adds entry i to the sum of its block, which it may open. */
+static void add_entry(const df_coder *c, const df_codes *codes, size_t i, float *sum, bool opens) {
+    size_t latent = codes->latent[i], n = df_dict_group_of(c->dict, latent)->out.count;
+    const float *row = df_dict_dec(c->dict, latent);
+    if (codes->sites != NULL) {
+        if (opens) memset(sum, 0, n * sizeof *sum);
+        df_parts_add(c, codes->sites[i], sum, codes->value[i], row);
+    } else if (opens) {
+        df_set_scaled(sum, codes->value[i], row, n);
+    } else {
+        df_add_scaled(sum, codes->value[i], row, n);
+    }
+}
+
 /* The sum over entries [from, to) of one row, which lie inside one subtree. */
 static void sum_entries(const df_coder *c, df_worker *w, const df_codes *codes, df_range entries,
                         float *out) {
@@ -62,17 +76,13 @@ static void sum_entries(const df_coder *c, df_worker *w, const df_codes *codes, 
     for (size_t i = entries.first; i < entries.first + entries.count; i++) {
         size_t latent = codes->latent[i], leaf = df_dict_block_of(c->dict, latent);
         const df_dict_group *g = df_dict_group_of(c->dict, latent);
-        const float *row = df_dict_dec(c->dict, latent);
         size_t first = df_out_offset(c, g), n = g->out.count;
         if (i + AHEAD < entries.first + entries.count)
             df_prefetch(df_dict_dec(c->dict, codes->latent[i + AHEAD]), n);
-        if (leaf == open) {
-            df_add_scaled(t.sums + (t.depth - 1) * t.width + first, codes->value[i], row, n);
-            continue;
-        }
+        float *sum = leaf == open ? t.sums + (t.depth - 1) * t.width
+                                  : df_sum_tree_leaf(&t, leaf, (df_range){first, n});
+        add_entry(c, codes, i, sum + first, leaf != open);
         open = leaf;
-        df_set_scaled(df_sum_tree_leaf(&t, leaf, (df_range){first, n}) + first, codes->value[i],
-                      row, n);
     }
     close_tree(&t, out);
 }

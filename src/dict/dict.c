@@ -255,6 +255,7 @@ static df_status lay_out(df_dict *d, const df_dict_shape *shape, int size, int r
     d->kind = shape->kind;
     d->latents = shape->latents;
     d->threshold = -1.0f;
+    for (size_t n = 0; n < DF_MAX_DECOUPLED; n++) d->site_threshold[n] = -1.0f;
     DF_TRY(copy_sites(d, shape));
     DF_TRY(span(d, false, &d->in));
     DF_TRY(span(d, true, &d->out));

@@ -67,11 +67,13 @@ static df_status declare_group(dict_writer *w, size_t g) {
         [THRESHOLD] = {path[THRESHOLD],
                        DF_F32,
                        1,
-                       {jump ? m : 1},
+                       {jump ? m : df_dict_thresholds(w->dict)},
                        "1",
                        jump ? "active where the pre-activation is above it"
                             : "active where code times norm is above it",
-                       jump ? "latent" : "group"},
+                       jump                         ? "latent"
+                       : df_dict_decoupled(w->dict) ? "output site"
+                                                    : "group"},
         [R_MAG] = {path[R_MAG], DF_F32, 1, {m}, "1", "logarithm of the magnitude's gain", "latent"},
         [B_MAG] = {path[B_MAG], DF_F32, 1, {m}, "1", "bias of the magnitude", "latent"}};
     for (int i = 0; i < PER_GROUP; i++) {
@@ -217,8 +219,10 @@ static df_status write_shared(const dict_writer *w) {
         const uint64_t fields[6] = {group->first,    group->count,     group->in.first,
                                     group->in.count, group->out.first, group->out.count};
         DF_TRY(df_file_write(w->file, w->id[GROUPS], g, 1, fields));
+        const float *threshold = df_dict_decoupled(dict) ? dict->site_threshold : &dict->threshold;
         if (dict->activation == DF_BATCHTOPK)
-            DF_TRY(df_file_write(w->file, w->id_group[g][THRESHOLD], 0, 1, &dict->threshold));
+            DF_TRY(df_file_write(w->file, w->id_group[g][THRESHOLD], 0, df_dict_thresholds(dict),
+                                 threshold));
     }
     DF_TRY(df_file_write(w->file, w->id[B_DEC], 0, dict->out.count, dict->b_dec));
     DF_TRY(write_sites(w, 0));

@@ -222,7 +222,10 @@ static df_status expect_in_group(const df_reader *file, size_t g, const char *na
 }
 
 static df_status check_shapes(const df_reader *file, const header *h) {
-    const uint64_t one = 1, skip[2] = {h->out, h->in};
+    const uint64_t skip[2] = {h->out, h->in};
+    uint64_t written = 0;
+    for (size_t s = 0; s < h->shape.sites; s++) written += h->site[s].output;
+    const uint64_t thresholds = h->code_norm == DF_NORM_DECOUPLED ? written : 1;
     for (size_t g = 0; g < h->shape.groups; g++) {
         const df_dict_group *group = &h->group[g];
         const uint64_t encoder[2] = {group->count, group->in.count};
@@ -230,7 +233,8 @@ static df_status check_shapes(const df_reader *file, const header *h) {
         DF_TRY(expect_in_group(file, g, "W_enc", 2, encoder));
         DF_TRY(expect_in_group(file, g, "W_dec", 2, decoder));
         DF_TRY(expect_in_group(file, g, "b_enc", 1, encoder));
-        if (h->activation == DF_BATCHTOPK) DF_TRY(expect_in_group(file, g, "threshold", 1, &one));
+        if (h->activation == DF_BATCHTOPK)
+            DF_TRY(expect_in_group(file, g, "threshold", 1, &thresholds));
         if (h->activation == DF_JUMPRELU) DF_TRY(expect_in_group(file, g, "threshold", 1, encoder));
         if (h->activation != DF_GATED) continue;
         DF_TRY(expect_in_group(file, g, "r_mag", 1, encoder));
@@ -298,11 +302,14 @@ static df_status read_gates(const df_reader *file, df_dict *dict, size_t g) {
     return DF_OK;
 }
 
-/* BatchTopK's threshold, which all groups share. */
+/* BatchTopK's threshold, which all groups share, or those of the sites. */
 static df_status read_threshold(const df_reader *file, df_dict *dict, size_t g) {
     char path[64];
     float threshold;
     snprintf(path, sizeof path, "/group/%zu/threshold", g);
+    if (df_dict_decoupled(dict))
+        return read_floats(file, path, (df_range){0, df_dict_thresholds(dict)}, 1,
+                           dict->site_threshold);
     DF_TRY(read_floats(file, path, (df_range){0, 1}, 1, &threshold));
     if (g == 0) dict->threshold = threshold;
     if (threshold == dict->threshold) return DF_OK;
@@ -364,9 +371,16 @@ static df_status read_bound(const df_reader *file, df_dict *dict) {
     return DF_OK;
 }
 
+static df_status check_parts(const df_reader *file, const df_dict *dict) {
+    if (df_parts_check(dict) == DF_OK) return DF_OK;
+    df_context("reading %s", df_reader_path(file));
+    return DF_BAD_INPUT;
+}
+
 static df_status read_numbers(const df_reader *file, df_dict *dict) {
     df_range columns = {0, dict->out.count};
     DF_TRY(read_prefixes(file, dict));
+    DF_TRY(check_parts(file, dict));
     for (size_t g = 0; g < dict->groups; g++) DF_TRY(read_group(file, dict, g));
     DF_TRY(read_bound(file, dict));
     DF_TRY(read_floats(file, "/b_dec", columns, 1, dict->b_dec));
@@ -386,7 +400,7 @@ static df_status take_choices(const df_reader *file, header *h, df_dict *dict) {
     dict->subtract_bias = h->subtract_bias;
     dict->job = h->job;
     h->job = NULL;
-    return DF_OK;
+    return check_parts(file, dict);
 }
 
 static df_status outline(const char *path, int size, int rank, df_dict **out) {

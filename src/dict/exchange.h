@@ -19,7 +19,7 @@ typedef enum exchange_role {
     ROLE_B_MAG,  /* [F] */
     ROLE_SKIP,   /* [written, read] */
     ROLE_K,      /* a number: k */
-    ROLE_CUT,    /* a number: BatchTopK's threshold; negative: not known */
+    ROLE_CUT,    /* BatchTopK's threshold, or [S] of each site; negative: not known */
     ROLE_SCALE,  /* [S]: what the activations of a site are multiplied by */
     ROLE_MEAN,   /* [S, I]: what is subtracted before that; NaN: nothing */
     ROLE_STD,    /* [S, I]: written only, for programs that derive the scale */

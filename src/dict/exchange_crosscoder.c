@@ -13,7 +13,8 @@ static const char harmless[] =
     "same_init_for_all_layers norm_init_scale init_with_transpose target_rms activation_mean "
     "activation_std code_normalization_alpha_sae code_normalization_alpha_cc";
 static const exchange_key keys[] = {
-    {"code_normalization", "CROSSCODER|SAE|NONE|MIXED|crosscoder|sae|none|mixed",
+    {"code_normalization",
+     "CROSSCODER|SAE|NONE|MIXED|DECOUPLED|crosscoder|sae|none|mixed|decoupled",
      "codes would be weighed in another way"},
     {"decoder_type", "linear", "the decoder would be stored in another way"},
     {"encoder_layers", "", "only some of the sites would be read"},
@@ -30,6 +31,7 @@ static bool recognise(const char *path) {
 static df_code_norm norm_named(const char *name) {
     if (strcmp(name, "SAE") == 0 || strcmp(name, "sae") == 0) return DF_NORM_ROOT;
     if (strcmp(name, "MIXED") == 0 || strcmp(name, "mixed") == 0) return DF_NORM_MIXED;
+    if (strcmp(name, "DECOUPLED") == 0 || strcmp(name, "decoupled") == 0) return DF_NORM_DECOUPLED;
     if (strcmp(name, "NONE") == 0 || strcmp(name, "none") == 0) return DF_NORM_NONE;
     return DF_NORM_SUM;
 }
@@ -121,7 +123,8 @@ static df_status list(exchange *x) {
     if (x->activation == DF_BATCHTOPK) {
         DF_TRY(exchange_add(x, "k", 0, ROLE_K, ""));
         exchange_last(x)->type = DF_I32;
-        DF_TRY(exchange_add(x, "threshold", 0, ROLE_CUT, ""));
+        bool each = (x->dict != NULL ? x->dict->code_norm : x->code_norm) == DF_NORM_DECOUPLED;
+        DF_TRY(exchange_add(x, "threshold", 0, ROLE_CUT, each ? "S" : ""));
     }
     return list_normaliser(x);
 }
@@ -142,7 +145,8 @@ static df_status describe(const exchange *x, const df_dict *d, char **text) {
     static const char *const norms[] = {[DF_NORM_NONE] = "NONE",
                                         [DF_NORM_SUM] = "CROSSCODER",
                                         [DF_NORM_ROOT] = "SAE",
-                                        [DF_NORM_MIXED] = "MIXED"};
+                                        [DF_NORM_MIXED] = "MIXED",
+                                        [DF_NORM_DECOUPLED] = "DECOUPLED"};
     for (size_t s = 1; s < d->sites; s++)
         if (d->site[s].width != d->site[0].width)
             return df_fail(DF_USAGE,

@@ -213,6 +213,14 @@ static void add_prefixes(const df_dict *d, json_t *root) {
     json_object_set_new(root, "prefixes", list);
 }
 
+// BatchTopK's thresholds where every site has its own.
+static void add_thresholds(const df_dict *d, json_t *root) {
+    json_t *list = json_array();
+    for (size_t n = 0; n < df_dict_thresholds(d); n++)
+        json_array_append_new(list, exact((double)d->site_threshold[n]));
+    json_object_set_new(root, "site_thresholds", list);
+}
+
 // Hashes of every file of weights: facts hold only for them.
 static df_status add_hashes(const exchange *x, json_t *root, bool with_rest) {
     json_t *files = json_object();
@@ -236,6 +244,7 @@ static df_status write_facts(const exchange *x, const df_dict *d, const df_excha
                              bool with_rest) {
     json_t *root = facts_of(d, facts);
     if (root != NULL && d->prefixes > 0) add_prefixes(d, root);
+    if (root != NULL && df_dict_decoupled(d)) add_thresholds(d, root);
     df_status status = root != NULL ? add_hashes(x, root, with_rest)
                                     : df_fail(DF_FAILED, "a name is no UTF-8 text");
     char *path = df_format("%s/" FACTS, x->folder);
@@ -294,12 +303,16 @@ static df_status bad_facts(const exchange *x, const char *key) {
                    key);
 }
 
-static df_status real_of(const exchange *x, const json_t *object, const char *key, double *out) {
-    const char *text = json_string_value(json_object_get(object, key));
+static df_status exact_of(const exchange *x, const json_t *value, const char *key, double *out) {
+    const char *text = json_string_value(value);
     char tail;
     if (text == NULL || sscanf(text, "%la%c", out, &tail) != 1 || !isfinite(*out))
         return bad_facts(x, key);
     return DF_OK;
+}
+
+static df_status real_of(const exchange *x, const json_t *object, const char *key, double *out) {
+    return exact_of(x, json_object_get(object, key), key, out);
 }
 
 static df_status read_site(const exchange *x, const json_t *from, df_dict_site *site) {
@@ -376,6 +389,19 @@ static df_status take_prefixes(const exchange *x, const json_t *root, df_dict *d
     return DF_OK;
 }
 
+static df_status take_thresholds(const exchange *x, const json_t *root, df_dict *d) {
+    const char key[] = "site_thresholds";
+    const json_t *list = json_object_get(root, key);
+    if (!df_dict_decoupled(d)) return DF_OK;
+    if (df_parts_check(d) != DF_OK) return bad_facts(x, "code_norm");
+    for (size_t n = 0; n < df_dict_thresholds(d); n++) {
+        double threshold;
+        DF_TRY(exact_of(x, json_array_get(list, n), key, &threshold));
+        d->site_threshold[n] = (float)threshold;
+    }
+    return DF_OK;
+}
+
 static df_status take_choices(const exchange *x, const json_t *root, df_dict *d,
                               df_exchange_facts *facts) {
     const char *activation, *norm, *job;
@@ -399,6 +425,7 @@ static df_status take_choices(const exchange *x, const json_t *root, df_dict *d,
     if (shared < 0 || dedicated < 0 || df_dict_bind(d, (size_t)shared, (size_t)dedicated) != DF_OK)
         return bad_facts(x, "shared and dedicated");
     DF_TRY(take_prefixes(x, root, d));
+    DF_TRY(take_thresholds(x, root, d));
     d->k = (size_t)k;
     d->threshold = (float)threshold;
     d->job = df_strdup(job);

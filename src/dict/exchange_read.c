@@ -197,6 +197,7 @@ static df_status load_number(const exchange *x, const exchange_tensor *t, df_dic
         d->k = (size_t)k;
         return DF_OK;
     }
+    if (df_dict_decoupled(d)) return load_run(x, t, 0, df_dict_thresholds(d), d->site_threshold);
     DF_TRY(load_run(x, t, 0, 1, &number));
     d->threshold = number;
     return DF_OK;
@@ -294,6 +295,7 @@ df_status exchange_fill(exchange *x, df_comm *comm, df_dict **out) {
     d->subtract_bias = x->subtract_bias;
     d->k = x->k;
     d->threshold = (float)x->cut;
+    if (df_parts_check(d) != DF_OK) return DF_BAD_INPUT;
     for (size_t i = 0; i < x->tensors; i++) DF_TRY(load(x, &x->tensor[i], d));
     return check_latents(x, d);
 }

@@ -136,8 +136,10 @@ static df_status put_skip(const writer *w, size_t i) {
 static df_status put_number(const writer *w, size_t i) {
     const exchange_tensor *t = &w->x->tensor[i];
     if (t->role != ROLE_K) {
-        w->values[0] = w->d->threshold;
-        return put(w, i, 0, 1);
+        size_t n = df_dict_thresholds(w->d);
+        const float *threshold = df_dict_decoupled(w->d) ? w->d->site_threshold : &w->d->threshold;
+        memcpy(w->values, threshold, n * sizeof *threshold);
+        return put(w, i, 0, n);
     }
     const int64_t wide = (int64_t)w->d->k;
     const int32_t k = (int32_t)w->d->k;

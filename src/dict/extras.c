@@ -86,8 +86,8 @@ df_status df_extras_check(const df_coder *c, const df_step_settings *set) {
     df_activation a = c->dict->activation;
     if (c->dict->prefixes > 0 && (a == DF_JUMPRELU || a == DF_GATED || !squared))
         return df_fail(DF_USAGE, "prefixes go with relu, topk and batchtopk and the squared error");
-    if (set->multi > 0.0 && a != DF_TOPK)
-        return df_fail(DF_USAGE, "Multi-TopK is for TopK dictionaries");
+    if (set->multi > 0.0 && (a != DF_TOPK || df_dict_decoupled(c->dict)))
+        return df_fail(DF_USAGE, "Multi-TopK is for TopK dictionaries that are not decoupled");
     if (set->aux_attached &&
         (set->aux_normaliser == DF_AUX_RESIDUAL || set->objective.reconstruction == DF_UNSQUARED))
         return df_fail(DF_USAGE, "an attached auxiliary target needs the squared error, and a "

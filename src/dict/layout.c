@@ -44,13 +44,19 @@ size_t df_list_capacity(const df_coder *c) {
     return smaller(rows, c->max_rows) * c->local + room;
 }
 
+size_t df_part_capacity(const df_coder *c) {
+    return c->max_rows * smaller(c->dict->k, c->local);
+}
+
 size_t df_code_capacity(const df_coder *c) {
-    size_t per_row = df_has_k(c->dict) ? smaller(c->dict->k, c->local) : c->local;
+    size_t k = c->dict->k * df_dict_thresholds(c->dict);
+    size_t per_row = df_has_k(c->dict) ? smaller(k, c->local) : c->local;
     return c->max_rows * per_row;
 }
 
 size_t df_codes_expected(const df_dict *d, size_t rows) {
-    size_t per_row = df_has_k(d) ? d->k + d->k / 2 + 1 : d->mine.count / 8 + 1;
+    size_t k = d->k * df_dict_thresholds(d);
+    size_t per_row = df_has_k(d) ? k + k / 2 + 1 : d->mine.count / 8 + 1;
     return rows * smaller(per_row, d->mine.count);
 }
 
@@ -164,6 +170,7 @@ void df_layout_base(df_coder *c, df_layout *l) {
     lay_out_screen(c, l);
     TAKE(c->counters, 2048);
     TAKE(c->main.codes.start, c->max_rows + 1);
+    df_layout_parts(c, l);
     lay_out_jump(c, l);
     lay_out_exchange(c, l);
     lay_out_skip(c, l);
@@ -325,7 +332,10 @@ size_t df_coder_plan_bytes(const df_dict *dict, df_screen screen, size_t max_row
     if (training) df_layout_train(&c, &l);
     size_t bytes = l.used + sizeof c + (size_t)threads * sizeof(df_worker);
     bytes += (size_t)threads * df_list_capacity(&c) * 16;
-    bytes += (df_code_capacity(&c) + df_side_capacity(&c, training)) * (training ? 24 : 8);
+    c.main.training = c.side.training = training;
+    bytes += df_code_capacity(&c) * df_code_bytes(&c.main);
+    bytes += df_side_capacity(&c, training) * df_code_bytes(&c.side);
+    bytes += c.parts * df_part_capacity(&c) * df_code_bytes(&(df_code_store){0});
     if (training) bytes += max_rows * smaller(df_coder_aux_room(dict), c.local) * 24;
     return bytes;
 }

@@ -4,7 +4,7 @@
 #include <string.h>
 
 static const char *const activations[] = {"relu", "topk", "batchtopk", "jumprelu", "gated"};
-static const char *const norms[] = {"none", "sum", "root", "mixed"};
+static const char *const norms[] = {"none", "sum", "root", "mixed", "decoupled"};
 
 static const char *const kinds[] = {"sae", "crosscoder", "transcoder", "skip-transcoder", "clt"};
 
@@ -50,11 +50,11 @@ df_status activation_parse(const char *name, df_activation *out) {
 
 df_status code_norm_parse(const char *name, df_code_norm *out) {
     int i;
-    df_status status = find(norms, DF_NORM_MIXED + 1, name, &i);
+    df_status status = find(norms, DF_NORM_DECOUPLED + 1, name, &i);
     *out = (df_code_norm)i;
-    return status == DF_OK
-               ? DF_OK
-               : df_fail(status,
-                         "code norm \"%.40s\" is not known: expected none, sum, root or mixed",
-                         name);
+    return status == DF_OK ? DF_OK
+                           : df_fail(status,
+                                     "code norm \"%.40s\" is not known: expected none, sum, root, "
+                                     "mixed or decoupled",
+                                     name);
 }

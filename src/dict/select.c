@@ -275,26 +275,33 @@ bool df_select_batch(df_coder *c, size_t keep) {
                              keep - before, &ignored);
         cut_lists(c, score, last);
     }
-    c->cut_score = smallest_score(c);
+    c->cut_at.score = smallest_score(c);
     return true;
 }
 
 /* ---- from lists to codes -------------------------------------------------------------------- */
+
+size_t df_code_bytes(const df_code_store *s) {
+    size_t arrays = (s->training ? 6 : 2) + (s->decoupled ? (s->training ? 2 : 1) : 0);
+    return arrays * sizeof(float);
+}
 
 df_status df_codes_reserve(df_code_store *s, size_t entries) {
     if (entries <= s->capacity) return DF_OK;
     size_t wanted = entries > 2 * s->capacity ? entries : 2 * s->capacity;
     df_free(s->codes.value); // first: the two are never there together
     s->capacity = 0;
-    float *pool = s->codes.value = df_alloc(wanted, (s->training ? 6 : 2) * sizeof(float));
+    float *pool = s->codes.value = df_alloc(wanted, df_code_bytes(s));
     if (pool == NULL) return DF_FAILED;
-    s->codes.latent = (uint32_t *)(pool + wanted);
+    s->codes.latent = (uint32_t *)(pool += wanted);
+    if (s->decoupled) s->codes.sites = (uint32_t *)(pool += wanted);
     s->capacity = wanted;
     if (!s->training) return DF_OK;
-    s->gradient = pool + 2 * wanted;
-    s->sorted_row = (uint32_t *)(pool + 3 * wanted);
-    s->sorted_value = pool + 4 * wanted;
-    s->sorted_gradient = pool + 5 * wanted;
+    s->gradient = pool += wanted;
+    s->sorted_row = (uint32_t *)(pool += wanted);
+    s->sorted_value = pool += wanted;
+    s->sorted_gradient = pool += wanted;
+    if (s->decoupled) s->sorted_sites = (uint32_t *)(pool + wanted);
     return DF_OK;
 }
 

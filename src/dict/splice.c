@@ -13,6 +13,7 @@ struct df_splice {
     float *x;       // [max_rows, width] in the dictionary's units
     float *x_hat;   // [max_rows, out.count] likewise
     float *value;   // [max_rows] f of one latent
+    uint32_t *seen; // [max_rows] the output sites that it is active for
     float *inverse; // [out.count] 1 / scale of the column's site
 };
 
@@ -48,6 +49,7 @@ static df_status allocate(df_splice *s, const df_splice_plan *plan) {
     DF_TRY(DF_NEW(s->x, s->max_rows * s->dict->width));
     DF_TRY(DF_NEW(s->x_hat, s->max_rows * s->dict->out.count));
     DF_TRY(DF_NEW(s->value, s->max_rows));
+    DF_TRY(DF_NEW(s->seen, s->max_rows));
     return DF_NEW(s->inverse, s->dict->out.count);
 }
 
@@ -91,7 +93,7 @@ void df_splice_close(df_splice **splice) {
     df_splice *s = *splice;
     if (s == NULL) return;
     df_coder_close(&s->coder);
-    void *const arrays[] = {s->clamp, s->decoder, s->x, s->x_hat, s->value, s->inverse};
+    void *const arrays[] = {s->clamp, s->decoder, s->x, s->x_hat, s->value, s->seen, s->inverse};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) df_free(arrays[i]);
     df_free(s);
     *splice = NULL;
@@ -102,9 +104,31 @@ static void share_values(df_splice *s, uint64_t latent, const df_codes *codes, s
     int owner = owner_of(s, latent);
     memset(s->value, 0, n * sizeof *s->value);
     for (size_t r = 0; owner == df_comm_rank(s->comm) && r < n; r++)
-        for (uint64_t i = codes->start[r]; i < codes->start[r + 1]; i++)
-            if (s->dict->mine.first + codes->latent[i] == latent) s->value[r] = codes->value[i];
+        for (uint64_t i = codes->start[r]; i < codes->start[r + 1]; i++) {
+            if (s->dict->mine.first + codes->latent[i] != latent) continue;
+            s->value[r] = codes->value[i];
+            s->seen[r] = codes->sites != NULL ? codes->sites[i] : UINT32_MAX;
+        }
     df_broadcast(s->comm, owner, s->value, n * sizeof *s->value);
+    if (df_dict_decoupled(s->dict)) df_broadcast(s->comm, owner, s->seen, n * sizeof *s->seen);
+}
+
+// What setting clamp i changes in row r: value - f where the latent was active, value elsewhere.
+static void add_change(const df_splice *s, size_t i, size_t r, float *change) {
+    size_t columns = s->dict->out.count, n = 0;
+    const float *row = s->decoder + i * columns;
+    float value = s->clamp[i].value;
+    if (!df_dict_decoupled(s->dict)) {
+        df_add_scaled(change, value - s->value[r], row, columns);
+        return;
+    }
+    for (size_t o = 0; o < s->dict->sites; o++) {
+        const df_dict_site *site = &s->dict->site[o];
+        if (!site->output) continue;
+        size_t first = site->first - s->dict->out.first;
+        float was = s->seen[r] >> n++ & 1 ? s->value[r] : 0.0f;
+        df_add_scaled(change + first, value - was, row + first, site->width);
+    }
 }
 
 df_status df_splice_rows(df_splice *s, const float *x, size_t n, float *change, float *x_hat) {
@@ -116,9 +140,7 @@ df_status df_splice_rows(df_splice *s, const float *x, size_t n, float *change, 
     memset(change, 0, n * columns * sizeof *change);
     for (size_t i = 0; i < s->clamps; i++) {
         share_values(s, s->clamp[i].latent, codes, n);
-        for (size_t r = 0; r < n; r++)
-            df_add_scaled(change + r * columns, s->clamp[i].value - s->value[r],
-                          s->decoder + i * columns, columns);
+        for (size_t r = 0; r < n; r++) add_change(s, i, r, change + r * columns);
     }
     for (size_t r = 0; x_hat != NULL && r < n; r++)
         for (size_t c = 0; c < columns; c++)

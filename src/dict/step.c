@@ -46,6 +46,11 @@ df_trainer_state *df_coder_state(df_coder *c) {
 void df_code_gradient_span(const df_coder *c, df_code_store *s, df_range span, const float *vector,
                            df_code_factor factor) {
     size_t i = span.first, end = span.first + span.count;
+    for (; i < end && s->codes.sites != NULL; i++) {
+        const float *w = df_dict_dec(c->dict, s->codes.latent[i]);
+        s->gradient[i] = df_code_slope(c, factor, df_parts_dot(c, s->codes.sites[i], vector, w),
+                                       s->codes.latent[i]);
+    }
     while (i < end) {
         // ascending latents: the first and the last of four tell
         size_t n =
@@ -308,13 +313,18 @@ static df_status forward(df_coder *c, const float *x, size_t rows, const df_step
     return DF_OK;
 }
 
-static void move_threshold(df_coder *c, double rate) {
-    df_dict *d = c->dict;
-    if (d->activation != DF_BATCHTOPK || !(rate > 0.0) || !(c->cut_score > 0.0f)) return;
-    if (d->threshold < 0.0f)
-        d->threshold = c->cut_score;
+static void move_threshold(float *threshold, float cut, double rate) {
+    if (!(rate > 0.0) || !(cut > 0.0f)) return;
+    if (*threshold < 0.0f)
+        *threshold = cut;
     else
-        d->threshold = (float)((1.0 - rate) * (double)d->threshold + rate * (double)c->cut_score);
+        *threshold = (float)((1.0 - rate) * (double)*threshold + rate * (double)cut);
+}
+
+static void move_thresholds(df_coder *c, double rate) {
+    for (size_t n = 0; c->dict->activation == DF_BATCHTOPK && n < df_dict_thresholds(c->dict); n++)
+        move_threshold(df_dict_threshold(c->dict, n),
+                       c->parts > 0 ? c->part_cut[n].score : c->cut_at.score, rate);
 }
 
 static bool fired(const df_coder *c, size_t j, float above) {
@@ -348,7 +358,7 @@ df_status df_coder_step(df_coder *c, const float *x, size_t rows, const df_step_
     df_adam_row(&adam, (df_moments){c->dict->b_dec, c->state.m_center, c->state.v_center},
                 c->center_gradient, c->out);
     if (set->ema > 0.0 && !set->unit_first) df_ema_update(c, set->ema);
-    move_threshold(c, set->threshold_rate);
+    move_thresholds(c, set->threshold_rate);
     count_silent(c, (float)set->fired_above);
     report->adam_seconds = df_now() - start;
     report->comm_seconds = df_comm_seconds(c->comm) - communicated;

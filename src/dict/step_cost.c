@@ -69,14 +69,17 @@ static df_cost tree(const place *p, size_t leaves, size_t width) {
 /* df_coder_encode; BatchTopK without what it may take to find its cut. */
 static df_cost encode(const place *p) {
     df_cost agree = df_cost_agree(p->size), one = df_cost_reduce(p->size, 1);
-    if (p->dict->activation == DF_TOPK) return df_cost_add(agree, select_rows(p, p->dict->k));
+    size_t parts = df_dict_thresholds(p->dict), merges = df_dict_decoupled(p->dict);
+    if (p->dict->activation == DF_TOPK)
+        return df_cost_add(df_cost_times(agree, 1 + merges),
+                           df_cost_times(select_rows(p, p->dict->k), parts));
     if (p->dict->activation == DF_RELU) return df_cost_times(agree, 2);
     if (p->dict->activation == DF_JUMPRELU)
         return df_cost_times(agree, p->objective->bandwidth > 0.0 ? 3 : 2);
     if (p->dict->activation == DF_GATED) return df_cost_times(agree, 3);
     df_cost cut = df_cost_times(one, 3); // highest floor, total, smallest
     cut = df_cost_add(cut, df_cost_reduce(p->size, RADIX_COUNTERS)); // levels
-    return df_cost_add(df_cost_times(agree, 3), cut);
+    return df_cost_add(df_cost_times(agree, 1 + 2 * parts + merges), df_cost_times(cut, parts));
 }
 
 /* What BatchTopK may need besides: a second screen where the last batch's cut was too high a start
@@ -87,7 +90,7 @@ static df_cost search(const place *p) {
     if (p->dict->activation != DF_BATCHTOPK) return (df_cost){0};
     df_cost pass = df_cost_reduce(p->size, RADIX_COUNTERS), digits = df_cost_times(pass, 9);
     df_cost again = df_cost_add(df_cost_agree(p->size), df_cost_add(df_cost_times(one, 2), pass));
-    return df_cost_add(again, df_cost_add(digits, one));
+    return df_cost_times(df_cost_add(again, df_cost_add(digits, one)), df_dict_thresholds(p->dict));
 }
 
 static df_cost auxiliary(const place *p, size_t k) {

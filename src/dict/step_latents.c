@@ -29,6 +29,7 @@ static void sort_range(df_code_store *s, df_range latents, bool count, uint64_t 
             s->sorted_row[at] = (uint32_t)r;
             s->sorted_value[at] = s->codes.value[i];
             s->sorted_gradient[at] = s->gradient[i];
+            if (s->decoupled) s->sorted_sites[at] = s->codes.sites[i];
         }
     }
 }
@@ -60,10 +61,27 @@ static void ask_ahead(const df_coder *c, const df_code_store *s, const float *ve
     }
 }
 
+/* Adds the entries of one latent that are active for some sites. */
+static double add_part_entries(const df_coder *c, df_worker *w, const df_code_store *s, size_t j,
+                               const float *vectors, float factor) {
+    double bias = 0.0;
+    df_range in = c->dict->in;
+    for (uint64_t i = s->latent_start[j]; i < s->latent_start[j + 1]; i++) {
+        size_t row = s->sorted_row[i];
+        df_add_scaled(w->g_enc, s->sorted_gradient[i], c->input + row * c->width + in.first,
+                      in.count);
+        df_parts_add(c, s->sorted_sites[i], w->g_dec, factor * s->sorted_value[i],
+                     vectors + row * c->out);
+        bias += (double)s->sorted_gradient[i];
+    }
+    return bias;
+}
+
 /* Adds the entries of one latent to its gradients; returns sum of dL/df, which is dL/db. */
 static double add_entries(const df_coder *c, df_worker *w, const df_code_store *s, size_t j,
                           const float *vectors, float factor) {
     double bias = 0.0;
+    if (s->decoupled) return add_part_entries(c, w, s, j, vectors, factor);
     const df_dict_group *g = df_dict_group_of(c->dict, j);
     const float *input = c->input + g->in.first, *written = vectors + df_out_offset(c, g);
     uint64_t i = s->latent_start[j], end = s->latent_start[j + 1];
@@ -145,7 +163,8 @@ static void add_norm_gradient(const df_coder *c, df_worker *w, size_t j) {
     double size = (double)c->norm_gradient[j];
     if (!(size > 0.0) || d->code_norm == DF_NORM_NONE) return;
     const df_dict_group *g = df_dict_group_of(d, j);
-    if (d->code_norm != DF_NORM_SUM) add_direction(d, w, j, (df_range){0, g->out.count}, size);
+    bool whole = d->code_norm == DF_NORM_ROOT || d->code_norm == DF_NORM_MIXED;
+    if (whole) add_direction(d, w, j, (df_range){0, g->out.count}, size);
     if (d->code_norm == DF_NORM_ROOT) return;
     if (d->code_norm == DF_NORM_MIXED) size *= DF_MIXED_SUM;
     for (size_t s = 0; s < d->sites; s++) {

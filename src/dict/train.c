@@ -39,7 +39,8 @@ df_status train_begin(train_run *run, const float *all) {
     float *center = NULL; // [width]
     for (size_t s = 0; s < run->dict->sites; s++)
         run->dict->site[s].scale = run->from.all->site[run->site[s]].scale;
-    run->dict->threshold = -1.0f;
+    for (size_t n = 0; n < df_dict_thresholds(run->dict); n++)
+        *df_dict_threshold(run->dict, n) = -1.0f;
     run->anneal = (df_anneal){.factor = 1.0};
     DF_TRY(df_agree(run->comm, DF_NEW(center, run->dict->width)));
     row_sites_pick(run->from.all, run->site, run->from.sites, all, 1, center);

@@ -32,9 +32,9 @@ df_status train_describe(const df_train_options *o, df_dict *d) {
     d->code_norm = o->code_norm;
     d->k = schedule_largest_k(o); // what the coder must have room for
     d->subtract_bias = o->subtract_bias;
-    d->threshold = -1.0f;
     d->prefixes = o->prefixes;
     memcpy(d->prefix, o->prefix, sizeof o->prefix);
+    DF_TRY(df_parts_check(d));
     return df_dict_bind(d, o->shared, o->dedicated);
 }
 

@@ -270,14 +270,14 @@ def circuit_tracer():
 
 
 def crosscoder_learning():
-    """Two sites; without a normaliser (its buffers NaN), and with one that shifts and scales."""
-    for name in ("relu", "batchtopk", "normalised"):
+    """Two sites; without a normaliser (its buffers NaN), with one that shifts and scales, with a threshold for each site."""
+    for name in ("relu", "batchtopk", "normalised", "decoupled"):
         x, folder = rows(D, D), folder_of("crosscoder_" + name)
         enc, dec = f32(2, D, F, scale=0.4), f32(2, F, D, scale=0.4)
         b_enc, b_dec = f32(F, scale=0.2), f32(2, D, scale=0.3)
         t = {"encoder.weight": enc, "encoder.bias": b_enc, "decoder.weight": dec, "decoder.bias": b_dec,
              "code_normalization_id": np.array(1, "<i8")}
-        norms = np.linalg.norm(dec.astype(np.float64), axis=2).sum(0)
+        norms = np.linalg.norm(dec.astype(np.float64), axis=2)
         mean, scale = np.zeros((2, D)), np.ones(2)
         if name == "normalised":
             mean, scale = f32(2, D, scale=0.5).astype(np.float64), np.array([0.3, 1.7], "<f4").astype(np.float64)
@@ -290,11 +290,18 @@ def crosscoder_learning():
         z = (x.reshape(ROWS, 2, D).astype(np.float64) - mean) * scale[:, None]
         f = np.maximum(np.einsum("bld,ldf->bf", z, enc.astype(np.float64)) + b_enc, 0)
         head = {"activation_dim": D, "dict_size": F, "num_layers": 2, "code_normalization": "CROSSCODER"}
-        if name != "relu":
+        if name in ("batchtopk", "normalised"):
             t |= {"k": np.array(5, "<i4"), "threshold": np.array(1.2, "<f4")}
             head["k"] = 5
-            f = np.where(f * norms > np.float64(np.float32(1.2)), f, 0)
-        y = (np.einsum("bf,lfd->bld", f, dec.astype(np.float64)) + b_dec) / scale[:, None] + mean
+            f = np.where(f * norms.sum(0) > np.float64(np.float32(1.2)), f, 0)
+        seen = np.stack([f, f], 1)  # [rows, sites, latents]
+        if name == "decoupled":
+            cuts = np.array([0.9, 1.4], "<f4")
+            t |= {"k": np.array(5, "<i4"), "threshold": cuts, "code_normalization_id": np.array(5, "<i8")}
+            head |= {"k": 5, "code_normalization": "DECOUPLED"}
+            seen = np.where(seen * norms > cuts.astype(np.float64)[:, None], seen, 0)
+            f = seen.max(1)
+        y = (np.einsum("blf,lfd->bld", seen, dec.astype(np.float64)) + b_dec) / scale[:, None] + mean
         config(folder, "config.json", head)
         safetensors(folder / "model.safetensors", t)
         write(folder.name, folder, x, f, y.reshape(ROWS, 2 * D))

@@ -53,6 +53,9 @@ CASES = {
     "gated_trained": dict(act="gated", penalty="l1", weight=0.05, norm="root", frozen=False),
     # BatchTopK crosscoders: unsquared error, selection site by site
     "batch_unsquared": dict(act="batchtopk", norm="sum", reconstruction="unsquared", aux=1 / 32, subtract=False),
+    # the same, k for each site by its own norm (crosscoder_learning's DECOUPLED)
+    "decoupled": dict(act="batchtopk", norm="decoupled", reconstruction="unsquared", aux=1 / 32, subtract=False),
+    "decoupled_squared": dict(act="batchtopk", norm="decoupled", reconstruction="squared"),
     # latents bound to models: tied decoders with a penalty of their own, columns of one model alone, both
     "shared": dict(penalty="l1", weight=0.1, norm="sum", subtract=False, widths=EVEN, shared=12, ratio=0.15),
     "shared_tanh": dict(JUMP, penalty="tanh", weight=0.02, norm="sum", ste_all=True, preact=0.003, bandwidth=0.6, widths=EVEN, shared=10,
@@ -205,11 +208,17 @@ def encode(x, p, case):
     if case["act"] == "relu":
         positive = f[f > 0].min().item() if case["penalty"] == "lp" else 1.0  # p < 1: steep at 0
         return f, pre, None, positive
+    if case["norm"] == "decoupled":  # codes [rows, sites, latents], as the sites see them
+        parts, gaps = zip(*(keep(f.reshape(-1), (f * n).detach().reshape(-1), K * B) for n in site_norms(p["w_dec"], case)))
+        return torch.stack([part.reshape(f.shape) for part in parts], 1), pre, None, min(gaps)
     part, gap = keep(f.reshape(-1), (f * code_norm(p["w_dec"], case)).detach().reshape(-1), K * B)
     return part.reshape(f.shape), pre, None, gap
 
 
-def decode(f, p):
+def decode(f, p, case):
+    if f.dim() == 3:
+        parts = p["w_dec"].split(case["widths"], dim=1)
+        return torch.cat([f[:, s] @ part for s, part in enumerate(parts)], 1) + p["b_dec"]
     return f @ p["w_dec"] + p["b_dec"]
 
 
@@ -217,7 +226,7 @@ def objective(x, p, dead, case, state):
     p = {**p, "w_enc": p["w_enc"] * reach(case), "w_dec": bind(p["w_dec"], case)}
     f, pre, gate, gap = encode(x, p, case)
     norm = code_norm(p["w_dec"], case)
-    e = x - decode(f, p)
+    e = x - decode(f, p, case)
     terms = dict.fromkeys(("reconstruction", "sparsity", "preact", "gate", "auxiliary"), torch.zeros((), dtype=torch.float64))
     terms["reconstruction"] = reconstruction(e, case)
     if case["penalty"] in ("l0", "l0_target"):
@@ -343,7 +352,7 @@ def main(names):
         records["terms"] = [t.item() for t in terms.values()] + [l0]
         write(pathlib.Path(__file__).parent / f"objective_{name}.bin", records)
         print(f"{name}: seed {seed}, gap {gap:.1e}, loss {losses[0]:.4f} -> {losses[-1]:.4f}, FVU {fvu:.4f}, L0 {l0:.2f} -> "
-              f"{(last > 0).double().sum().item() / B:.2f}, dead {records['dead']}")
+              f"{((last > 0) if last.dim() == 2 else (last > 0).any(1)).double().sum().item() / B:.2f}, dead {records['dead']}")
 
 
 if __name__ == "__main__":

@@ -128,7 +128,10 @@ static inline void twin_select(twin *t) {
     if (t->activation != DF_BATCHTOPK) return;
     double *score = calloc(n, sizeof *score);
     for (size_t s = 0; s < t->sites; s++) {
-        for (size_t i = 0; i < n; i++) score[i] = t->f[i] * t->norm[i % t->latents];
+        bool decoupled = t->code_norm == DF_NORM_DECOUPLED;
+        for (size_t i = 0; i < n; i++)
+            score[i] = t->f[i] *
+                       (decoupled ? twin_site_norm(t, i % t->latents, s) : t->norm[i % t->latents]);
         twin_best(score, n, t->k * t->rows, t->site_mask + s * n);
     }
     free(score);

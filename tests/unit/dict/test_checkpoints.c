@@ -66,6 +66,19 @@ static void resumes_on_other_ranks(void **state) {
     df_test_all(world, digest_of("narrow") == alone);
 }
 
+/* Each site's threshold goes on from where it stood. */
+static void decoupled_resumes(void **state) {
+    (void)state;
+    df_train_options o = common;
+    o.code_norm = DF_NORM_DECOUPLED;
+    o.threshold_start = 0;
+    bool good = df_comm_rank(world) != 0 || train(self, "sites", &o) == DF_OK;
+    df_test_all(world, good);
+    df_test_all(world, stopped_with_two("parts", train_and_stop(world, "parts", &o)));
+    df_test_all(world, df_comm_rank(world) != 0 || train(self, "parts", &o) == DF_OK);
+    df_test_all(world, digest_of("parts") == digest_of("sites"));
+}
+
 static void damaged_checkpoint_falls_back(void **state) {
     (void)state;
     uint64_t alone = reference(), steps[8];
@@ -173,7 +186,8 @@ static void other_kernels_are_refused(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(resumes_on_other_ranks), cmocka_unit_test(damaged_checkpoint_falls_back),
-    cmocka_unit_test(other_job_is_left_alone), cmocka_unit_test(other_kernels_are_refused)};
+    cmocka_unit_test(resumes_on_other_ranks), cmocka_unit_test(decoupled_resumes),
+    cmocka_unit_test(damaged_checkpoint_falls_back), cmocka_unit_test(other_job_is_left_alone),
+    cmocka_unit_test(other_kernels_are_refused)};
 
 DF_TEST_MPI_MAIN(world, tests, set_up, training_close)

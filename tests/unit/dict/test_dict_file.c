@@ -109,6 +109,27 @@ static void comes_back(void **state) {
     df_free(path);
 }
 
+/* Thresholds of sites come back; nested dictionaries have none. */
+static void site_thresholds_come_back(void **state) {
+    (void)state;
+    char *path = df_format("%s/decoupled.dict.h5", folder);
+    for (int nested = 0; nested < 2; nested++) {
+        df_dict *d = make_dict(world), *back = NULL;
+        d->code_norm = DF_NORM_DECOUPLED;
+        d->site_threshold[0] = 0.25f, d->site_threshold[1] = 1.0f / 3;
+        if (nested) d->prefixes = 1, d->prefix[0] = LATENTS;
+        df_test_all(world, df_dict_save(world, path, d, NULL, "", 9, 0, &facts) == DF_OK);
+        df_dict_free(&d);
+        df_test_all(world, nested ? refused(path, "nested")
+                                  : df_dict_load(world, path, &back) == DF_OK &&
+                                        back->code_norm == DF_NORM_DECOUPLED &&
+                                        back->site_threshold[0] == 0.25f &&
+                                        back->site_threshold[1] == 1.0f / 3);
+        df_dict_free(&back);
+    }
+    df_free(path);
+}
+
 /* Thresholds and gates come back; what they must not be is refused. */
 static void own_numbers_come_back(void **state) {
     (void)state;
@@ -424,6 +445,7 @@ static void truncated_files_are_refused(void **state) {
 
 static const struct CMUnitTest tests[] = {cmocka_unit_test(comes_back),
                                           cmocka_unit_test(same_digest),
+                                          cmocka_unit_test(site_thresholds_come_back),
                                           cmocka_unit_test(own_numbers_come_back),
                                           cmocka_unit_test(forged_files_are_refused),
                                           cmocka_unit_test(forged_layers_are_refused),

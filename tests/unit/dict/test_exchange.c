@@ -53,6 +53,7 @@ static const struct {
     {"crosscoder_relu", "crosscoder_learning"},
     {"crosscoder_batchtopk", "crosscoder_learning"},
     {"crosscoder_normalised", "crosscoder_learning"},
+    {"crosscoder_decoupled", "crosscoder_learning"},
 };
 enum { CASES = sizeof cases / sizeof cases[0] };
 
@@ -271,7 +272,8 @@ static df_dict *ours(df_dict_kind kind, df_activation activation, df_code_norm n
     d->activation = activation;
     d->code_norm = norm;
     d->k = activation == DF_TOPK || activation == DF_BATCHTOPK ? 5 : 0;
-    if (activation == DF_BATCHTOPK) d->threshold = 0.77f;
+    if (activation == DF_BATCHTOPK) *df_dict_threshold(d, 0) = 0.77f;
+    if (df_dict_decoupled(d)) *df_dict_threshold(d, 1) = 1.0f / 3;
     for (size_t j = 0; j < d->mine.count; j++) {
         const df_dict_group *g = df_dict_group_of(d, j);
         uint64_t at = (d->mine.first + j) * 1000;
@@ -342,6 +344,7 @@ static void ours_come_back_to_the_bit(void **state) {
         {"circuit-tracer-clt", DF_CLT, DF_JUMPRELU, DF_NORM_NONE},
         {"circuit-tracer-clt", DF_CLT, DF_BATCHTOPK, DF_NORM_SUM},
         {"crosscoder_learning", DF_CROSSCODER, DF_BATCHTOPK, DF_NORM_SUM},
+        {"crosscoder_learning", DF_CROSSCODER, DF_BATCHTOPK, DF_NORM_DECOUPLED},
         {"crosscoder_learning", DF_CROSSCODER, DF_RELU, DF_NORM_ROOT},
         {"crosscoder_learning", DF_CROSSCODER, DF_BATCHTOPK, DF_NORM_MIXED}, // and bound
     };

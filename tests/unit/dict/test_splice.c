@@ -76,6 +76,33 @@ static void clamps_and_ablates(void **state) {
     df_dict_free(&d);
 }
 
+/* A latent that reconstructs one site alone is taken from that site alone. */
+static void clamps_by_site(void **state) {
+    (void)state;
+    const df_clamp gone[] = {{17, 0.0f}};
+    df_dict *d = make_dict();
+    df_splice *s = NULL;
+    float x[ROWS * 2 * WIDTH], change[ROWS * 2 * WIDTH];
+    for (size_t i = 0; i < ROWS * 2 * WIDTH; i++) x[i] = (float)number(i, 0, 4);
+    d->activation = DF_BATCHTOPK;
+    d->k = 4;
+    d->code_norm = DF_NORM_DECOUPLED;
+    d->site_threshold[0] = 1e6f, d->site_threshold[1] = 0.0f;
+    df_test_all(world,
+                df_splice_open(world, kernels, d, &(df_splice_plan){gone, 1, ROWS}, &s) == DF_OK &&
+                    df_splice_rows(s, x, ROWS, change, NULL) == DF_OK);
+    bool good = true, any = false;
+    for (size_t i = 0; i < ROWS * 2 * WIDTH; i++) {
+        size_t c = i % (2 * WIDTH);
+        double f = code(17, x + i - c), row = (double)(float)number(17, c, 2) / scale_of(c);
+        good = good && fabs((double)change[i] + (c < WIDTH ? 0.0 : f * row)) < 1e-4;
+        any = any || (c >= WIDTH && f > 0.1);
+    }
+    df_test_all(world, good && any);
+    df_splice_close(&s);
+    df_dict_free(&d);
+}
+
 static void refuses_clamps(void **state) {
     (void)state;
     const df_clamp far[] = {{LATENTS, 1.0f}}, twice[] = {{3, 1.0f}, {3, 2.0f}};
@@ -105,6 +132,7 @@ static int tear_down(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {cmocka_unit_test(clamps_and_ablates),
+                                          cmocka_unit_test(clamps_by_site),
                                           cmocka_unit_test(refuses_clamps)};
 
 DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)

@@ -61,6 +61,10 @@ static const setting settings[] = {
     {DF_CROSSCODER, DF_GATED, false, ROWS, 0, {.penalty = DF_PENALTY_L1, .weight = 0.1}},
     {DF_CLT, DF_BATCHTOPK, false, ROWS, 3, {0}},
 };
+static const setting decoupled[] = {
+    {DF_CROSSCODER, DF_TOPK, true, ROWS, 0, {0}},
+    {DF_TRANSCODER, DF_BATCHTOPK, false, ROWS, 0, {0}},
+};
 
 static df_dict *make_dict(const setting *s) {
     bool apart = s->kind > DF_CROSSCODER;
@@ -111,8 +115,8 @@ static bool same_traffic(df_traffic a, df_cost b) {
 }
 
 /* BatchTopK's cut: none, the score's digits and its ties, or the last tie's place too; screened
- * once or twice. */
-static bool one_of_six(df_traffic counted, df_step_cost cost) {
+ * once or twice. All that as often as it selects. */
+static bool one_of_six(df_traffic counted, df_step_cost cost, size_t parts) {
     int size = df_comm_size(world);
     df_cost one = df_cost_reduce(size, 1), pass = df_cost_reduce(size, 2048);
     const df_cost none = {.latencies = 0};
@@ -120,18 +124,21 @@ static bool one_of_six(df_traffic counted, df_step_cost cost) {
                            df_cost_add(df_cost_times(pass, 9), one)};
     const df_cost second = df_cost_add(df_cost_times(one, 2), pass);
     const df_cost again[] = {none, df_cost_add(df_cost_agree(size), second)};
-    for (size_t i = 0; i < 6; i++)
-        if (same_traffic(counted, df_cost_add(cost.least, df_cost_add(cut[i / 2], again[i % 2]))))
+    for (size_t i = 0; i < 6; i++) {
+        df_cost with = df_cost_add(cost.least, df_cost_add(cut[i / 2], again[i % 2]));
+        if (parts > 1 ? one_of_six(counted, (df_step_cost){with, cost.most}, parts - 1)
+                      : same_traffic(counted, with))
             return true;
-    return equal(counted, cost.most.traffic);
+    }
+    return false;
 }
 
-static void test_steps(void **state) {
-    (void)state;
+static void count_steps(const setting *all, size_t n, df_code_norm norm) {
     int size = df_comm_size(world), rank = df_comm_rank(world);
-    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
-        const setting *s = &settings[i];
+    for (size_t i = 0; i < n; i++) {
+        const setting *s = &all[i];
         df_dict *d = make_dict(s);
+        d->code_norm = norm;
         df_coder *c = NULL;
         float *x = make_rows(s->rows);
         df_test_all(world, x != NULL && df_coder_open(world, kernels, d, s->rows, &c) == DF_OK);
@@ -149,7 +156,8 @@ static void test_steps(void **state) {
             df_test_all(world, status == DF_OK);
             df_step_cost cost = df_coder_step_cost(d, &s->objective, s->rows, s->aux_k, size, rank);
             df_test_all(world, d->activation == DF_BATCHTOPK
-                                   ? one_of_six(counted, cost)
+                                   ? one_of_six(counted, cost, df_dict_thresholds(d)) ||
+                                         equal(counted, cost.most.traffic)
                                    : equal(counted, cost.most.traffic) &&
                                          equal(counted, cost.least.traffic));
         }
@@ -157,6 +165,12 @@ static void test_steps(void **state) {
         df_dict_free(&d);
         df_free(x);
     }
+}
+
+static void test_steps(void **state) {
+    (void)state;
+    count_steps(settings, sizeof settings / sizeof *settings, DF_NORM_NONE);
+    count_steps(decoupled, sizeof decoupled / sizeof *decoupled, DF_NORM_DECOUPLED);
 }
 
 /* Equal scores everywhere: the cut needs all nine passes. */

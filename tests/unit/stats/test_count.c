@@ -54,7 +54,7 @@ static df_codes codes_of(const world *w, size_t first, size_t n, uint64_t *start
             }
     }
     start[n] = used;
-    return (df_codes){n, start, latent, value};
+    return (df_codes){.rows = n, .start = start, .latent = latent, .value = value};
 }
 
 typedef struct counted {
