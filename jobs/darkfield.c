@@ -358,15 +358,21 @@ static df_status run_job(df_run *run, const command_line *line, const char *comm
     return status;
 }
 
-/* What every stage reads and nothing can stand in for. alone: the only stage, else NULL. */
-static df_status require_shared(const df_run *run, const df_stage *alone) {
+static bool needs_site(const df_job *job, const command_line *line) {
+    for (size_t i = 0; i < N_STAGES; i++)
+        if (!stages[i]->siteless && is_wanted(job, line, stages[i])) return true;
+    return false;
+}
+
+/* What every stage reads and nothing can stand in for. */
+static df_status require_shared(const df_run *run, const command_line *line) {
     static const char *const sections[] = {"out", "models", "text"};
     const df_job *job = run->job;
     const char *source = df_job_text(job, "train.source");
     bool synthetic = strcmp(source, "activations") != 0; // then no model is needed
     for (size_t i = 0; i < (synthetic ? 1 : sizeof sections / sizeof *sections); i++)
         DF_TRY(df_job_require(job, sections[i]));
-    if (alone != NULL && alone->siteless) return DF_OK;
+    if (!needs_site(job, line)) return DF_OK;
     for (size_t d = 0; d < df_run_dictionaries(run) && !synthetic; d++)
         DF_TRY(df_job_require_sites(df_run_of(run, d).job));
     return DF_OK;
@@ -395,7 +401,7 @@ static df_status run_with_job(df_comm *world, const command_line *line, const ch
     df_run run = {.world = world, .job = job, .dry_run = line->dry_run, .force = line->force};
     df_status status = presume(job);
     if (status == DF_OK) status = df_sweep_open(&run);
-    if (status == DF_OK) status = require_shared(&run, find_stage(line->verb));
+    if (status == DF_OK) status = require_shared(&run, line);
     status = df_agree(world, status);
     if (status == DF_OK && line->print_config)
         print_config(&run);

@@ -47,7 +47,7 @@ typedef struct df_stage {
     df_status (*presume)(df_job *job); /* completes the parsed job file; NULL: nothing to do */
     void (*more_help)(FILE *to);       /* follows the options in `help`; NULL: nothing */
     bool of_one;     /* studies one dictionary: of a sweep it is run with the member of train.use */
-    bool siteless;   /* alone, it needs no `site` */
+    bool siteless;   /* it needs no `site` */
     bool on_request; /* part of `darkfield run` where `stages` lists it, or, without such a list, a
                         key of its section was given */
 } df_stage;

@@ -139,4 +139,5 @@ const df_stage df_stage_report = {
     .options = options,
     .n_options = sizeof options / sizeof *options,
     .run = run_report,
+    .siteless = true,
 };

@@ -142,9 +142,11 @@ size_t df_lens_pairs(const df_model_shape *shape);
 size_t df_lens_pair(const df_model_shape *shape, size_t earlier_layer, size_t earlier_head,
                     size_t later_layer);
 
-/* Everything of one model. Weights and heads are spread over the ranks, windows too. DF_BAD_INPUT
- * when weights or activations are not finite, DF_USAGE when windows or sequences are longer than
- * the model's positions. Collective; df_lens_free, also after a failure. */
+/* Everything of one model. Weights and heads are spread over the ranks, windows too. Memory per
+ * thread: of a window the streams, MLP outputs and z of all layers, the patterns of one layer, and
+ * 2 * 64 rows of logits; per rank the [h, h] products of all heads. DF_BAD_INPUT when weights or
+ * activations are not finite, DF_USAGE when windows or sequences are longer than the model's
+ * positions. Collective; df_lens_free, also after a failure. */
 df_status df_lens_run(df_comm *comm, const df_lens_input *input, df_lens *out) DF_MUST_CHECK;
 void df_lens_free(df_lens *lens); /* Not collective */
 

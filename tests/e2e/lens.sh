@@ -42,7 +42,7 @@ plan() { darkfield 1 run "$pocket" --set out="$work/plan" --dry-run "$@"; }
 must plan plan && if grep -q '== lens' "$work/log"; then bad lens.unasked "it is part of a run"; else ok lens.unasked; fi
 must plan plan --set lens.windows=2 && if grep -q '== lens' "$work/log"; then ok lens.asked; else bad lens.asked "it is no part of a run"; fi
 
-must report darkfield 1 report "$work/job.yaml" --set site=blocks.0.hook_resid_post --set out="$work/1x1" || finish
+must report darkfield 1 run "$work/job.yaml" "${small[@]}" --set stages="lens, report" --set out="$work/1x1" || finish
 if grep -q 'strongest heads' "$work/1x1/report.html"; then ok lens.report; else bad lens.report "the page has no lens"; fi
 if found=$("$PYTHON" - "$work/1x1/lens.h5" 2>&1 <<'PY'
 import sys

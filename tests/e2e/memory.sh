@@ -25,9 +25,9 @@ for ranks in 1 2; do
     darkfield $ranks harvest "${job[@]}" "${all[@]}" --force || { bad memory.harvest "exit $?: $(end_of "$work/log")"; finish; }
     own_is "harvest.ranks_$ranks" "$plan" "$work/log"
     # Plans of all stages need the files that they will read.
-    darkfield $ranks run "${job[@]}" "${all[@]}" --set stages="$(IFS=,; echo "${stages[*]}")" ||
-        { bad memory.run "exit $?: $(end_of "$work/log")"; finish; }
-    darkfield $ranks run "${job[@]}" "${all[@]}" --dry-run || { bad memory.plan "exit $?: $(end_of "$work/log")"; finish; }
+    listed=(--set stages="$(IFS=,; echo "${stages[*]}")")
+    darkfield $ranks run "${job[@]}" "${all[@]}" "${listed[@]}" || { bad memory.run "exit $?: $(end_of "$work/log")"; finish; }
+    darkfield $ranks run "${job[@]}" "${all[@]}" "${listed[@]}" --dry-run || { bad memory.plan "exit $?: $(end_of "$work/log")"; finish; }
     cp "$work/log" "$work/plans.log"
     for stage in "${stages[@]}"; do
         case $stage in
