@@ -477,10 +477,11 @@ void df_anneal_note(const df_anneal_plan *plan, df_anneal *anneal, uint64_t step
 
 /* What one step of a dictionary costs rank `rank` of `size` in communication: the formula, one line
  * for each collective of df_coder_step in its order. Counts as df_comm_traffic does. Exact but for
- * BatchTopK, whose cut takes none, 3 or 9 passes of a radix count, as the batch has it: `least` and
- * `most`. objective: the terms it has; next_power counts. aux_k: latents that AuxK uses, 0 while
- * none is dead. Independent of the latents but for the number of blocks: O(rows * width). What
- * Matryoshka, Multi-TopK, clipping and resampling add is not in it. Not collective. */
+ * BatchTopK, whose cut takes none, 3 or 9 passes of a radix count, as the batch has it, and TopK
+ * and AuxK, which exchange winners again where a floor was too high: `least` and `most`. objective:
+ * the terms it has; next_power counts. aux_k: latents that AuxK uses, 0 while none is dead.
+ * Independent of the latents but for the number of blocks: O(rows * width). What Matryoshka,
+ * Multi-TopK, clipping and resampling add is not in it. Not collective. */
 typedef struct df_step_cost {
     df_cost least, most;
 } df_step_cost;

@@ -79,8 +79,7 @@ df_status df_auxiliary(df_coder *c, const df_step_settings *set, df_code_factor 
                        "aux_k is %zu; the coder has room for at most %zu (the larger of 512 and "
                        "half a site's width)",
                        k, c->row_k);
-    df_screen_rows(c, (df_view){.n = c->dead, .list = c->dead_list}, k);
-    df_select_rows(c, k, &c->aux);
+    df_select_rows(c, (df_view){.n = c->dead, .list = c->dead_list}, k, NULL, &c->aux);
     aux_error(c, set->aux_bias);
     double squares;
     DF_TRY(df_total_squares(c, c->aux_error, &squares));

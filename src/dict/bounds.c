@@ -129,8 +129,7 @@ static void prepare_rows(df_coder *c, size_t tile) {
     }
 }
 
-/* The largest norm that a group reads of a row. */
-static float row_size(const df_coder *c, size_t r) {
+float df_row_size(const df_coder *c, size_t r) {
     float largest = 0.0f;
     for (size_t g = 0; g < c->dict->groups; g++) {
         float norm = c->x_norm[g * c->padded_rows + r];
@@ -151,7 +150,7 @@ df_status df_coder_prepare(df_coder *c, const float *x, size_t rows) {
 #pragma omp parallel for schedule(static)
     for (size_t tile = 0; tile < df_row_tiles(rows); tile++) prepare_rows(c, tile);
     for (size_t r = 0; r < rows; r++) {
-        float size = row_size(c, r);
+        float size = df_row_size(c, r);
         if (!(size < FLT_MAX))
             return df_fail(DF_BAD_INPUT, "row %zu of the batch holds a value that is not finite",
                            r);

@@ -24,17 +24,18 @@ static void drop_below_floor(df_candidates *s) {
     s->exact = exact;
 }
 
-void df_candidates_narrow(df_worker *w, df_candidates *s, size_t keep) {
-    if (s->count > keep) {
-        const float *reached = s->value;
-        if (s->exact > 0) {
-            memcpy(w->order, s->upper, s->exact * sizeof *w->order);
-            memcpy(w->order + s->exact, s->value + s->exact,
-                   (s->count - s->exact) * sizeof *w->order);
-            reached = w->order;
-        }
-        s->floor = df_level_of(reached, s->count, keep, s->floor);
+float df_candidates_level(df_worker *w, const df_candidates *s, size_t k, float level) {
+    const float *reached = s->value;
+    if (s->exact > 0) {
+        memcpy(w->order, s->upper, s->exact * sizeof *w->order);
+        memcpy(w->order + s->exact, s->value + s->exact, (s->count - s->exact) * sizeof *w->order);
+        reached = w->order;
     }
+    return df_level_of(reached, s->count, k, level);
+}
+
+void df_candidates_narrow(df_worker *w, df_candidates *s, size_t keep) {
+    if (s->count > keep) s->floor = df_candidates_level(w, s, keep, s->floor);
     drop_below_floor(s);
 }
 

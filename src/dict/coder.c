@@ -105,9 +105,10 @@ void df_coder_close(df_coder **coder) {
 
 /* ---- encode --------------------------------------------------------------------------------- */
 
+/* A decoupled dictionary ranks by each site in turn, so the guess of one is not that of the next.
+ */
 static df_status encode_rows(df_coder *c, df_code_store *out) {
-    df_screen_rows(c, (df_view){.n = c->local}, c->dict->k);
-    df_select_rows(c, c->dict->k, out);
+    df_select_rows(c, (df_view){.n = c->local}, c->dict->k, c->parts > 0 ? NULL : &c->guess, out);
     return DF_OK;
 }
 
@@ -189,7 +190,7 @@ df_status df_encode(df_coder *c, const float *x, size_t rows, bool training, dou
     c->dense = false;
     for (int t = 0; t < c->threads; t++) {
         df_worker *w = &c->worker[t];
-        w->settled_rows = w->wasted = 0;
+        w->settled_rows = w->missed_rows = w->wasted = 0;
         w->screen_seconds = w->settle_seconds = 0.0;
     }
     DF_TRY(df_agree(c->comm, df_coder_prepare(c, x, rows)));

@@ -47,6 +47,13 @@ typedef struct df_view {
     const float *lift;    /* [local] instead of the coder's, where list is NULL */
 } df_view;
 
+/* What TopK's k-th best score will be at least, from earlier batches. */
+typedef struct row_guess {
+    float level;  /* per size of the row (df_row_size) that nearly all rows of the last one reach */
+    float margin; /* how far below it, relatively, the next one's floors begin */
+    size_t k;     /* that it was learned with; 0: nothing is known */
+} row_guess;
+
 /* What a batch of codes needs besides df_codes itself. */
 typedef struct df_code_store {
     df_codes codes; /* value is the start of one allocation that holds all [capacity] arrays */
@@ -90,6 +97,7 @@ typedef struct df_worker {
     double screen_seconds, settle_seconds;
     uint64_t wasted;       /* candidates that were settled and not selected here */
     uint64_t settled_rows; /* rows whose candidates did not fit */
+    uint64_t missed_rows;  /* rows whose floor was too high */
     df_status status;
 } df_worker;
 
@@ -148,12 +156,17 @@ struct df_coder {
     float *magnify;        /* [local] exp(r_mag) */
     float half_window;     /* half the bandwidth; 0 outside training */
     bool positive_window;
-    size_t picked_k;     /* entries per row in picked_* */
-    float *picked_value; /* [max_rows, picked_k] TopK's local winners, ascending by latent */
+    /* TopK's local winners, ascending by latent: [max_rows, picked_stride]. On more than one rank
+     * first the candidates, with upper in the place of value. */
+    size_t picked_stride;
+    float *picked_value;
     uint32_t *picked_latent, *picked_count;
+    float *picked_least; /* [max_rows] the k-th best score; 0 where there are fewer */
+    double *row_floor;   /* [2, rows] floors, and less of what a rank's share of k reaches */
+    row_guess guess;
     uint64_t *send_keys,
         *receive_keys;  /* candidate exchange: [rows, k], [ranks, rows of this rank, k] */
-    uint64_t *cut_keys; /* [max_rows] the last key selected */
+    uint64_t *cut_keys; /* [max_rows] the last key selected, or DF_FLOOR_TOO_HIGH */
     uint64_t *counters; /* [2048] */
 
     df_node *nodes;                     /* all ranks' maximal subtrees, rank by rank */
@@ -223,6 +236,7 @@ void *df_layout_take(df_layout *l, size_t n, size_t size);
 void df_coder_shape(df_coder *c, df_dict *dict, size_t max_rows);
 void df_layout_base(df_coder *c, df_layout *l);
 void df_layout_rows(df_coder *c, df_layout *l, size_t k); /* TopK's scratch */
+void df_pick_layout(df_coder *c, size_t k);               /* sets picked_stride */
 size_t df_row_capacity(size_t k);                         /* candidates of a row of TopK */
 size_t df_list_capacity(const df_coder *c);
 size_t df_code_capacity(const df_coder *c);   /* of all sites, where they are decoupled */
@@ -241,8 +255,17 @@ df_status df_coder_prepare(df_coder *c, const float *x, size_t rows);
  * their decoder row, or by the code norm again (NULL). Not collective. */
 void df_coder_rank_by(df_coder *c, const df_range *columns);
 
-/* TopK over a view: the k best of this rank per row into picked_*. Not collective. */
-void df_screen_rows(df_coder *c, df_view view, size_t k);
+/* The largest norm that a group reads of a row of the batch. */
+float df_row_size(const df_coder *c, size_t row);
+
+/* TopK over a view, floors beginning at guess times the size of the row. One rank: the k best of
+ * each row into picked_*. More: candidates into picked_*, and row_floor; then, once those of all
+ * ranks have been made one, the k best of this rank that reach it; then, of the rows whose cut is
+ * DF_FLOOR_TOO_HIGH, the k best of this rank without any floor. Not collective. */
+#define DF_FLOOR_TOO_HIGH 0 /* the key of no score */
+void df_screen_rows(df_coder *c, df_view view, size_t k, float guess);
+void df_settle_rows(df_coder *c, size_t k);
+void df_find_rows_again(df_coder *c, df_view view, size_t k);
 /* Everything else: candidates into the workers' lists, floor as a start, at most `keep` best. Not
  * collective. */
 df_status df_screen_lists(df_coder *c, float floor, size_t keep);
@@ -256,7 +279,9 @@ static inline float df_settled(const df_coder *c, const float *cut, size_t j, fl
     return cut != NULL ? p - cut[j] : *value * c->scale[j];
 }
 
-/* Candidates: drop what cannot be among the best `keep`; make room; settle. */
+/* Candidates: a level that at least k reach, if `level` is one; drop what cannot be among the best
+ * `keep`; make room; settle. */
+float df_candidates_level(df_worker *w, const df_candidates *s, size_t k, float level);
 void df_candidates_narrow(df_worker *w, df_candidates *s, size_t keep);
 void df_candidates_settle(const df_coder *c, df_candidates *s);
 /* Of w->rows[0 .. rows - 1], latent after latent: an encoder row is read once for many rows. */
@@ -264,8 +289,10 @@ void df_candidates_settle_rows(const df_coder *c, df_worker *w, size_t rows);
 void df_candidates_best(df_worker *w, df_candidates *s, size_t keep);
 void df_candidates_above(df_candidates *s, float floor);
 
-/* Collective: from local winners to codes. */
-void df_select_rows(df_coder *c, size_t k, df_code_store *out);
+/* Collective: the k best of each row of a view, over all ranks (topk.c). `guess` begins with k = 0
+ * and learns; NULL: none. */
+void df_select_rows(df_coder *c, df_view view, size_t k, row_guess *guess, df_code_store *out);
+/* Collective: from lists to codes. */
 /* False: the floors were too high for so many; nothing is selected. */
 bool df_select_batch(df_coder *c, size_t keep);
 df_status df_lists_to_codes(df_coder *c, df_code_store *out);

@@ -193,13 +193,20 @@ static void lay_out_row_pool(df_coder *c, df_layout *l, df_worker *w, size_t k) 
     }
 }
 
+void df_pick_layout(df_coder *c, size_t k) {
+    c->picked_stride = c->size > 1 ? 2 * k + DF_TILE_LATENTS : k;
+}
+
 void df_layout_rows(df_coder *c, df_layout *l, size_t k) {
     size_t mine = c->max_rows / (size_t)c->size + 1;
     c->row_k = k;
-    TAKE(c->picked_value, c->max_rows * k);
-    TAKE(c->picked_latent, c->max_rows * k);
+    df_pick_layout(c, k);
+    TAKE(c->picked_value, c->max_rows * c->picked_stride);
+    TAKE(c->picked_latent, c->max_rows * c->picked_stride);
     TAKE(c->picked_count, c->max_rows);
+    TAKE(c->picked_least, c->max_rows);
     if (c->size > 1) {
+        TAKE(c->row_floor, 2 * c->max_rows);
         TAKE(c->send_keys, c->max_rows * k);
         TAKE(c->receive_keys, (size_t)c->size * mine * k);
         TAKE(c->cut_keys, c->max_rows);

@@ -5,8 +5,7 @@
 df_status df_multi(df_coder *c, const df_step_settings *set, df_step_report *report) {
     size_t k = df_multi_k(c->dict);
     double squares;
-    df_screen_rows(c, (df_view){.n = c->local}, k);
-    df_select_rows(c, k, &c->multi);
+    df_select_rows(c, (df_view){.n = c->local}, k, NULL, &c->multi);
     df_error_rows(c, &c->multi, c->multi_error, NULL);
     DF_TRY(df_total_squares(c, c->multi_error, &squares));
     c->multi_factor = 0.0f;

@@ -149,8 +149,16 @@ static df_range unit_range(const df_coder *c, size_t units, size_t i) {
 
 /* ---- TopK: candidates per row --------------------------------------------------------------- */
 
-/* Lays out the rows' candidates one after another, as near as this k allows. */
-static void start_rows(df_worker *w, size_t rows, size_t k) {
+/* Rows to find candidates of. */
+typedef struct row_job {
+    df_view view;
+    df_range unit;
+    size_t k;
+} row_job;
+
+/* Lays out the rows' candidates one after another, as near as this k allows; none is screened yet.
+ */
+static void open_rows(df_worker *w, size_t k) {
     size_t capacity = df_row_capacity(k);
     for (size_t r = 0; r < SCREEN_ROWS; r++) {
         float *pool = w->pool + 4 * r * capacity;
@@ -160,87 +168,219 @@ static void start_rows(df_worker *w, size_t rows, size_t k) {
                                      .latent = (uint32_t *)(pool + 3 * capacity),
                                      .capacity = capacity,
                                      .limit = capacity,
-                                     .next = 2 * k,
                                      .floor = FLT_TRUE_MIN};
-        w->floor[r] = r < rows ? FLT_TRUE_MIN : INFINITY;
+        w->floor[r] = INFINITY;
     }
+}
+
+/* A floor is never so high that it would close the row. */
+static void open_row(df_worker *w, size_t r, size_t k, float floor) {
+    df_candidates *s = &w->rows[r];
+    s->count = s->exact = 0;
+    s->next = 2 * k;
+    w->floor[r] = s->floor = fminf(fmaxf(floor, FLT_TRUE_MIN), FLT_MAX);
 }
 
 /* Gives a tile's hits to their rows; a row that has gathered enough is narrowed, which raises its
  * floor. `row` counts in the unit. */
-static void take_row_hits(df_coder *c, df_worker *w, const screen_panel *p, df_range unit,
-                          size_t row, size_t k) {
+static void take_row_hits(df_coder *c, df_worker *w, const screen_panel *p, const row_job *job,
+                          size_t row) {
     for (size_t r = 0; r < DF_TILE_ROWS; r++) {
         if (w->mask[r] == 0) continue;
         df_candidates *s = &w->rows[row + r];
-        append_hits(c, w, p, unit.first + row, r, s);
+        append_hits(c, w, p, job->unit.first + row, r, s);
         if (s->count < s->next) continue;
-        make_room(c, w, s, k, DF_TILE_LATENTS);
+        make_room(c, w, s, job->k, DF_TILE_LATENTS);
         s->next = s->count + s->count / 2 + DF_TILE_LATENTS;
         if (s->next + DF_TILE_LATENTS > s->limit) s->next = s->limit - DF_TILE_LATENTS;
         w->floor[row + r] = s->floor;
     }
 }
 
-/* Every latent exactly: for rows whose floor was above what their k-th best reaches. */
-static void settle_densely(df_coder *c, df_worker *w, df_view view, df_candidates *s, size_t row,
-                           size_t k) {
+/* Is any row of a tile screened? */
+static bool is_open(const float *floor) {
+    bool open = false;
+    for (size_t r = 0; r < DF_TILE_ROWS; r++) open |= floor[r] < INFINITY;
+    return open;
+}
+
+/* The candidates of the rows that are open, narrowed. */
+static void screen_rows(df_coder *c, df_worker *w, const row_job *job) {
+    double start = df_now();
+    size_t n = job->view.list == NULL ? c->panels : job->view.n;
+    for (size_t i = 0, step; i < n; i += step) {
+        screen_panel p;
+        step = 1;
+        if (job->view.list == NULL)
+            own_panel(c, i, &p);
+        else
+            step = gather_panel(c, w, job->view, i, &p);
+        for (size_t r = 0; r < job->unit.count; r += DF_TILE_ROWS)
+            if (is_open(w->floor + r) && screen_tile(c, w, &p, job->unit.first + r, w->floor + r))
+                take_row_hits(c, w, &p, job, r);
+    }
+    for (size_t r = 0; r < job->unit.count; r++) df_candidates_narrow(w, &w->rows[r], job->k);
+    w->screen_seconds += df_now() - start;
+}
+
+/* Every latent exactly. */
+static void settle_densely(df_coder *c, df_worker *w, const row_job *job, size_t r) {
+    df_view view = job->view;
+    df_candidates *s = &w->rows[r];
     s->count = s->exact = 0;
     s->floor = FLT_TRUE_MIN;
     for (size_t i = 0; i < view.n; i++) {
-        s->row[s->count] = (uint32_t)row;
+        s->row[s->count] = (uint32_t)(job->unit.first + r);
         s->latent[s->count++] = (uint32_t)(view.list != NULL ? view.list[i] : i);
         if (s->count < s->limit && i + 1 < view.n) continue;
         df_candidates_settle(c, s);
         df_candidates_above(s, 0.0f);
-        df_candidates_best(w, s, k);
+        df_candidates_best(w, s, job->k);
     }
     w->settled_rows++;
 }
 
-/* The winners of one settled row, ascending by latent. A floor that k exact scores reach has cost
- * nothing; the lowest floor was never raised. */
-static void finish_row(df_coder *c, df_worker *w, df_view view, size_t row, df_candidates *s,
-                       size_t k) {
-    float floor = s->floor;
-    w->wasted += s->count > k ? s->count - k : 0;
-    df_candidates_above(s, floor > FLT_TRUE_MIN ? nextafterf(floor, 0.0f) : 0.0f);
-    if (s->count < k && floor > FLT_TRUE_MIN) settle_densely(c, w, view, s, row, k);
-    df_candidates_best(w, s, k);
+/* The winners of a settled row, ascending by latent. */
+static void pick(df_coder *c, df_worker *w, const row_job *job, size_t r) {
+    df_candidates *s = &w->rows[r];
+    size_t row = job->unit.first + r, at = row * c->picked_stride;
+    df_candidates_best(w, s, job->k);
+    float least = s->count == job->k ? s->upper[0] : 0.0f;
+    for (size_t i = 0; i < s->count; i++) least = s->upper[i] < least ? s->upper[i] : least;
+    c->picked_least[row] = least;
     c->picked_count[row] = (uint32_t)s->count;
-    memcpy(c->picked_value + row * k, s->value, s->count * sizeof *s->value);
-    memcpy(c->picked_latent + row * k, s->latent, s->count * sizeof *s->latent);
+    memcpy(c->picked_value + at, s->value, s->count * sizeof *s->value);
+    memcpy(c->picked_latent + at, s->latent, s->count * sizeof *s->latent);
+    w->floor[r] = INFINITY;
 }
 
-static void screen_row_unit(df_coder *c, df_worker *w, df_view view, df_range unit, size_t k) {
+/* Keeps the settled candidates that reach their floor. */
+static void keep_reaching(df_worker *w, const row_job *job, df_candidates *s) {
+    w->wasted += s->count > job->k ? s->count - job->k : 0;
+    df_candidates_above(s, s->floor > FLT_TRUE_MIN ? nextafterf(s->floor, 0.0f) : 0.0f);
+}
+
+/* Settles the candidates of open rows, and picks where k exact scores reach the floor, which has
+ * then cost nothing; the lowest floor was never raised. Returns how many rows stay open, with the
+ * lowest floor. */
+static size_t settle_rows(df_coder *c, df_worker *w, const row_job *job) {
     double start = df_now();
-    size_t n = view.list == NULL ? c->panels : view.n;
-    start_rows(w, unit.count, k);
-    for (size_t i = 0, step; i < n; i += step) {
-        screen_panel p;
-        step = 1;
-        if (view.list == NULL)
-            own_panel(c, i, &p);
-        else
-            step = gather_panel(c, w, view, i, &p);
-        for (size_t r = 0; r < unit.count; r += DF_TILE_ROWS)
-            if (screen_tile(c, w, &p, unit.first + r, w->floor + r))
-                take_row_hits(c, w, &p, unit, r, k);
+    size_t open = 0;
+    df_candidates_settle_rows(c, w, job->unit.count);
+    for (size_t r = 0; r < job->unit.count; r++) {
+        df_candidates *s = &w->rows[r];
+        if (!(w->floor[r] < INFINITY)) continue;
+        keep_reaching(w, job, s);
+        if (s->count >= job->k || !(s->floor > FLT_TRUE_MIN)) {
+            pick(c, w, job, r);
+        } else {
+            open_row(w, r, job->k, FLT_TRUE_MIN);
+            open++;
+        }
     }
-    double middle = df_now();
-    for (size_t r = 0; r < unit.count; r++) df_candidates_narrow(w, &w->rows[r], k);
-    df_candidates_settle_rows(c, w, unit.count);
-    for (size_t r = 0; r < unit.count; r++) finish_row(c, w, view, unit.first + r, &w->rows[r], k);
-    w->screen_seconds += middle - start;
-    w->settle_seconds += df_now() - middle;
+    w->settle_seconds += df_now() - start;
+    return open;
 }
 
-void df_screen_rows(df_coder *c, df_view view, size_t k) {
+/* The k best of open rows: again from the lowest floor where the first was too high, and of all
+ * latents where even that did not do. */
+static void find_rows(df_coder *c, df_worker *w, const row_job *job) {
+    screen_rows(c, w, job);
+    size_t missed = settle_rows(c, w, job);
+    w->missed_rows += missed;
+    if (missed == 0) return;
+    screen_rows(c, w, job);
+    if (settle_rows(c, w, job) == 0) return;
+    for (size_t r = 0; r < job->unit.count; r++) {
+        if (!(w->floor[r] < INFINITY)) continue;
+        settle_densely(c, w, job, r);
+        pick(c, w, job, r);
+    }
+}
+
+/* Candidates that other ranks' floors may still spare: as many as there is room for. */
+static void hold(df_coder *c, df_worker *w, const row_job *job, size_t r) {
+    df_candidates *s = &w->rows[r];
+    size_t row = job->unit.first + r, at = row * c->picked_stride, share = (size_t)c->size;
+    if (s->count > c->picked_stride) {
+        w->wasted += s->count - s->exact;
+        df_candidates_settle(c, s);
+        df_candidates_best(w, s, job->k);
+        w->settled_rows++;
+    }
+    c->row_floor[row] = (double)s->floor;
+    c->row_floor[c->rows + row] =
+        -(double)df_candidates_level(w, s, (job->k + share - 1) / share, s->floor);
+    c->picked_count[row] = (uint32_t)s->count;
+    memcpy(c->picked_value + at, s->upper, s->count * sizeof *s->upper);
+    memcpy(c->picked_latent + at, s->latent, s->count * sizeof *s->latent);
+}
+
+void df_screen_rows(df_coder *c, df_view view, size_t k, float guess) {
     size_t units = count_units(c);
-    c->picked_k = k;
+    df_pick_layout(c, k);
 #pragma omp parallel for schedule(dynamic)
-    for (size_t i = 0; i < units; i++)
-        screen_row_unit(c, df_coder_worker(c), view, unit_range(c, units, i), k);
+    for (size_t i = 0; i < units; i++) {
+        const row_job job = {view, unit_range(c, units, i), k};
+        df_worker *w = df_coder_worker(c);
+        open_rows(w, k);
+        for (size_t r = 0; r < job.unit.count; r++)
+            open_row(w, r, k, guess * df_row_size(c, job.unit.first + r));
+        if (c->size == 1) {
+            find_rows(c, w, &job);
+            continue;
+        }
+        screen_rows(c, w, &job);
+        for (size_t r = 0; r < job.unit.count; r++) hold(c, w, &job, r);
+    }
+}
+
+/* Takes back what `hold` kept and the agreed floor leaves. */
+static void take_held(const df_coder *c, df_worker *w, const row_job *job, size_t r) {
+    df_candidates *s = &w->rows[r];
+    size_t row = job->unit.first + r;
+    const float *upper = c->picked_value + row * c->picked_stride;
+    const uint32_t *latent = c->picked_latent + row * c->picked_stride;
+    size_t n = 0;
+    open_row(w, r, job->k, (float)c->row_floor[row]);
+    for (size_t i = 0; i < c->picked_count[row]; i++) {
+        s->row[n] = (uint32_t)row;
+        s->latent[n] = latent[i];
+        n += upper[i] >= s->floor;
+    }
+    s->count = n;
+}
+
+void df_settle_rows(df_coder *c, size_t k) {
+    size_t units = count_units(c);
+#pragma omp parallel for schedule(dynamic)
+    for (size_t i = 0; i < units; i++) {
+        const row_job job = {.unit = unit_range(c, units, i), .k = k};
+        df_worker *w = df_coder_worker(c);
+        double start = df_now();
+        open_rows(w, k);
+        for (size_t r = 0; r < job.unit.count; r++) take_held(c, w, &job, r);
+        df_candidates_settle_rows(c, w, job.unit.count);
+        for (size_t r = 0; r < job.unit.count; r++) {
+            keep_reaching(w, &job, &w->rows[r]);
+            pick(c, w, &job, r);
+        }
+        w->settle_seconds += df_now() - start;
+    }
+}
+
+void df_find_rows_again(df_coder *c, df_view view, size_t k) {
+    size_t units = count_units(c);
+#pragma omp parallel for schedule(dynamic)
+    for (size_t i = 0; i < units; i++) {
+        const row_job job = {view, unit_range(c, units, i), k};
+        df_worker *w = df_coder_worker(c);
+        open_rows(w, k);
+        for (size_t r = 0; r < job.unit.count; r++)
+            if (c->cut_keys[job.unit.first + r] == DF_FLOOR_TOO_HIGH)
+                open_row(w, r, k, FLT_TRUE_MIN);
+        find_rows(c, w, &job);
+    }
 }
 
 /* ---- the others: candidates per thread ------------------------------------------------------ */

@@ -1,5 +1,5 @@
-/* Selection over all latents of all ranks, on settled scores; ties go to the smaller row, then the
- * smaller latent. */
+/* BatchTopK's selection over all latents of all ranks, on settled scores; ties go to the smaller
+ * row, then the smaller latent. From lists to codes. */
 #include "coder.h"
 
 #include <float.h>
@@ -9,97 +9,14 @@
 #define DIGIT_BITS 11
 #define DIGITS ((size_t)1 << DIGIT_BITS)
 
+/* ---- BatchTopK ------------------------------------------------------------------------------ */
+
 /* Positive floats order like their bits; the key of a better entry is smaller. */
 static uint32_t bits_of(float x) {
     uint32_t u;
     memcpy(&u, &x, sizeof u);
     return u;
 }
-
-static uint64_t score_key(float score, size_t latent) {
-    return (uint64_t)(uint32_t)~bits_of(score) << 32 | (uint32_t)latent;
-}
-
-/* ---- TopK ----------------------------------------------------------------------------------- */
-
-static float score_of(const df_coder *c, uint32_t latent, float value) {
-    return value * c->scale[latent];
-}
-
-static void fill_keys(df_coder *c, size_t row, size_t k) {
-    const float *value = c->picked_value + row * k;
-    const uint32_t *latent = c->picked_latent + row * k;
-    uint64_t *key = c->send_keys + row * k;
-    for (size_t i = 0; i < k; i++)
-        key[i] = i < c->picked_count[row]
-                     ? score_key(score_of(c, latent[i], value[i]), c->dict->mine.first + latent[i])
-                     : UINT64_MAX;
-}
-
-/* The k-th best key of one of this rank's rows, from the winners of all ranks: receive_keys is
- * [ranks, mine.count, k]. */
-static uint64_t cut_of(df_coder *c, size_t row, size_t rows_mine, size_t k) {
-    uint64_t *keys = df_coder_worker(c)->keys;
-    size_t n = 0;
-    for (int p = 0; p < c->size; p++) {
-        const uint64_t *from = c->receive_keys + ((size_t)p * rows_mine + row) * k;
-        for (size_t i = 0; i < k && from[i] != UINT64_MAX; i++) keys[n++] = from[i];
-    }
-    return n <= k ? UINT64_MAX : df_nth_smallest(keys, n, k);
-}
-
-static void row_bytes(const df_coder *c, size_t each, size_t *bytes) {
-    for (int p = 0; p < c->size; p++) bytes[p] = df_share(c->rows, c->size, p).count * each;
-}
-
-static void exchange_cuts(df_coder *c, size_t k) {
-    df_range mine = df_share(c->rows, c->size, c->rank);
-    row_bytes(c, k * sizeof(uint64_t), c->send_bytes);
-    for (int p = 0; p < c->size; p++) c->receive_bytes[p] = mine.count * k * sizeof(uint64_t);
-    df_exchange(c->comm, c->send_keys, c->send_bytes, c->receive_keys, c->receive_bytes);
-#pragma omp parallel for schedule(static)
-    for (size_t r = 0; r < mine.count; r++) c->send_keys[r] = cut_of(c, r, mine.count, k);
-    row_bytes(c, sizeof(uint64_t), c->receive_bytes);
-    df_allgather(c->comm, c->send_keys, c->receive_bytes, c->cut_keys);
-}
-
-/* Drops the local winners behind the row's cut. */
-static void apply_cut(df_coder *c, size_t row, size_t k) {
-    float *value = c->picked_value + row * k;
-    uint32_t *latent = c->picked_latent + row * k;
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < c->picked_count[row]; i++) {
-        if (score_key(score_of(c, latent[i], value[i]), c->dict->mine.first + latent[i]) >
-            c->cut_keys[row])
-            continue;
-        value[kept] = value[i];
-        latent[kept++] = latent[i];
-    }
-    c->picked_count[row] = kept;
-}
-
-void df_select_rows(df_coder *c, size_t k, df_code_store *out) {
-    if (c->size > 1) {
-        for (size_t r = 0; r < c->rows; r++) fill_keys(c, r, k);
-        exchange_cuts(c, k);
-        for (size_t r = 0; r < c->rows; r++) apply_cut(c, r, k);
-    }
-    uint64_t n = 0;
-    for (size_t r = 0; r < c->rows; r++) {
-        out->codes.start[r] = n;
-        n += c->picked_count[r];
-    }
-    out->codes.start[c->rows] = n;
-    out->codes.rows = c->rows;
-    for (size_t r = 0; r < c->rows; r++) {
-        memcpy(out->codes.value + out->codes.start[r], c->picked_value + r * k,
-               c->picked_count[r] * sizeof(float));
-        memcpy(out->codes.latent + out->codes.start[r], c->picked_latent + r * k,
-               c->picked_count[r] * sizeof(uint32_t));
-    }
-}
-
-/* ---- BatchTopK ------------------------------------------------------------------------------ */
 
 typedef uint64_t (*key_of)(const df_coder *c, const df_candidates *s, size_t i);
 

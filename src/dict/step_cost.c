@@ -1,6 +1,6 @@
 /* The communication of a training step, as a formula. What stands here follows the calls of
- * coder.c, select.c, decode.c, skip.c, step.c, unsquared.c, gated.c, penalty.c and step_latents.c;
- * tests count those. */
+ * coder.c, topk.c, select.c, decode.c, skip.c, step.c, unsquared.c, gated.c, penalty.c and
+ * step_latents.c; tests count those. */
 #include "train_internal.h"
 #include "objective.h"
 
@@ -34,11 +34,16 @@ static df_cost send_to_owners(const place *p, size_t mine, size_t all) {
                             rows * (all - mine));
 }
 
-/* TopK: candidates to the rows' owners, the cuts back. */
-static df_cost select_rows(const place *p, size_t k) {
+/* TopK: winners to the rows' owners, the cuts back. */
+static df_cost exchange_cuts(const place *p, size_t k) {
     size_t bytes = k * sizeof(uint64_t);
     return df_cost_add(send_to_owners(p, bytes, bytes * (size_t)p->size),
                        gather_rows(p, sizeof(uint64_t)));
+}
+
+/* Floors agreed on before. */
+static df_cost select_rows(const place *p, size_t k) {
+    return df_cost_add(df_cost_reduce(p->size, 2 * p->rows), exchange_cuts(p, k));
 }
 
 /* Partial sums of maximal subtrees to the rows' owners, the error of the rows to all. */
@@ -84,13 +89,18 @@ static df_cost encode(const place *p) {
 
 /* What BatchTopK may need besides: a second screen where the last batch's cut was too high a start
  * (its status, floor, levels and total); three digits of the cut's score, its ties, six digits of
- * the last tie's place. */
-static df_cost search(const place *p) {
+ * the last tie's place. TopK and AuxK: a second exchange, where a floor was too high. */
+static df_cost search(const place *p, size_t aux_k) {
     df_cost one = df_cost_reduce(p->size, 1);
-    if (p->dict->activation != DF_BATCHTOPK) return (df_cost){0};
+    df_cost more = aux_k > 0 ? exchange_cuts(p, aux_k) : (df_cost){0};
+    size_t parts = df_dict_thresholds(p->dict);
+    if (p->dict->activation == DF_TOPK)
+        more = df_cost_add(more, df_cost_times(exchange_cuts(p, p->dict->k), parts));
+    if (p->dict->activation != DF_BATCHTOPK) return more;
     df_cost pass = df_cost_reduce(p->size, RADIX_COUNTERS), digits = df_cost_times(pass, 9);
     df_cost again = df_cost_add(df_cost_agree(p->size), df_cost_add(df_cost_times(one, 2), pass));
-    return df_cost_times(df_cost_add(again, df_cost_add(digits, one)), df_dict_thresholds(p->dict));
+    df_cost cut = df_cost_add(again, df_cost_add(digits, one));
+    return df_cost_add(more, df_cost_times(cut, parts));
 }
 
 static df_cost auxiliary(const place *p, size_t k) {
@@ -139,7 +149,7 @@ df_step_cost df_coder_step_cost(const df_dict *d, const df_objective *o, size_t 
     df_cost sum = df_cost_add(encode(&p), errors(&p, aux_k));
     sum = df_cost_add(sum, objective_terms(&p));
     if (d->subtract_bias) sum = df_cost_add(sum, tree(&p, d->blocks, d->out.count));
-    return (df_step_cost){sum, df_cost_add(sum, search(&p))};
+    return (df_step_cost){sum, df_cost_add(sum, search(&p, aux_k))};
 }
 
 df_cost train_loop_cost(size_t width, size_t rows, int size, int rank) {

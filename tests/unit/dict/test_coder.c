@@ -479,6 +479,34 @@ static void test_adversarial(void **state) {
     df_comm_free(&self);
 }
 
+/* The floors of a batch begin at what the last one reached: here many times more, by biases, per
+ * size of a row. */
+static void test_guess(void **state) {
+    (void)state;
+    const setting s = {.activation = DF_TOPK, .norm = DF_NORM_ROOT};
+    static const char *const screens[] = {"int8", "bf16", "fp32", "plain"};
+    df_comm *self;
+    assert_ok(df_comm_self(&self));
+    for (size_t n = 0; n < 4; n++) {
+        fixture whole, f;
+        const df_codes *codes;
+        screen = screens[n];
+        df_test_all(world, open_fixture(self, &s, &whole) == DF_OK &&
+                               open_fixture(world, &s, &f) == DF_OK);
+        screen = "auto";
+        for (int batch = 0; batch < 4; batch++) {
+            size_t rows = batch == 3 ? 9 : ROWS;
+            float by = batch == 0 ? 1e-4f : batch == 1 ? 1e4f : 1.0f;
+            for (size_t i = 0; i < (size_t)ROWS * WIDTH; i++) f.x[i] *= by;
+            df_test_all(world, df_coder_encode(f.coder, f.x, rows, true, &codes) == DF_OK);
+            df_test_all(world, exactly_selected(&whole, codes, &f, rows));
+        }
+        close_fixture(&f);
+        close_fixture(&whole);
+    }
+    df_comm_free(&self);
+}
+
 /* Every screen leads to the same codes, weights and losses, to the bit: random rows, and rows made
  * to hurt. */
 static void test_screens(void **state) {
@@ -580,10 +608,15 @@ static void test_out_of_memory(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_twin_differences), cmocka_unit_test(test_gradients_match_twin),
-    cmocka_unit_test(test_same_bytes),       cmocka_unit_test(test_apply),
-    cmocka_unit_test(test_adversarial),      cmocka_unit_test(test_screens),
-    cmocka_unit_test(test_refusals),         cmocka_unit_test(test_plan),
+    cmocka_unit_test(test_twin_differences),
+    cmocka_unit_test(test_gradients_match_twin),
+    cmocka_unit_test(test_same_bytes),
+    cmocka_unit_test(test_apply),
+    cmocka_unit_test(test_adversarial),
+    cmocka_unit_test(test_screens),
+    cmocka_unit_test(test_guess),
+    cmocka_unit_test(test_refusals),
+    cmocka_unit_test(test_plan),
     cmocka_unit_test(test_out_of_memory),
 };
 
