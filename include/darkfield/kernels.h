@@ -158,8 +158,11 @@ void df_dot4(const float *x, const float *const w[4], size_t n,
              float out[4]); /* four df_dots that share x */
 void df_dot_pairs(const float *const x[4], const float *const w[4], size_t n,
                   float out[4]); /* df_dot of each pair */
-void df_dot_tile(const float *const x[4], const float *const w[4], size_t n,
-                 float out[16]); /* df_dot of x[r] and w[l] to out[4 * r + l] */
+/* df_dot of x[r] and w[l] to out[4 * r + l]. */
+#define DF_DOT_ROWS 6
+#define DF_DOT_LATENTS 4
+void df_dot_tile(const float *const x[DF_DOT_ROWS], const float *const w[DF_DOT_LATENTS], size_t n,
+                 float out[DF_DOT_ROWS * DF_DOT_LATENTS]);
 
 /* y += a * x, the product rounded before the sum. */
 void df_add_scaled(float *y, float a, const float *x, size_t n);

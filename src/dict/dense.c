@@ -116,25 +116,26 @@ typedef struct extent {
     size_t rows, latents;
 } extent;
 
-/* Appends to each of four rows, whose entries begin `local` apart, which of four latents score
- * above; `count` [4] of the rows so far. */
-static void append_tile(const df_coder *c, size_t row, size_t j, extent four, float above,
+/* Appends to each of some rows, whose entries begin `local` apart, which of some latents score
+ * above; `count` of the rows so far. */
+static void append_tile(const df_coder *c, size_t row, size_t j, extent part, float above,
                         df_codes *to, uint64_t *count) {
     const df_dict *d = c->dict;
-    const float *x[4], *enc[4], *cut = d->activation == DF_JUMPRELU ? c->cut : NULL;
-    float product[16];
-    for (size_t i = 0; i < 4; i++) {
-        x[i] = c->input + (row + at_most(i, four.rows - 1)) * c->width + d->in.first;
-        enc[i] = df_dict_enc(d, j + at_most(i, four.latents - 1));
-    }
+    const float *x[DF_DOT_ROWS], *enc[DF_DOT_LATENTS];
+    const float *cut = d->activation == DF_JUMPRELU ? c->cut : NULL;
+    float product[DF_DOT_ROWS * DF_DOT_LATENTS];
+    for (size_t i = 0; i < DF_DOT_ROWS; i++)
+        x[i] = c->input + (row + at_most(i, part.rows - 1)) * c->width + d->in.first;
+    for (size_t i = 0; i < DF_DOT_LATENTS; i++)
+        enc[i] = df_dict_enc(d, j + at_most(i, part.latents - 1));
     df_dot_tile(x, enc, d->in.count, product);
-    for (size_t r = 0; r < four.rows; r++) {
+    for (size_t r = 0; r < part.rows; r++) {
         float *value = to->value + (row + r) * c->local;
         uint32_t *latent = to->latent + (row + r) * c->local;
         uint64_t n = count[r];
-        for (size_t l = 0; l < four.latents; l++) { // without branches: half of them may pass
+        for (size_t l = 0; l < part.latents; l++) { // without branches: half of them may pass
             latent[n] = (uint32_t)(j + l);
-            n += df_settled(c, cut, j + l, product[4 * r + l], &value[n]) > above;
+            n += df_settled(c, cut, j + l, product[DF_DOT_LATENTS * r + l], &value[n]) > above;
         }
         count[r] = n;
     }
@@ -143,11 +144,31 @@ static void append_tile(const df_coder *c, size_t row, size_t j, extent four, fl
 static void encode_unit(const df_coder *c, df_range unit, float above, df_codes *to) {
     uint64_t *count = to->start + unit.first + 1;
     memset(count, 0, unit.count * sizeof *count);
-    for (size_t j = 0; j < c->local; j += 4)
-        for (size_t r = 0; r < unit.count; r += 4)
+    for (size_t j = 0; j < c->local; j += DF_DOT_LATENTS)
+        for (size_t r = 0; r < unit.count; r += DF_DOT_ROWS)
             append_tile(c, unit.first + r, j,
-                        (extent){at_most(unit.count - r, 4), at_most(c->local - j, 4)}, above, to,
-                        count + r);
+                        (extent){at_most(unit.count - r, DF_DOT_ROWS),
+                                 at_most(c->local - j, DF_DOT_LATENTS)},
+                        above, to, count + r);
+}
+
+static void move_row(const df_coder *c, df_codes *to, size_t r) {
+    size_t n = to->start[r + 1] - to->start[r];
+    memmove(to->value + to->start[r], to->value + r * c->local, n * sizeof *to->value);
+    memmove(to->latent + to->start[r], to->latent + r * c->local, n * sizeof *to->latent);
+}
+
+/* Rows move to the left, one behind the other: together those that end left of where the first of
+ * them lies, which are about as many again as have moved when half of the entries are active. */
+static void close_gaps(const df_coder *c, df_codes *to) {
+    to->start[0] = 0;
+    for (size_t r = 0; r < c->rows; r++) to->start[r + 1] += to->start[r];
+    for (size_t first = 0, end; first < c->rows; first = end) {
+        end = first + 1;
+        while (end < c->rows && to->start[end + 1] <= first * c->local) end++;
+#pragma omp parallel for schedule(static) if (end - first > 8)
+        for (size_t r = first; r < end; r++) move_row(c, to, r);
+    }
 }
 
 df_status df_dense_encode(df_coder *c, float above, df_code_store *out) {
@@ -156,13 +177,7 @@ df_status df_dense_encode(df_coder *c, float above, df_code_store *out) {
 #pragma omp parallel for schedule(dynamic)
     for (size_t i = 0; i < count_units(c); i++) encode_unit(c, unit_rows(c, i), above, to);
     to->rows = c->rows;
-    to->start[0] = 0;
-    for (size_t r = 0; r < c->rows; r++) { // a row never moves beyond where it lies
-        uint64_t n = to->start[r + 1];
-        memmove(to->value + to->start[r], to->value + r * c->local, n * sizeof *to->value);
-        memmove(to->latent + to->start[r], to->latent + r * c->local, n * sizeof *to->latent);
-        to->start[r + 1] = to->start[r] + n;
-    }
+    close_gaps(c, to);
     return DF_OK;
 }
 

@@ -60,34 +60,49 @@ void df_dot_pairs(const float *const x[4], const float *const w[4], size_t n, fl
     lanes_sum4(sums, out);
 }
 
+/* 24 sums, four vectors w and one x: 29 registers. Held, because compilers would load x four times.
+ */
 #define ROW_SUMS(DO, r) DO(r, 0) DO(r, 1) DO(r, 2) DO(r, 3)
-#define EACH_SUM(DO) ROW_SUMS(DO, 0) ROW_SUMS(DO, 1) ROW_SUMS(DO, 2) ROW_SUMS(DO, 3)
+#define EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5)
 #define ZERO(r, l) lanes s##r##l = lanes_all(0.0f);
-#define STEP(r, l) s##r##l = lanes_fma(x##r, w##l, s##r##l);
-#define LOAD_EIGHT(load)                                                                           \
-    lanes x0 = load(x[0]), x1 = load(x[1]), x2 = load(x[2]), x3 = load(x[3]);                      \
-    lanes w0 = load(w[0]), w1 = load(w[1]), w2 = load(w[2]), w3 = load(w[3]);
+#define ZERO_ROW(r) ROW_SUMS(ZERO, r)
+#define STEP(r, l) s##r##l = lanes_fma(v, w##l, s##r##l);
+#define STEP_ROW(r)                                                                                \
+    {                                                                                              \
+        lanes v = LOAD(x[r]);                                                                      \
+        lanes_hold(&v);                                                                            \
+        ROW_SUMS(STEP, r)                                                                          \
+    }
+#define LOAD_FOUR                                                                                  \
+    lanes w0 = LOAD(w[0]), w1 = LOAD(w[1]), w2 = LOAD(w[2]), w3 = LOAD(w[3]);                      \
+    lanes_hold(&w0);                                                                               \
+    lanes_hold(&w1);                                                                               \
+    lanes_hold(&w2);                                                                               \
+    lanes_hold(&w3);
+#define SUM_ROW(r)                                                                                 \
+    {                                                                                              \
+        const lanes sums[4] = {s##r##0, s##r##1, s##r##2, s##r##3};                                \
+        lanes_sum4(sums, out + 4 * r);                                                             \
+    }
+_Static_assert(DF_DOT_ROWS == 6 && DF_DOT_LATENTS == 4, "the registers");
 
-void df_dot_tile(const float *const x[4], const float *const w[4], size_t n, float out[16]) {
-    EACH_SUM(ZERO)
+void df_dot_tile(const float *const x[DF_DOT_ROWS], const float *const w[DF_DOT_LATENTS], size_t n,
+                 float out[DF_DOT_ROWS * DF_DOT_LATENTS]) {
+    EACH_ROW(ZERO_ROW)
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
-#define WHOLE(row) lanes_load((row) + i)
-        LOAD_EIGHT(WHOLE)
-        lanes_hold(&w0);
-        lanes_hold(&w1);
-        lanes_hold(&w2);
-        lanes_hold(&w3);
-        EACH_SUM(STEP)
+#define LOAD(row) lanes_load((row) + i)
+        LOAD_FOUR
+        EACH_ROW(STEP_ROW)
+#undef LOAD
     }
     if (i < n) {
-#define PART(row) lanes_load_part((row) + i, n - i)
-        LOAD_EIGHT(PART)
-        EACH_SUM(STEP)
+#define LOAD(row) lanes_load_part((row) + i, n - i)
+        LOAD_FOUR
+        EACH_ROW(STEP_ROW)
+#undef LOAD
     }
-    const lanes sums[16] = {s00, s01, s02, s03, s10, s11, s12, s13,
-                            s20, s21, s22, s23, s30, s31, s32, s33};
-    for (size_t r = 0; r < 4; r++) lanes_sum4(sums + 4 * r, out + 4 * r);
+    EACH_ROW(SUM_ROW)
 }
 
 void df_add_scaled(float *y, float a, const float *x, size_t n) {
