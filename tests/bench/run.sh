@@ -51,7 +51,7 @@ find_torch() {
 torch() {
     find_torch "torch-$1" || return 0
     OPENBLAS_NUM_THREADS=$2 OMP_NUM_THREADS=$2 "$python" "$here/torch_step.py" "$1" 16384 768 4096 32 "$2" "${ROUNDS:-3}" \
-        $mpirun -n 1 "$build/tests/bench/bench_step" 16384 768 4096 32 3 step-topk
+        $mpirun -n 1 "$build/tests/bench/bench_step" 16384 768 4096 32 3 step-topk-alone
 }
 
 # data RANKS THREADS: 200,000 rows of 768 in bf16, on disk in FOLDER, read in each order while m 16384, B 4096, k 32 trains

@@ -2,7 +2,8 @@
  * bench_step LATENTS WIDTH ROWS K PAIRS NAME. NAME says what is trained: topk, batchtopk,
  * crosscoder (BatchTopK, two sites of half the width), relu or jumprelu (a threshold for K active
  * latents a row), and behind it the screen: step-topk-fp32; "dense" in it: the measure is a dense
- * trainer's step instead (dense.h). Prints a table and one JSON line on rank 0. */
+ * trainer's step instead (dense.h); "alone": there is none, only steps. Prints a table and one JSON
+ * line on rank 0. */
 #include "dense.h"
 #include "median.h"
 
@@ -26,6 +27,7 @@ typedef struct bench {
     float *product; // [threads, MOST_ROWS, MOST_LATENTS]
     shape block;    // of the GEMM
     dense_step dense;
+    bool alone;
     size_t latents, width, rows, k, batches;
     df_objective objective;
 } bench;
@@ -224,17 +226,26 @@ static void print(const bench *b, double gemm, double step, const double *parts,
            b->width, b->rows, b->k, ranks, threads, df_kernels_path(b->kernels));
     if (b->dense.latents > 0)
         printf("  %-18s %8.1f ms\n", "dense step", gemm * 1e3);
-    else
+    else if (!b->alone)
         printf("  %-18s %8.1f ms   %6.1f GFLOP/s in blocks of %zu x %zu\n", "GEMM alone",
                gemm * 1e3, 2e-9 * (double)(b->rows * b->latents * b->width) / gemm, b->block.rows,
                b->block.latents);
-    printf("  %-18s %8.1f ms   ratio %.3f\n", "step", step * 1e3, step / gemm);
+    printf("  %-18s %8.1f ms", "step", step * 1e3);
+    if (!b->alone) printf("   ratio %.3f", step / gemm);
+    printf("\n");
     for (size_t i = 0; i + 1 < PARTS; i++)
         printf("    %-16s %8.1f ms\n", part_names[i], parts[i] * 1e3);
     printf("    %-16s %8.1f\n", "rows made exact", parts[PARTS - 1]);
-    printf("{\"name\": \"%s\", \"ranks\": %d, \"threads\": %d, \"seconds\": %.6f, "
-           "\"gemm_seconds\": %.6f, \"ratio\": %.4f}\n",
-           name, ranks, threads, step, gemm, step / gemm);
+    printf("{\"name\": \"%s\", \"ranks\": %d, \"threads\": %d, \"seconds\": %.6f", name, ranks,
+           threads, step);
+    if (!b->alone) printf(", \"gemm_seconds\": %.6f, \"ratio\": %.4f", gemm, step / gemm);
+    printf("}\n");
+}
+
+/* What a step is measured against. */
+static double time_unit(bench *b, size_t i) {
+    if (b->alone) return 0.0;
+    return b->dense.latents > 0 ? time_dense(b, i) : time_gemm(b, b->block, b->dict->mine.count);
 }
 
 static df_status run(bench *b, size_t pairs, const char *name) {
@@ -242,11 +253,10 @@ static df_status run(bench *b, size_t pairs, const char *name) {
     df_step_report report;
     DF_TRY(DF_NEW(gemm, pairs));
     DF_TRY(DF_NEW(step, pairs));
-    b->block = best_shape(b);
+    if (!b->alone && b->dense.latents == 0) b->block = best_shape(b);
     for (size_t i = 0; i < 3; i++) DF_TRY(time_step(b, i, &report, &step[0]));
     for (size_t i = 0; i < pairs; i++) {
-        gemm[i] =
-            b->dense.latents > 0 ? time_dense(b, i) : time_gemm(b, b->block, b->dict->mine.count);
+        gemm[i] = time_unit(b, i);
         DF_TRY(time_step(b, i, &report, &step[i]));
         add_parts(&report, parts);
     }
@@ -266,6 +276,7 @@ int main(int argc, char **argv) {
     b.k = argc > 4 ? strtoul(argv[4], NULL, 10) : 32;
     size_t pairs = argc > 5 ? strtoul(argv[5], NULL, 10) : 20;
     const char *name = argc > 6 ? argv[6] : "step-topk";
+    b.alone = strstr(name, "alone") != NULL;
     df_status status = open_bench(&b, name);
     if (status == DF_OK) status = run(&b, pairs, name);
     if (status != DF_OK) df_error_print(status);
