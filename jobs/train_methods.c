@@ -184,6 +184,12 @@ const df_option df_method_options[] = {
      .max = 1e6,
      .help = "the encoder starts as the decoder transposed times this; 0: times columns / latents "
              "(Anthropic, January 2025)"},
+    {.key = "train.init_encoder_fit",
+     .type = DF_OPT_CHOICE,
+     .fallback = "none",
+     .choices = "none unit",
+     .help = "unit: the encoder is then divided by the mean norm of what random rows of norm 1 are "
+             "reconstructed as, both taken from the decoder bias (OpenAI)"},
     {.key = NULL}};
 
 static uint64_t count_of(const df_run *run, const char *key) {
@@ -288,6 +294,7 @@ static void read_start(const df_run *run, df_train_options *o) {
     o->init_uniform = strcmp(df_job_text(run->job, "train.init_draw"), "uniform") == 0;
     o->init_encoder = df_job_real(run->job, "train.init_encoder");
     o->init_ratio = !(o->init_encoder > 0.0);
+    o->init_fit = strcmp(df_job_text(run->job, "train.init_encoder_fit"), "unit") == 0;
 }
 
 void df_read_methods(const df_run *run, df_train_options *o) {

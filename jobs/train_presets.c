@@ -92,8 +92,8 @@ static const preset presets[] = {
      "warmup=5% decay=20% clip=1 aux=0"},
     {"openai-topk", "TopK with AuxK and averaged weights (OpenAI, sparse_autoencoder)",
      "activation=topk reconstruction=fvu code_norm=none decoder=unit-first subtract_bias=true "
-     "init_norm=1 init_norm_of=row init_bias=median lr=1e-4 beta1=0.9 beta2=0.999 "
-     "epsilon=6.25e-10 warmup=0 decay=0 aux=0.03125 aux_k=256 aux_normaliser=residual "
+     "init_norm=1 init_norm_of=row init_bias=median init_encoder_fit=unit lr=1e-4 beta1=0.9 "
+     "beta2=0.999 epsilon=6.25e-10 warmup=0 decay=0 aux=0.03125 aux_k=256 aux_normaliser=residual "
      "aux_bias=both dead_rows=10000000 fired_above=1e-3 ema=0.999"},
     {"sparsify", "TopK on the FVU (EleutherAI sparsify with Adam)",
      "activation=topk reconstruction=fvu code_norm=none decoder=unit subtract_bias=true "

@@ -158,6 +158,7 @@ typedef enum df_stream {
     DF_STREAM_RESAMPLE = 5,     /* rows for dead latents; index = step * 2^32 + row of the batch */
     DF_STREAM_INIT_BIAS = 6,    /* encoder biases; index = latent */
     DF_STREAM_INIT_ENCODER = 7, /* untied encoders; index = latent * width + column */
+    DF_STREAM_INIT_FIT = 8,     /* rows that scale the encoder; index = row * width + column */
     DF_STREAM_SYNTHETIC_ROWS = 20,
     DF_STREAM_CHUNKS = 21, /* order of runs of rows; of epoch e: seed + e */
     DF_STREAM_BUFFER = 22, /* order within a shuffle buffer */

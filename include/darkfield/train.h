@@ -25,7 +25,7 @@ typedef enum df_init_bias_enc {
     DF_INIT_ENC_UNIFORM,
     DF_INIT_ENC_QUANTILE
 } df_init_bias_enc;
-enum { DF_QUANTILE_ROWS = 8192 };
+enum { DF_QUANTILE_ROWS = 8192, DF_FIT_ROWS = 256 };
 
 /* What the rows of each site are multiplied by, mean over the training rows:
  *   RMS   1 / sqrt(mean |x|^2)       dictionary_learning, Gemma Scope
@@ -77,7 +77,10 @@ typedef struct df_train_options {
     bool init_uniform;   /* decoder rows uniform in +-1 / sqrt(columns) instead */
     double init_encoder; /* encoder = decoder times this; 0: times 1 */
     bool init_ratio;     /* times columns / latents instead */
-    size_t k_start;      /* k falls (or rises) linearly from here over k_steps; 0: it is constant */
+    bool init_fit;  /* and then divided by the mean norm of what at most DF_FIT_ROWS rows of norm
+                       1 in random directions about b_dec are reconstructed as, about b_dec
+                       (OpenAI: 256); not with quantile biases */
+    size_t k_start; /* k falls (or rises) linearly from here over k_steps; 0: it is constant */
     uint64_t k_steps;
     double aux;   /* AuxK weight */
     size_t aux_k; /* 0: width of one site / 2 */

@@ -223,6 +223,60 @@ static df_status quantile_biases(const train_rows *from, const df_train_options 
     return status;
 }
 
+/* ---- reconstructions of norm 1 -------------------------------------------------------------- */
+
+/* A random direction of norm 1 in what the encoders read, about b_dec where they subtract it. */
+static void draw_direction(const df_dict *d, uint64_t seed, size_t row, float *x) {
+    float *in = x + d->in.first;
+    memset(x, 0, d->width * sizeof *x);
+    for (size_t i = 0; i < d->in.count; i++)
+        in[i] = (float)df_random_normal(seed, DF_STREAM_INIT_FIT, row * d->width + i);
+    double length = sqrt(df_sum_squares(in, d->in.count));
+    for (size_t i = 0; i < d->in.count; i++)
+        in[i] = (float)((double)in[i] / length) + (d->subtract_bias ? d->b_dec[i] : 0.0f);
+}
+
+/* The mean norm of the reconstructions of rows x [rows, width] about b_dec; room [out] for each row
+ * of this rank. */
+static df_status mean_norm(df_comm *comm, df_coder *coder, const df_dict *d, const float *x,
+                           size_t rows, float *room, double *out) {
+    const df_codes *codes;
+    double leaf[DF_FIT_ROWS];
+    df_range mine = df_share(rows, df_comm_size(comm), df_comm_rank(comm));
+    DF_TRY(df_coder_encode(coder, x, rows, true, &codes));
+    DF_TRY(df_coder_decode(coder, codes, room));
+    for (size_t r = 0; r < mine.count; r++) {
+        float *row = room + r * d->out.count;
+        for (size_t i = 0; i < d->out.count; i++) row[i] -= d->b_dec[i];
+        leaf[r] = sqrt(df_sum_squares(row, d->out.count));
+    }
+    DF_TRY(df_tree_sum(comm, rows, 1, leaf, out));
+    *out /= (double)rows;
+    return DF_OK;
+}
+
+df_status fit_encoder(df_comm *comm, df_coder *coder, df_dict *d, uint64_t seed, size_t max_rows) {
+    size_t rows = max_rows < DF_FIT_ROWS ? max_rows : DF_FIT_ROWS;
+    float *x = NULL, *room = NULL;
+    double norm = 0.0;
+    df_status status = DF_NEW(x, rows * d->width);
+    if (status == DF_OK) status = DF_NEW(room, rows * d->out.count);
+    status = df_agree(comm, status);
+    for (size_t r = 0; r < rows && status == DF_OK; r++)
+        draw_direction(d, seed, r, x + r * d->width);
+    if (status == DF_OK) status = mean_norm(comm, coder, d, x, rows, room, &norm);
+    if (status == DF_OK && !(norm > 0.0))
+        status = df_fail(DF_USAGE, "no latent is active on rows of norm 1: the encoder cannot be "
+                                   "scaled to reconstruct them");
+    size_t end = d->mine.first + d->mine.count;
+    size_t n = df_dict_enc_floats(d, end) - df_dict_enc_floats(d, d->mine.first);
+    for (size_t i = 0; i < n && status == DF_OK; i++)
+        d->w_enc[i] = (float)((double)d->w_enc[i] / norm);
+    df_free(x);
+    df_free(room);
+    return status;
+}
+
 /* ---- the start ------------------------------------------------------------------------------ */
 
 df_status initialise(df_comm *comm, const train_rows *from, const df_train_options *o,

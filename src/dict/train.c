@@ -46,6 +46,8 @@ df_status train_begin(train_run *run, const float *all) {
     row_sites_pick(run->from.all, run->site, run->from.sites, all, 1, center);
     df_status status = initialise(run->comm, &run->from, o, run->dict, center);
     if (status == DF_OK) status = open_coder(run);
+    if (status == DF_OK && o->init_fit)
+        status = fit_encoder(run->comm, run->coder, run->dict, o->seed, o->batch);
     df_free(center);
     return status;
 }
@@ -65,6 +67,9 @@ static df_status check_options(const df_train_options *o) {
         if (o->prefixes > DF_MAX_PREFIXES || (i > 0 && o->prefix[i] <= o->prefix[i - 1]) ||
             o->prefix[o->prefixes - 1] != o->latents)
             return df_fail(DF_USAGE, "prefixes must ascend and end with the number of latents");
+    if (o->init_fit && o->init_bias_enc == DF_INIT_ENC_QUANTILE)
+        return df_fail(DF_USAGE, "quantile biases are those of the encoder as it was drawn: it "
+                                 "cannot be scaled to reconstruct rows of norm 1 besides");
     if (o->k_start > o->latents)
         return df_fail(DF_USAGE, "k_start is %zu, expected at most %zu latents", o->k_start,
                        o->latents);

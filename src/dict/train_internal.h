@@ -49,6 +49,9 @@ typedef struct train_rows {
  */
 df_status initialise(df_comm *comm, const train_rows *from, const df_train_options *options,
                      df_dict *dict, const float *center) DF_MUST_CHECK;
+/* df_train_options.init_fit, with the coder of the dictionary at the start. Collective. */
+df_status fit_encoder(df_comm *comm, df_coder *coder, df_dict *dict, uint64_t seed,
+                      size_t max_rows) DF_MUST_CHECK;
 /* What a run needs besides a coder's usual state. */
 df_train_room train_room(const df_train_options *options);
 

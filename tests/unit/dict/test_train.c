@@ -37,6 +37,49 @@ static void same_on_any_ranks(void **state) {
     df_test_all(world, checkpoints("all", STEPS, steps, 8) == 0);
 }
 
+/* An encoder scaled to reconstruct rows of norm 1 as such, on average: rows drawn here, another
+ * reconstruction (plain loops, no learning rate). */
+static void encoder_fits_unit_rows(void **state) {
+    (void)state;
+    df_train_options o = common;
+    df_dict *d = NULL;
+    o.activation = DF_TOPK;
+    o.init_fit = true;
+    o.steps = 1, o.lr = 0.0;
+    df_test_all(world, same_on_all(&o));
+    char *path = df_format("%s/all.dict.h5", folder);
+    df_test_all(world, df_dict_load(self, path, &d) == DF_OK);
+    double mean = 0.0;
+    for (size_t r = 0; r < BATCH; r++) {
+        double x[32], length = 0.0, f[LATENTS], y[32] = {0}, squares = 0.0;
+        for (size_t i = 0; i < 32; i++) {
+            x[i] = df_random_normal(o.seed, DF_STREAM_INIT_FIT, r * 32 + i);
+            length += x[i] * x[i];
+        }
+        for (size_t j = 0; j < LATENTS; j++) {
+            f[j] = 0.0;
+            for (size_t i = 0; i < 32; i++)
+                f[j] += (double)d->w_enc[j * 32 + i] * x[i] / sqrt(length);
+        }
+        for (size_t k = 0; k < o.k; k++) { // by the code times the norms of both parts
+            size_t best = 0;
+            for (size_t j = 0; j < LATENTS; j++)
+                if (f[j] * df_dict_code_norm(d, j) > f[best] * df_dict_code_norm(d, best)) best = j;
+            for (size_t i = 0; i < 32 && f[best] > 0.0; i++)
+                y[i] += f[best] * (double)d->w_dec[best * 32 + i];
+            f[best] = 0.0;
+        }
+        for (size_t i = 0; i < 32; i++) squares += y[i] * y[i];
+        mean += sqrt(squares) / BATCH;
+    }
+    df_test_all(world, fabs(mean - 1.0) < 1e-5);
+    o.init_bias_enc = DF_INIT_ENC_QUANTILE;
+    df_test_all(world, train(world, "both", &o) == DF_USAGE);
+    df_error_clear();
+    df_dict_free(&d);
+    df_free(path);
+}
+
 /* Options that differ from `common` by an activation and an objective. */
 static df_train_options with(df_activation activation, df_objective objective) {
     df_train_options o = common;
@@ -332,6 +375,7 @@ static void steps_cost_what_the_model_says(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {cmocka_unit_test(same_on_any_ranks),
+                                          cmocka_unit_test(encoder_fits_unit_rows),
                                           cmocka_unit_test(activations_and_norms_agree),
                                           cmocka_unit_test(objectives_resume),
                                           cmocka_unit_test(objectives_are_checked),
