@@ -22,9 +22,10 @@ done
 job+=(--set train.steps=$steps)
 mkdir -p "$work/stopped"
 cp "$work/whole"/*.acts.h5 "$work/stopped"
-id=$(sbatch --parsable --ntasks=3 --time=1 --signal=USR1@40 --output="$work/batch.log" slurm/job.sbatch train "${job[@]}" \
-    --set out="$work/stopped")
-state=$(wait_for_job "$id" $((300 * wanted)))
+# As often as it takes: beside other tests three ranks may get far less done before each stop than two did above.
+id=$(DARKFIELD_REQUEUES=1000 sbatch --parsable --ntasks=3 --time=1 --signal=USR1@40 --output="$work/batch.log" slurm/job.sbatch \
+    train "${job[@]}" --set out="$work/stopped")
+state=$(wait_for_job "$id" $((600 * wanted)))
 restarts=$(job_field "$id" Restarts)
 if [ "$state" != COMPLETED ]; then bad slurm.requeue "job ended as $state: $(end_of "$work/batch.log")"
 elif [ "${restarts:-0}" -lt "$wanted" ]; then bad slurm.requeue "requeued ${restarts:-0} times, expected $wanted"
