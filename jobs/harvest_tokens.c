@@ -88,12 +88,14 @@ static df_status gather_all(df_comm *world, const void *mine, size_t bytes, void
     size_t *counts;
     *all = NULL;
     *total = 0;
-    DF_TRY(df_agree(world, DF_NEW(counts, (size_t)df_comm_size(world))));
+    df_status status;
+    DF_GO(df_agree(world, DF_NEW(counts, (size_t)df_comm_size(world))));
     df_allgather_size(world, bytes, counts);
     for (int r = 0; r < df_comm_size(world); r++) *total += counts[r];
     *all = df_alloc(*total, 1);
-    df_status status = df_agree(world, *all != NULL ? DF_OK : DF_FAILED);
-    if (status == DF_OK) df_allgather(world, mine, counts, *all);
+    DF_GO(df_agree(world, *all != NULL ? DF_OK : DF_FAILED));
+    df_allgather(world, mine, counts, *all);
+done:
     df_free(counts);
     return status;
 }

@@ -324,7 +324,8 @@ static df_status share_round(crew *c, size_t round, uint64_t *rows) {
     unit_table *t = &c->h->table;
     df_range fresh = units_of(c, round);
     uint64_t *bits;
-    DF_TRY(df_agree(c->h->run->world, DF_NEW(bits, fresh.count * t->columns)));
+    df_status status = DF_NEW(bits, fresh.count * t->columns);
+    DF_GO(df_agree(c->h->run->world, status));
     for (size_t i = 0; i < fresh.count; i++)
         if (i / c->units == c->h->pipe.group)
             memcpy(bits + i * t->columns, t->sums + c->todo[fresh.first + i] * t->columns,
@@ -336,8 +337,9 @@ static df_status share_round(crew *c, size_t round, uint64_t *rows) {
         t->done[unit] = 1;
         *rows += rows_of(c->h, unit);
     }
+done:
     df_free(bits);
-    return DF_OK;
+    return status;
 }
 
 /* ---- all rounds ----------------------------------------------------------------------------- */
