@@ -33,6 +33,9 @@ expect job.folder 2 "$work" train "$work"
 expect job.unknown_key 2 'lambda|latents|train\.' train "$pocket" --set train.latnets=3
 expect job.type 2 'train.steps' train "$pocket" --set train.steps=many
 expect job.range 2 'text.heldout' train "$pocket" --set text.heldout=1.5
+expect job.pipeline.blocks 2 'harvest.pipeline is 6, but model base has 4 blocks' harvest "$pocket" "${tiny[@]}" --set harvest.pipeline=6
+expect job.pipeline.ranks 2 'groups of 4 ranks' harvest "$pocket" "${tiny[@]}" --set harvest.pipeline=4
+expect job.pipeline.memory 2 'harvest.memory' harvest "$pocket" "${tiny[@]}" --set harvest.memory=1
 job_case() { # NAME PATTERN, the file on stdin
     cat >"$work/job.yaml"
     expect "job.$1" 2 "$work/job.yaml.*$2" harvest "$work/job.yaml"

@@ -11,6 +11,14 @@ run_layout() {
         --set stages="harvest, train, evaluate, stats, diff, spectrum"
 }
 
+# Harvest of a model that is spread over ranks: RANKSxTHREADSxDEPTH.
+deep_layout() {
+    local ranks=${1%%x*} depth=${1##*x} threads
+    threads=${1#*x}
+    darkfield "$ranks" harvest "$pocket" "${budget[@]}" --set out="$work/$1" --set threads="${threads%x*}" \
+        --set harvest.pipeline="$depth"
+}
+
 reference=1x1
 run_layout $reference || { bad equality.$reference "exit $?: $(end_of "$work/log")"; finish; }
 digests "$work/$reference" >"$work/reference"
@@ -26,6 +34,13 @@ for layout in 2x1 3x1 4x1 1x2 2x2; do
         elif [ -n "$hash" ] && [ "$hash" = "$other" ]; then ok "equality.$layout.$file"
         else bad "equality.$layout.$file" "digest ${other:-none}, on $reference ${hash:-none}"; fi
     done <"$work/reference"
+    rm -rf "${work:?}/$layout"
+done
+grep acts "$work/reference" >"$work/harvested"
+for layout in 2x1x2 2x2x2 3x1x3 4x1x4 4x1x2; do
+    if ! deep_layout $layout; then bad equality.pipeline.$layout "exit $?: $(end_of "$work/log")"
+    elif digests "$work/$layout" | cmp -s - "$work/harvested"; then ok equality.pipeline.$layout
+    else bad equality.pipeline.$layout "other digests than on $reference"; fi
     rm -rf "${work:?}/$layout"
 done
 finish

@@ -30,13 +30,20 @@ ends_within() {
     done
 }
 
+# A depth of a pipeline that so many ranks can have.
+depth_for() {
+    local depth
+    while depth=$((1 + RANDOM % 4)); [ $(($1 % depth)) -ne 0 ]; do :; done
+    echo "$depth"
+}
+
 # kill_once STAGE FILE MILLISECONDS: a run on a random number of ranks loses a random rank after that time.
 # 0: killed; 1: it ended before; 2: something is wrong (case already reported).
 kill_once() {
     local stage=$1 result=$2 after=$3 ranks=$((1 + RANDOM % 4)) victim pid
     victim=$((RANDOM % ranks))
     last_point="$stage, rank $victim of $ranks after $after ms"
-    start "$ranks" "$stage" "$pocket" "${options[@]}"
+    start "$ranks" "$stage" "$pocket" "${options[@]}" --set harvest.pipeline="$(depth_for "$ranks")"
     sleep "$((after / 1000)).$(printf %03d $((after % 1000)))"
     pid=$(rank_pid "$launched" "$victim")
     if [ -z "$pid" ] || ! kill -KILL "$pid" 2>/dev/null; then
@@ -56,7 +63,7 @@ kill_once() {
 
 # schedule STAGE FILE...: kills in groups of one to three, each group followed by a resume to the end.
 schedule() {
-    local stage=$1 total=$2 reference=$3 out=$4 done_kills=0 file begin length group points
+    local stage=$1 total=$2 reference=$3 out=$4 done_kills=0 file begin length group points ranks
     shift 4
     local results=("$@")
     while [ "$done_kills" -lt "$total" ]; do
@@ -74,7 +81,8 @@ schedule() {
             esac
         done
         [ -n "$points" ] || continue
-        if ! darkfield $((1 + RANDOM % 4)) "$stage" "$pocket" "${options[@]}"; then
+        ranks=$((1 + RANDOM % 4))
+        if ! darkfield $ranks "$stage" "$pocket" "${options[@]}" --set harvest.pipeline="$(depth_for $ranks)"; then
             bad "kills.$case" "resume: exit $? after $points: $(end_of "$work/log")"
             return
         fi

@@ -45,6 +45,20 @@ for ranks in 1 2; do
     rm -rf "$out"
 done
 
+# ---- a model spread over two ranks, with and without bf16: the first stage's plan -------------------
+for compute in f32 bf16; do
+    deep=(harvest "${job[@]}" --set harvest.pipeline=2 --set harvest.context=256 --set harvest.compute=$compute
+        --set harvest.sites=blocks.0.mlp.hook_post,blocks.1.attn.hook_result,blocks.3.hook_resid_post)
+    # One process plans for any number of ranks.
+    darkfield 1 "${deep[@]}" --dry-run || { bad memory.plan.pipeline "exit $?: $(end_of "$work/log")"; finish; }
+    plan=$(size_after 'stage 1: .*memory' "$work/log")
+    if [ "$(grep -c '% of the cost' "$work/log")" -eq $((2 * $(grep -c '^model ' "$work/log"))) ]; then ok memory.plan.pipeline.$compute
+    else bad memory.plan.pipeline.$compute "no placement: $(end_of "$work/log")"; fi
+    darkfield 2 "${deep[@]}" --force || { bad memory.pipeline "exit $?: $(end_of "$work/log")"; finish; }
+    own_is "pipeline.$compute" "$plan" "$work/log"
+    rm -rf "$out"
+done
+
 # ---- a large one, and the process ----------------------------------------------------------------
 # measure LOG ARGUMENTS...: one process without mpirun; its VmHWM in bytes on stdout.
 measure() {

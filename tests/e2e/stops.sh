@@ -51,6 +51,10 @@ start 3 harvest "${job[@]}" --set harvest.interval=1000
 until_holds grep -q '^model base' "$log"
 kill -USR1 "$launched" 2>/dev/null
 stopped harvest.usr1 75 tuned.acts.h5
+start 4 harvest "${job[@]}" --set harvest.interval=1000 --set harvest.pipeline=2
+until_holds grep -q '^model base' "$log"
+kill -USR1 "$launched" 2>/dev/null
+stopped harvest.pipeline 75 tuned.acts.h5
 if darkfield 1 harvest "${job[@]}" --set out="$out" && [ "$(digests "$out")" = "$(digests "$work/whole" | grep acts)" ] &&
     ! harvest_has_progress; then
     ok stops.harvest.content
