@@ -7,7 +7,7 @@ set -eu
 
 build=${BUILD:-build}
 here=$(dirname "$0")
-known="step-topk step-batchtopk step-crosscoder step-relu step-jumprelu step-relu-dense step-large torch-dense torch-sparse data-read tokenizer forward-gpt2 forward-llama forward-llama-bf16 torch-forward"
+known="step-topk step-batchtopk step-crosscoder step-relu step-jumprelu step-relu-dense step-large torch-dense torch-sparse data-read tokenizer forward-gpt2 forward-llama forward-llama-bf16 forward-pipeline torch-forward"
 json=
 names=
 while [ $# -gt 0 ]; do
@@ -81,6 +81,13 @@ forward() {
     rm -rf "$folder"
 }
 
+# pipeline: the Llama shape's blocks on two ranks, against twice what one rank does alone
+pipeline() {
+    folder=$(scratch)
+    OMP_NUM_THREADS=1 $mpirun -n 2 "$build/tests/bench/bench_pipeline" "$folder" "${ROUNDS:-5}"
+    rm -rf "$folder"
+}
+
 # torch_forward: PyTorch's pass in turns with each forward bench
 torch_forward() {
     find_torch torch-forward || return 0
@@ -104,6 +111,7 @@ bench() {
     data-read) data 1 1; data 2 1 ;;
     tokenizer) tokenizer ;;
     forward-gpt2 | forward-llama | forward-llama-bf16) forward $1 ;;
+    forward-pipeline) pipeline ;;
     torch-forward) torch_forward ;;
     *) echo "run.sh: unknown bench '$1'; there are: $known" >&2; return 2 ;;
     esac
