@@ -59,11 +59,11 @@ static const preset presets[] = {
     {"saelens-topk", "TopK on norm-scaled codes with AuxK (SAELens 6, topk)",
      "activation=topk " SL_AUX SL},
     {"saelens-batchtopk", "BatchTopK with AuxK (SAELens 6, batchtopk)",
-     "activation=batchtopk threshold_rate=0.01 threshold_start=0 " SL_AUX SL},
+     "activation=batchtopk threshold_rate=0.01 threshold_start=0 threshold_from=zero " SL_AUX SL},
     {"saelens-matryoshka",
      "Matryoshka BatchTopK, plain sum; train.prefixes is yours (SAELens 6, matryoshka_batchtopk)",
      "activation=batchtopk prefixes=1/16,1/4 prefix_weights=sum threshold_rate=0.01 "
-     "threshold_start=0 " SL_AUX SL},
+     "threshold_start=0 threshold_from=zero " SL_AUX SL},
     {"saelens-jumprelu", "JumpReLU with a step penalty (SAELens 6, jumprelu)",
      "activation=jumprelu code_norm=root penalty=l0 penalty_weight=1 penalty_warmup=0 "
      "bandwidth=0.05 init_threshold=0.01 threshold_parameter=log aux=0 " SL},

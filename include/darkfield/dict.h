@@ -248,8 +248,12 @@ void df_coder_close(df_coder **coder);
 size_t df_coder_plan_bytes(const df_dict *dict, df_screen screen, size_t max_rows, int size,
                            bool training);
 
-/* Entries below which the codes of so many rows stay on this rank, as a rule: half more than k a
- * row, and an eighth of all where nothing bounds them. For buffers that can grow. */
+/* Entries that plans count for the codes of so many rows on this rank: k a row (TopK), DF_ABOVE_K
+ * times k (BatchTopK at inference, where a threshold selects: half-trained dictionaries have most),
+ * an eighth of all where nothing bounds them. For buffers that can grow; the coder's own have the
+ * same room, or that of all entries where nothing bounds them. A BatchTopK batch with more takes
+ * more memory than planned, and is warned of. */
+enum { DF_ABOVE_K = 2 };
 size_t df_codes_expected(const df_dict *dict, size_t rows);
 
 /* x [rows, width], the same on every rank, in dictionary units (scaled). training selects BatchTopK
@@ -365,8 +369,10 @@ typedef struct df_step_settings {
                           clip, Adam, normalise (dictionary_learning) */
     bool unit_first;   /* or: normalise, project, clip, Adam, so that rows leave a step without unit
                           norm (OpenAI) */
-    double threshold_rate; /* BatchTopK: threshold <- (1 - rate) threshold + rate * smallest
-                              selected score */
+    double threshold_rate;    /* BatchTopK: threshold <- (1 - rate) threshold + rate * smallest
+                                 selected score */
+    bool threshold_from_zero; /* it begins as 0 (SAELens), else as the first such score
+                                 (dictionary_learning, crosscoder_learning) */
 } df_step_settings;
 
 typedef struct df_step_report {

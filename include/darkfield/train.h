@@ -86,6 +86,7 @@ typedef struct df_train_options {
     size_t aux_k; /* 0: width of one site / 2 */
     uint64_t dead_rows;
     double threshold_rate;
+    bool threshold_from_zero;
     uint64_t threshold_start;  /* first step that moves the threshold */
     df_shuffle shuffle;        /* the order of rows; a synthetic set needs none */
     uint64_t buffer_rows;      /* of the buffer shuffle */

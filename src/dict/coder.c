@@ -185,6 +185,17 @@ static void choose_screen(df_coder *c) {
     if (wasted > c->rows * (c->local / 40 + 16)) c->screen = c->spare;
 }
 
+/* Says once that a threshold selects more than plans of memory count. */
+static void note_active(df_coder *c) {
+    uint64_t active = c->main.codes.start[c->rows], planned = df_codes_expected(c->dict, c->rows);
+    if (c->outgrown || c->main.training || active <= planned) return;
+    c->outgrown = true;
+    df_warn("%.1f latents are active per row on rank %d at this BatchTopK threshold, the plan of "
+            "memory counts %.1f: k is %zu",
+            (double)active / (double)c->rows, c->rank, (double)planned / (double)c->rows,
+            c->dict->k);
+}
+
 df_status df_encode(df_coder *c, const float *x, size_t rows, bool training, double bandwidth) {
     choose_screen(c);
     c->dense = false;
@@ -197,8 +208,10 @@ df_status df_encode(df_coder *c, const float *x, size_t rows, bool training, dou
     switch (c->dict->activation) {
     case DF_TOPK:
     case DF_BATCHTOPK:
-        if (c->parts > 0) return df_encode_parts(c, training);
-        return df_encode_best(c, training, c->dict->threshold, &c->main);
+        DF_TRY(c->parts > 0 ? df_encode_parts(c, training)
+                            : df_encode_best(c, training, c->dict->threshold, &c->main));
+        note_active(c);
+        return DF_OK;
     case DF_RELU:
         return encode_above(c, 0.0f, &c->main);
     case DF_JUMPRELU:

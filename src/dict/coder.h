@@ -138,6 +138,7 @@ struct df_coder {
     int32_t *start;                /* of int8 */
     float shared_floor;            /* of all threads' lists */
     float caution;                 /* DF_LIKELY or DF_CERTAIN */
+    bool outgrown;                 /* a batch had more active latents than plans count */
     df_cut cut_at;                 /* of the selection now being made, or made last */
 
     /* Decoupled: a selection for each output site (decoupled.c) */

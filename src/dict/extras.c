@@ -70,7 +70,7 @@ size_t df_coder_room_bytes(const df_dict *dict, size_t max_rows, int size,
                            const df_train_room *room) {
     df_worker workers[64] = {{0}};
     df_dict copy = *dict;
-    df_coder c = {.size = size, .worker = workers};
+    df_coder c = {.size = size, .worker = workers, .main = {.training = true}};
     df_layout l = {0};
     df_coder_shape(&c, &copy, max_rows);
     if (c.threads > 64) c.threads = 64;

@@ -44,19 +44,24 @@ size_t df_list_capacity(const df_coder *c) {
     return smaller(rows, c->max_rows) * c->local + room;
 }
 
+/* Active latents of a row that one selection has room for. */
+static size_t selected(const df_dict *d, bool training) {
+    bool by_threshold = d->activation == DF_BATCHTOPK && !training;
+    return smaller(by_threshold ? DF_ABOVE_K * d->k : d->k, d->mine.count);
+}
+
 size_t df_part_capacity(const df_coder *c) {
-    return c->max_rows * smaller(c->dict->k, c->local);
+    return c->max_rows * selected(c->dict, c->main.training);
 }
 
 size_t df_code_capacity(const df_coder *c) {
-    size_t k = c->dict->k * df_dict_thresholds(c->dict);
-    size_t per_row = df_has_k(c->dict) ? smaller(k, c->local) : c->local;
-    return c->max_rows * per_row;
+    size_t k = selected(c->dict, c->main.training) * df_dict_thresholds(c->dict);
+    return c->max_rows * (df_has_k(c->dict) ? smaller(k, c->local) : c->local);
 }
 
 size_t df_codes_expected(const df_dict *d, size_t rows) {
-    size_t k = d->k * df_dict_thresholds(d);
-    size_t per_row = df_has_k(d) ? k + k / 2 + 1 : d->mine.count / 8 + 1;
+    size_t k = selected(d, false) * df_dict_thresholds(d);
+    size_t per_row = df_has_k(d) ? k : d->mine.count / 8 + 1;
     return rows * smaller(per_row, d->mine.count);
 }
 
@@ -335,11 +340,11 @@ size_t df_coder_plan_bytes(const df_dict *dict, df_screen screen, size_t max_row
     df_coder_shape(&c, &copy, max_rows);
     int threads = c.threads;
     if (threads > 64) c.threads = 64;
+    c.main.training = c.side.training = training;
     df_layout_base(&c, &l);
     if (training) df_layout_train(&c, &l);
     size_t bytes = l.used + sizeof c + (size_t)threads * sizeof(df_worker);
     bytes += (size_t)threads * df_list_capacity(&c) * 16;
-    c.main.training = c.side.training = training;
     bytes += df_code_capacity(&c) * df_code_bytes(&c.main);
     bytes += df_side_capacity(&c, training) * df_code_bytes(&c.side);
     bytes += c.parts * df_part_capacity(&c) * df_code_bytes(&(df_code_store){0});

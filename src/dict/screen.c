@@ -408,6 +408,15 @@ static void grow(df_worker *w, df_candidates *s) {
     *s = bigger;
 }
 
+/* A full list: what is not certain to be selected is settled, and dropped where it is not. */
+static void squeeze(df_coder *c, df_worker *w, df_candidates *s) {
+    size_t before = s->count;
+    df_candidates_settle(c, s);
+    df_candidates_above(s, nextafterf(s->floor, 0.0f));
+    w->wasted += before - s->count;
+    if (s->count + DF_TILE_ENTRIES > s->limit) grow(w, s);
+}
+
 static void raise_shared_floor(df_coder *c, df_candidates *s) {
     float shared;
 #pragma omp atomic read
@@ -423,7 +432,7 @@ static void list_tile(df_coder *c, df_worker *w, screen_panel *p, df_range unit,
     df_candidates *s = &w->list;
     if (s->count + DF_TILE_ENTRIES > s->limit) {
         if (keep == SIZE_MAX)
-            grow(w, s);
+            squeeze(c, w, s);
         else
             make_room(c, w, s, keep, DF_TILE_ENTRIES);
     }

@@ -205,7 +205,7 @@ size_t df_code_bytes(const df_code_store *s) {
 
 df_status df_codes_reserve(df_code_store *s, size_t entries) {
     if (entries <= s->capacity) return DF_OK;
-    size_t wanted = entries > 2 * s->capacity ? entries : 2 * s->capacity;
+    size_t wanted = s->capacity > 0 ? entries + entries / 8 : entries; // others may grow too
     df_free(s->codes.value); // first: the two are never there together
     s->capacity = 0;
     float *pool = s->codes.value = df_alloc(wanted, df_code_bytes(s));

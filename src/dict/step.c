@@ -23,6 +23,7 @@ static df_status allocate(df_coder *c) {
     for (int t = 0; t < c->threads; t++) c->worker[t].order_capacity = order;
     real.base = c->train_arena;
     df_layout_train(c, &real);
+    c->main.training = true;
     DF_TRY(open_codes(&c->main, df_code_capacity(c)));
     DF_TRY(open_codes(&c->side, df_side_capacity(c, true)));
     size_t aux = df_coder_aux_room(c->dict);
@@ -313,18 +314,17 @@ static df_status forward(df_coder *c, const float *x, size_t rows, const df_step
     return DF_OK;
 }
 
-static void move_threshold(float *threshold, float cut, double rate) {
+static void move_threshold(float *threshold, float cut, const df_step_settings *set) {
+    double rate = set->threshold_rate;
     if (!(rate > 0.0) || !(cut > 0.0f)) return;
-    if (*threshold < 0.0f)
-        *threshold = cut;
-    else
-        *threshold = (float)((1.0 - rate) * (double)*threshold + rate * (double)cut);
+    if (*threshold < 0.0f) *threshold = set->threshold_from_zero ? 0.0f : cut;
+    *threshold = (float)((1.0 - rate) * (double)*threshold + rate * (double)cut);
 }
 
-static void move_thresholds(df_coder *c, double rate) {
+static void move_thresholds(df_coder *c, const df_step_settings *set) {
     for (size_t n = 0; c->dict->activation == DF_BATCHTOPK && n < df_dict_thresholds(c->dict); n++)
         move_threshold(df_dict_threshold(c->dict, n),
-                       c->parts > 0 ? c->part_cut[n].score : c->cut_at.score, rate);
+                       c->parts > 0 ? c->part_cut[n].score : c->cut_at.score, set);
 }
 
 static bool fired(const df_coder *c, size_t j, float above) {
@@ -358,7 +358,7 @@ df_status df_coder_step(df_coder *c, const float *x, size_t rows, const df_step_
     df_adam_row(&adam, (df_moments){c->dict->b_dec, c->state.m_center, c->state.v_center},
                 c->center_gradient, c->out);
     if (set->ema > 0.0 && !set->unit_first) df_ema_update(c, set->ema);
-    move_thresholds(c, set->threshold_rate);
+    move_thresholds(c, set);
     count_silent(c, (float)set->fired_above);
     report->adam_seconds = df_now() - start;
     report->comm_seconds = df_comm_seconds(c->comm) - communicated;

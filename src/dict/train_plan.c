@@ -77,5 +77,6 @@ df_step_settings step_settings(const df_train_options *options, const df_dict *d
                               .clip = options->clip,
                               .ema = options->ema,
                               .unit_first = options->unit_first,
+                              .threshold_from_zero = options->threshold_from_zero,
                               .threshold_rate = step >= start ? options->threshold_rate : 0};
 }

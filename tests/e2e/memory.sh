@@ -59,6 +59,20 @@ for compute in f32 bf16; do
     rm -rf "$out"
 done
 
+# ---- a threshold that selects more than k, up to twice as many and a few: after two steps of BatchTopK
+half=(--set train.latents=8192 --set train.activation=batchtopk --set train.k=32 --set train.threshold_start=0
+    --set text.max_documents=200)
+for stage in harvest train; do
+    darkfield 1 $stage "${job[@]}" "${half[@]}" || { bad memory.threshold "exit $?: $(end_of "$work/log")"; finish; }
+done
+for stage in evaluate stats; do
+    darkfield 1 $stage "${job[@]}" "${half[@]}" --dry-run || { bad memory.threshold "exit $?: $(end_of "$work/log")"; finish; }
+    plan=$(size_after 'own memory per rank' "$work/log")
+    darkfield 1 $stage "${job[@]}" "${half[@]}" || { bad memory.threshold "exit $?: $(end_of "$work/log")"; finish; }
+    own_is "threshold.$stage" "$plan" "$work/log"
+done
+rm -rf "$out"
+
 # ---- a large one, and the process ----------------------------------------------------------------
 # measure LOG ARGUMENTS...: one process without mpirun; its VmHWM in bytes on stdout.
 measure() {
