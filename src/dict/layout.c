@@ -199,7 +199,7 @@ static void lay_out_row_pool(df_coder *c, df_layout *l, df_worker *w, size_t k) 
 }
 
 void df_pick_layout(df_coder *c, size_t k) {
-    c->picked_stride = c->size > 1 ? 2 * k + DF_TILE_LATENTS : k;
+    c->picked_stride = c->size > 1 ? 4 * k + 4 * DF_TILE_LATENTS : k;
 }
 
 void df_layout_rows(df_coder *c, df_layout *l, size_t k) {
