@@ -54,12 +54,17 @@ typedef struct row_guess {
     size_t k;     /* that it was learned with; 0: nothing is known */
 } row_guess;
 
+/* dL/df = product * <vector, decoder row> + norm * price. */
+typedef struct df_code_factor {
+    float product, norm;
+} df_code_factor;
+
 /* What a batch of codes needs besides df_codes itself. */
 typedef struct df_code_store {
     df_codes codes; /* value is the start of one allocation that holds all [capacity] arrays */
     size_t capacity;
     bool training;          /* the arrays below exist */
-    float *gradient;        /* [capacity] dL/df, in the order of codes */
+    float *gradient;        /* [capacity] dL/df, in the order of codes (not of late ones) */
     uint64_t *latent_start; /* [local + 1] the same entries by latent, rows ascending */
     uint32_t *sorted_row;   /* [capacity] */
     float *sorted_value, *sorted_gradient; /* [capacity] */
@@ -209,6 +214,9 @@ struct df_coder {
     double *row_powers;             /* [max_rows] */
     double *power_leaves;           /* [my_blocks, max_rows] */
     bool preact;                    /* the step has a pre-activation loss */
+    bool late; /* dL/df of the main codes is made with the decoder's gradient, latent
+                  after latent, from the same rows of the error */
+    df_code_factor late_factor;
     bool side_moves_encoder, side_moves_decoder;
     bool training;
 

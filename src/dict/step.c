@@ -81,6 +81,7 @@ void df_code_gradient_row(const df_coder *c, df_code_store *s, size_t row, const
 static void error_rows_alone(df_coder *c, df_code_store *s, float *out,
                              const df_code_factor *factor) {
     bool dense = c->dense && s == &c->main;
+    if (c->late && s == &c->main) factor = NULL;
     df_skip(c, c->rows);
     if (dense) df_dense_decode(c, &s->codes, out);
 #pragma omp parallel for schedule(static)
@@ -102,6 +103,7 @@ void df_gather_rows(df_coder *c, const float *mine, float *all) {
 }
 
 void df_code_gradients(df_coder *c, df_code_store *s, const float *vectors, df_code_factor factor) {
+    if (c->late && s == &c->main) return;
     if (c->dense && s == &c->main) {
         df_dense_code_gradients(c, s, vectors, factor);
         return;
@@ -246,13 +248,21 @@ static df_status batch_variance(df_coder *c, const df_step_settings *set) {
     return DF_OK;
 }
 
+/* Nothing else may add to the gradients of the codes, and the decoder must stay as it was. */
+static bool can_be_late(const df_coder *c, const df_step_settings *set) {
+    df_penalty penalty = set->objective.penalty;
+    return df_has_k(c->dict) && c->parts == 0 && c->dict->prefixes == 0 && !set->unit_first &&
+           (penalty == DF_PENALTY_NONE || penalty == DF_PENALTY_L1);
+}
+
 /* Errors and gradients of codes of all reconstructions; their losses. */
 static df_status errors(df_coder *c, const df_step_settings *set, df_step_report *report) {
     const df_objective *o = &set->objective;
     bool lengths = o->reconstruction == DF_UNSQUARED, nested = c->dict->prefixes > 0;
     DF_TRY(batch_variance(c, set));
     df_objective_prices(c, o);
-    df_code_factor factor = set_factors(c, o);
+    df_code_factor factor = c->late_factor = set_factors(c, o);
+    c->late = can_be_late(c, set);
     if (nested)
         DF_TRY(df_nested_errors(c, factor, set->prefix_weight, report));
     else

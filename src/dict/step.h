@@ -4,10 +4,6 @@
 
 #include "coder.h"
 
-/* dL/df = product * <vector, decoder row> + norm * price. */
-typedef struct df_code_factor {
-    float product, norm;
-} df_code_factor;
 static inline float df_code_slope(const df_coder *c, df_code_factor factor, float product,
                                   size_t latent) {
     return factor.product * product + factor.norm * c->price[latent];
@@ -19,10 +15,11 @@ void df_code_gradient_row(const df_coder *c, df_code_store *s, size_t row, const
                           df_code_factor factor);
 
 /* x less the reconstruction from the codes of `s`, for all rows: out [rows, out.count]; with a
- * factor the codes' gradients too. Collective. */
+ * factor the codes' gradients too, but for late ones. Collective. */
 void df_error_rows(df_coder *c, df_code_store *s, float *out, const df_code_factor *factor);
 
-/* df_code_gradient_row of all rows; vectors [rows, out]. Not collective. */
+/* df_code_gradient_row of all rows, but for codes that get theirs late; vectors [rows, out]. Not
+ * collective. */
 void df_code_gradients(df_coder *c, df_code_store *s, const float *vectors, df_code_factor factor);
 /* The rows of all ranks, [rows, out], from those of each. Collective. */
 void df_gather_rows(df_coder *c, const float *mine, float *all);

@@ -20,7 +20,7 @@ uint64_t df_code_entry(const df_codes *codes, size_t row, size_t latent) {
 }
 
 /* Counts a range of latents (place [latent + 1]), or puts their entries where `place` says. */
-static void sort_range(df_code_store *s, df_range latents, bool count, uint64_t *place) {
+static void sort_range(df_code_store *s, df_range latents, bool count, bool late, uint64_t *place) {
     for (size_t r = 0; r < s->codes.rows; r++) {
         uint64_t i = df_code_entry(&s->codes, r, latents.first), end = s->codes.start[r + 1];
         for (; i < end && s->codes.latent[i] < latents.first + latents.count; i++) {
@@ -28,7 +28,7 @@ static void sort_range(df_code_store *s, df_range latents, bool count, uint64_t 
             if (count) continue;
             s->sorted_row[at] = (uint32_t)r;
             s->sorted_value[at] = s->codes.value[i];
-            s->sorted_gradient[at] = s->gradient[i];
+            if (!late) s->sorted_gradient[at] = s->gradient[i];
             if (s->decoupled) s->sorted_sites[at] = s->codes.sites[i];
         }
     }
@@ -36,10 +36,11 @@ static void sort_range(df_code_store *s, df_range latents, bool count, uint64_t 
 
 void df_sort_by_latent(const df_coder *c, df_code_store *s) {
     uint64_t *start = s->latent_start;
+    bool late = c->late && s == &c->main;
     memset(start, 0, (c->local + 1) * sizeof *start);
 #pragma omp parallel for schedule(static)
     for (int t = 0; t < c->threads; t++)
-        sort_range(s, df_share(c->local, c->threads, t), true, start);
+        sort_range(s, df_share(c->local, c->threads, t), true, late, start);
     for (size_t j = 0; j < c->local; j++) start[j + 1] += start[j];
 #pragma omp parallel for schedule(static)
     for (int t = 0; t < c->threads; t++) {
@@ -47,7 +48,7 @@ void df_sort_by_latent(const df_coder *c, df_code_store *s) {
         if (c->dense)
             df_dense_sort_range(s, latents, start);
         else
-            sort_range(s, latents, false, start);
+            sort_range(s, latents, false, late, start);
     }
     memmove(start + 1, start, c->local * sizeof *start);
     start[0] = 0;
@@ -77,6 +78,19 @@ static double add_part_entries(const df_coder *c, df_worker *w, const df_code_st
     return bias;
 }
 
+/* dL/df of n entries (4 or 1) of latent j, whose rows of the error are v: df_code_gradient_span. */
+static void late_gradients(const df_coder *c, size_t j, const float *const v[4], size_t n,
+                           float *out) {
+    size_t width = df_dict_group_of(c->dict, j)->out.count;
+    const float *row = df_dict_dec(c->dict, j);
+    float product[4];
+    if (n == 4)
+        df_dot4(row, v, width, product);
+    else
+        product[0] = df_dot(v[0], row, width);
+    for (size_t k = 0; k < n; k++) out[k] = df_code_slope(c, c->late_factor, product[k], j);
+}
+
 /* Adds the entries of one latent to its gradients; returns sum of dL/df, which is dL/db. */
 static double add_entries(const df_coder *c, df_worker *w, const df_code_store *s, size_t j,
                           const float *vectors, float factor) {
@@ -93,9 +107,10 @@ static double add_entries(const df_coder *c, df_worker *w, const df_code_store *
             x[k] = input + s->sorted_row[i + k] * c->width;
             v[k] = written + s->sorted_row[i + k] * c->out;
             a[k] = factor * s->sorted_value[i + k];
-            bias += (double)s->sorted_gradient[i + k];
         }
         if (i % 4 == 0 || n == 4) ask_ahead(c, s, vectors, i);
+        if (c->late && s == &c->main) late_gradients(c, j, v, n, s->sorted_gradient + i);
+        for (size_t k = 0; k < n; k++) bias += (double)s->sorted_gradient[i + k];
         if (n == 4) {
             df_add_scaled4(w->g_enc, s->sorted_gradient + i, x, g->in.count);
             df_add_scaled4(w->g_dec, a, v, g->out.count);

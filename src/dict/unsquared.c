@@ -59,9 +59,7 @@ df_status df_unsquared(df_coder *c, df_code_factor factor, df_step_report *repor
     double lengths, share = 1.0 / ((double)c->rows * (double)df_dict_outputs(c->dict));
     DF_TRY(sum_lengths(c, share, &lengths));
     report->reconstruction = lengths * share;
-#pragma omp parallel for schedule(static)
-    for (size_t r = 0; r < c->rows; r++)
-        df_code_gradient_row(c, &c->main, r, c->error + r * c->out, factor);
+    df_code_gradients(c, &c->main, c->error, factor);
     DF_TRY(df_column_sums(c, c->error, c->out, c->out, c->totals));
     for (size_t i = 0; i < c->out; i++) c->center_gradient[i] = (float)c->totals[i];
     return DF_OK;
