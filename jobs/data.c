@@ -1,4 +1,5 @@
 /* The data set of a job: which activation files, which rows of them, or a synthetic model. */
+#include "harvest_live.h"
 #include "jobs.h"
 
 #include <errno.h>
@@ -47,12 +48,16 @@ static df_status read_tokens(const df_job *job, const char *key, uint32_t **out,
 /* ---- activation files ----------------------------------------------------------------------- */
 
 static df_status open_file(const df_run *run, size_t model, size_t f, df_data *d, df_acts **out) {
+    *out = d->live[model];
+    if (*out != NULL) return DF_OK;
     char *path = df_path_part(run, model, f);
     if (path == NULL) return DF_FAILED;
     df_status status = df_acts_open(path, out);
     df_free(path);
-    DF_TRY_AS(status, "opening the activations of model %s (made by darkfield harvest)",
-              df_model_name(run, model));
+    DF_TRY_AS(status, "opening the activations of model %s (made by darkfield harvest%s)",
+              df_model_name(run, model),
+              df_job_is_live(run) ? ", which train.from_models does not need, this stage does"
+                                  : "");
     d->opened[d->n_opened++] = *out;
     if (strcmp((*out)->model, df_model_name(run, model)) == 0) return DF_OK;
     return df_fail(DF_BAD_INPUT, "%s holds activations of model %s, expected %s", (*out)->path,
@@ -94,23 +99,27 @@ static bool file_is_new(const df_data *d, size_t file, const size_t *site, size_
     return true;
 }
 
-char *df_data_hashes(const df_data *d, const size_t *site, size_t sites) {
+static char *add_line(char *text, uint64_t hash) {
+    char *longer = df_format("%s# activations %016llx\n", text, (unsigned long long)hash);
+    df_free(text);
+    return longer;
+}
+
+char *df_data_recipes(const df_data *d, const size_t *site, size_t sites) {
     char *text = df_strdup("");
     size_t n = site != NULL ? sites : d->sites;
-    for (size_t i = 0; i < d->files * n && text != NULL; i++) {
-        size_t file = i / n, s = i % n;
-        if (!file_is_new(d, file, site, s)) continue;
-        char *longer = df_format("%s# activations %016llx\n", text,
-                                 (unsigned long long)acts_of(d, file, site, s)->hash);
-        df_free(text);
-        text = longer;
-    }
+    for (size_t i = 0; i < d->files * n && text != NULL; i++)
+        if (file_is_new(d, i / n, site, i % n))
+            text = add_line(text, acts_of(d, i / n, site, i % n)->recipe);
     return text;
 }
 
 /* One line for every file: what an output depends on. */
 static df_status list_hashes(df_data *d) {
-    d->hashes = df_data_hashes(d, NULL, 0);
+    d->hashes = df_strdup("");
+    for (size_t i = 0; i < d->files * d->sites && d->hashes != NULL; i++)
+        if (file_is_new(d, i / d->sites, NULL, i % d->sites))
+            d->hashes = add_line(d->hashes, d->acts[i]->hash);
     return d->hashes != NULL ? DF_OK : DF_FAILED;
 }
 
@@ -147,11 +156,56 @@ static df_status open_mine(const df_run *run, bool evaluation, df_data *d) {
     return status;
 }
 
+/* ---- rows from the models ------------------------------------------------------------------- */
+
+static df_status check_live(const df_run *run) {
+    const df_job *job = run->job;
+    const char *const *files, *how = df_job_text(job, "train.shuffle");
+    const char *where = df_job_where(job, "train.from_models");
+    if (df_job_is_synthetic(run))
+        return df_fail(DF_USAGE, "%s: train.from_models makes activations, train.source is %s",
+                       where, df_job_text(job, "train.source"));
+    if (strcmp(how, "buffer") != 0)
+        return df_fail(DF_USAGE,
+                       "%s: train.from_models runs whole windows, so rows must come in runs: set "
+                       "train.shuffle to buffer, it is %s",
+                       where, how);
+    if (df_job_int(job, "harvest.pipeline") != 1)
+        return df_fail(DF_USAGE,
+                       "%s: train.from_models runs whole models on every rank: leave "
+                       "harvest.pipeline at 1, it is %lld",
+                       where, (long long)df_job_int(job, "harvest.pipeline"));
+    if (df_job_list(job, "train.files.a", &files) + df_job_list(job, "train.files.b", &files) > 0)
+        return df_fail(DF_USAGE, "%s: train.from_models reads no files, train.files names some",
+                       where);
+    return DF_OK;
+}
+
+/* Collective. */
+static df_status open_live(const df_run *run, df_data *d) {
+    df_columns wanted = {0};
+    df_status status = check_live(run);
+    if (status == DF_OK) status = df_job_all_columns(run, &wanted);
+    status = df_agree(run->world, status);
+    for (size_t i = 0; i < df_models(run) && status == DF_OK; i++) {
+        bool is = false;
+        for (size_t c = 0; c < wanted.n; c++) is = is || wanted.model[c] == i;
+        uint64_t need = 0;
+        if (is) status = df_live_open(run, i, &wanted, &d->live[i], &need);
+        d->need += need;
+    }
+    df_columns_free(&wanted);
+    return status;
+}
+
 df_status df_data_open(const df_run *run, bool evaluation, df_data *out) {
     *out = (df_data){0};
-    df_status status = df_agree(run->world, open_mine(run, evaluation, out));
+    df_status status = DF_OK;
+    bool live = !evaluation && df_job_is_live(run);
+    if (live) status = open_live(run, out);
+    if (status == DF_OK) status = df_agree(run->world, open_mine(run, evaluation, out));
     bool drop = strcmp(df_job_text(run->job, "train.bad_rows"), "drop") == 0;
-    if (status == DF_OK && drop && !df_job_is_synthetic(run)) {
+    if (status == DF_OK && drop && !live && !df_job_is_synthetic(run)) {
         df_timer_start("look for bad rows");
         status = df_rows_drop_bad(run->world, out->rows, &out->dropped);
         df_timer_stop("look for bad rows");
@@ -167,6 +221,7 @@ df_status df_data_open(const df_run *run, bool evaluation, df_data *out) {
 void df_data_close(df_data *data) {
     df_rows_close(&data->rows);
     for (size_t i = 0; i < data->n_opened; i++) df_acts_close(&data->opened[i]);
+    for (size_t i = 0; i < 2; i++) df_acts_close(&data->live[i]);
     df_free(data->opened);
     df_free(data->acts);
     df_free(data->index);

@@ -304,6 +304,16 @@ static df_status finish_output(harvest *h) {
 
 /* ---- a model -------------------------------------------------------------------------------- */
 
+df_status df_harvest_read_model(harvest *h) {
+    df_model_part part = h->pipe.part[h->pipe.stage];
+    DF_TRY(df_pipeline_open(h));
+    df_timer_start("read model");
+    df_status status = df_agree(h->run->world, df_model_open_part(h->model_path, part, &h->model));
+    if (status == DF_OK) status = df_harvest_precision(h);
+    df_timer_stop("read model");
+    return status;
+}
+
 static df_status fill(harvest *h) {
     df_comm *world = h->run->world;
     DF_TRY(df_agree(world, df_units_new(h)));
@@ -315,13 +325,7 @@ static df_status fill(harvest *h) {
     } else {
         DF_TRY(create_output(h));
     }
-    DF_TRY(df_pipeline_open(h));
-    df_timer_start("read model");
-    df_status status =
-        df_agree(world, df_model_open_part(h->model_path, h->pipe.part[h->pipe.stage], &h->model));
-    if (status == DF_OK) status = df_harvest_precision(h);
-    df_timer_stop("read model");
-    DF_TRY(status);
+    DF_TRY(df_harvest_read_model(h));
     DF_TRY(df_harvest_units(h));
     return finish_output(h);
 }
@@ -348,7 +352,8 @@ static df_status print_plan(const harvest *h) {
     return DF_OK;
 }
 
-// Text and hashes; the corpus and the tokenizer are closed again before the model is opened.
+// Text and hashes, the text only when the output is not current (current NULL: there is none); the
+// corpus and the tokenizer are closed again before the model is opened.
 static df_status prepare(harvest *h, bool *current) {
     df_comm *world = h->run->world;
     df_corpus *corpus = NULL;
@@ -357,9 +362,11 @@ static df_status prepare(harvest *h, bool *current) {
     df_status status = df_agree(world, df_model_tokenizer(h->model_path, &h->shape, &tokenizer));
     if (status == DF_OK) status = df_agree(world, df_job_corpus(h->run, &corpus));
     if (status == DF_OK) status = hash_inputs(h, corpus, tokenizer);
-    if (status == DF_OK) *current = df_stage_is_current(h->run, h->path, FORMAT, h->job);
-    if (status == DF_OK && !*current) status = df_agree(world, df_pipeline_check(h));
-    if (status == DF_OK && !*current) {
+    if (status == DF_OK && current != NULL)
+        *current = df_stage_is_current(h->run, h->path, FORMAT, h->job);
+    bool done = current != NULL && *current;
+    if (status == DF_OK && !done) status = df_agree(world, df_pipeline_check(h));
+    if (status == DF_OK && !done) {
         status = df_pack_text(h->run, corpus, tokenizer, &h->how, &h->text);
         if (status != DF_OK) df_context("tokenising %s", df_job_text(h->run->job, "text.file"));
     }
@@ -369,14 +376,19 @@ static df_status prepare(harvest *h, bool *current) {
     return status;
 }
 
-static df_status harvest_model(harvest *h) {
-    bool current = false;
+// What is harvested of which model.
+static df_status look(harvest *h) {
     df_status status = df_model_plan(h->model_path, &h->shape);
     if (status == DF_OK) status = check_context(h);
     if (status == DF_OK) status = read_sites(h);
     if (status == DF_OK)
         status = df_type_parse(df_job_text(h->run->job, "harvest.dtype"), &h->type);
-    DF_TRY(df_agree(h->run->world, status));
+    return df_agree(h->run->world, status);
+}
+
+static df_status harvest_model(harvest *h) {
+    bool current = false;
+    DF_TRY(look(h));
     DF_TRY(prepare(h, &current));
     if (current) return DF_OK;
     DF_TRY(df_pipeline_place(h));
@@ -384,31 +396,47 @@ static df_status harvest_model(harvest *h) {
     return h->run->dry_run ? DF_OK : fill(h);
 }
 
+static df_status begin(const df_run *run, size_t i, harvest *h) {
+    *h = (harvest){.run = run,
+                   .name = df_model_name(run, i),
+                   .model_path = df_model_path(run, i),
+                   .how = read_packing(run),
+                   .bf16 = strcmp(df_job_text(run->job, "harvest.compute"), "bf16") == 0,
+                   .interval = df_job_real(run->job, "harvest.interval")};
+    h->path = df_path_acts(run, h->name);
+    if (h->path != NULL) h->progress_path = df_format("%s.progress", h->path);
+    return df_agree(run->world, h->progress_path != NULL ? DF_OK : DF_FAILED);
+}
+
+df_status df_harvest_open(const df_run *run, size_t model, harvest *out) {
+    df_status status = begin(run, model, out);
+    if (status == DF_OK) status = look(out);
+    if (status == DF_OK) status = prepare(out, NULL);
+    if (status != DF_OK) df_context("reading the text for model %s", df_model_name(run, model));
+    return status;
+}
+
+void df_harvest_close(harvest *h) {
+    df_model_close(&h->model);
+    df_pipeline_close(h);
+    df_columns_free(&h->columns);
+    df_packed_free(&h->text);
+    df_units_free(&h->table);
+    df_free(h->path);
+    df_free(h->progress_path);
+    df_free(h->job);
+    *h = (harvest){0};
+}
+
 static df_status harvest_one(df_run *run, size_t i) {
-    harvest h = {.run = run,
-                 .name = df_model_name(run, i),
-                 .model_path = df_model_path(run, i),
-                 .how = read_packing(run),
-                 .bf16 = strcmp(df_job_text(run->job, "harvest.compute"), "bf16") == 0,
-                 .interval = df_job_real(run->job, "harvest.interval")};
-    df_status status = DF_FAILED;
-    h.path = df_path_acts(run, h.name);
-    if (h.path != NULL) h.progress_path = df_format("%s.progress", h.path);
-    if (h.progress_path != NULL) status = DF_OK;
-    status = df_agree(run->world, status);
+    harvest h;
+    df_status status = begin(run, i, &h);
     if (status == DF_OK) status = harvest_model(&h);
     if (h.file != NULL) { // a stopped run can go on; the beginning of a failed one is removed
         df_file_abandon(&h.file, status == DF_STOPPED);
         if (status != DF_STOPPED && df_comm_rank(run->world) == 0) unlink(h.progress_path);
     }
-    df_model_close(&h.model);
-    df_pipeline_close(&h);
-    df_columns_free(&h.columns);
-    df_packed_free(&h.text);
-    df_units_free(&h.table);
-    df_free(h.path);
-    df_free(h.progress_path);
-    df_free(h.job);
+    df_harvest_close(&h);
     if (status != DF_OK) df_context("harvesting model %s", df_model_name(run, i));
     return status;
 }

@@ -1,7 +1,8 @@
 /* harvest.h: the parts of the harvest stage. harvest.c holds the stage, harvest_tokens.c turns the
  * corpus into windows of tokens, harvest_pipeline.c spreads a model over ranks, harvest_units.c
  * runs the windows, harvest_progress.c remembers what a killed run had finished,
- * harvest_precision.c chooses the arithmetic, harvest_parts.c cuts large outputs. */
+ * harvest_precision.c chooses the arithmetic, harvest_parts.c cuts large outputs; harvest_live.h
+ * makes the rows without the stage. */
 #ifndef DARKFIELD_HARVEST_H
 #define DARKFIELD_HARVEST_H
 
@@ -103,10 +104,23 @@ typedef struct harvest {
     double interval; // seconds between notes of progress
 } harvest;
 
+/* A model's harvest up to its text, hashes and `job`; df_harvest_close in every case. Collective.
+ */
+df_status df_harvest_open(const df_run *run, size_t model, harvest *out) DF_MUST_CHECK;
+/* Collective, with the blocks placed: the group's line, and this rank's weights. */
+df_status df_harvest_read_model(harvest *h) DF_MUST_CHECK;
+/* Collective in the groups of ranks that df_harvest_read_model made. */
+void df_harvest_close(harvest *h);
+
 /* Collective. Runs every unit that is not done; DF_STOPPED after a stop request, with the progress
  * on disk. */
 df_status df_harvest_units(harvest *h) DF_MUST_CHECK;
 
+/* Runs a window through this rank's blocks: of its own sites, one after another as in h->own,
+ * stored[i] receives the rows in the file's type and squares[i] their summed squares. rows: scratch
+ * of `context` rows of all of them. Not collective. */
+df_status df_harvest_window(const harvest *h, df_forward *forward, size_t window, float *rows,
+                            void *const *stored, double *squares) DF_MUST_CHECK;
 /* The harvest's sites in a part of the model. Not collective. */
 void df_harvest_sites(const harvest *h, df_model_part part, part_sites *out);
 /* Columns of all sites before site s; of all of them for s = sites. */
@@ -121,6 +135,9 @@ uint64_t df_harvest_bytes(const harvest *h, df_model_part part);
 df_status df_pipeline_check(harvest *h) DF_MUST_CHECK;
 /* Collective, with the text in memory: places the blocks. */
 df_status df_pipeline_place(harvest *h) DF_MUST_CHECK;
+/* Places the whole model on every rank, whatever harvest.pipeline and harvest.memory say.
+ * Collective. */
+df_status df_pipeline_whole(harvest *h) DF_MUST_CHECK;
 /* Memory of a rank with that part: weights, and what df_harvest_bytes says. */
 uint64_t df_pipeline_bytes(const harvest *h, df_model_part part);
 void df_pipeline_print(const harvest *h); /* the placement, where there is more than one stage */

@@ -104,19 +104,37 @@ static df_status place(harvest *h) {
     return status;
 }
 
-df_status df_pipeline_place(harvest *h) {
-    df_comm *world = h->run->world;
-    pipeline *p = &h->pipe;
+// What the ranks have at most before there is a model.
+static void look_at_ranks(harvest *h) {
     uint64_t most[2] = {df_memory_now(), (uint64_t)omp_get_max_threads()};
-    df_max_u64(world, most, 2);
-    p->text = most[0];
-    p->threads = (size_t)most[1];
-    DF_TRY(df_agree(world, place(h)));
-    size_t size = (size_t)df_comm_size(world), rank = (size_t)df_comm_rank(world);
+    df_max_u64(h->run->world, most, 2);
+    h->pipe.text = most[0];
+    h->pipe.threads = (size_t)most[1];
+}
+
+// This rank's group, its stage there and the sites that stage has.
+static void find_stage(harvest *h) {
+    pipeline *p = &h->pipe;
+    size_t size = (size_t)df_comm_size(h->run->world), rank = (size_t)df_comm_rank(h->run->world);
     p->groups = size < p->stages ? 1 : size / p->stages;
     p->group = rank / p->stages;
     p->stage = rank % p->stages;
     df_harvest_sites(h, p->part[p->stage], &h->own);
+}
+
+df_status df_pipeline_place(harvest *h) {
+    look_at_ranks(h);
+    DF_TRY(df_agree(h->run->world, place(h)));
+    find_stage(h);
+    return DF_OK;
+}
+
+df_status df_pipeline_whole(harvest *h) {
+    look_at_ranks(h);
+    h->pipe.stages = 1;
+    DF_TRY(df_agree(h->run->world, DF_NEW(h->pipe.part, 1)));
+    h->pipe.part[0] = df_model_whole(&h->shape);
+    find_stage(h);
     return DF_OK;
 }
 

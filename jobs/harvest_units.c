@@ -152,23 +152,18 @@ static df_status refuse_rows(const harvest *h, size_t window, size_t site, const
         h->type == DF_F16 ? "f16 ends at 65504, store f32 or bf16" : "are its weights damaged?");
 }
 
-// Rows to the file's type; the summed squares are of what is stored. Slot: the window's place in
-// this round.
-static df_status store_rows(const crew *c, const worker *w, size_t window, size_t slot) {
-    const harvest *h = c->h;
-    uint64_t begin = h->text.window[window / HARVEST_UNIT * HARVEST_UNIT],
-             first = h->text.window[window];
-    size_t n = h->text.window[window + 1] - first,
-           base = slot / HARVEST_UNIT * HARVEST_UNIT * h->how.context;
+df_status df_harvest_window(const harvest *h, df_forward *forward, size_t window, float *rows,
+                            void *const *stored, double *squares) {
+    float *out[HARVEST_MOST_SITES];
+    for (size_t i = 0; i < h->own.n; i++) out[i] = rows + h->how.context * h->own.before[i];
+    uint64_t first = h->text.window[window], n = h->text.window[window + 1] - first;
+    DF_TRY(df_forward_run(forward, h->text.tokens + first, n, out, NULL));
     for (size_t i = 0; i < h->own.n; i++) {
-        size_t site = h->own.index[i], width = h->width[site];
-        float *rows = w->rows + h->how.context * h->own.before[i];
-        void *stored = c->stored[i] + (base + (first - begin)) * width * df_type_bytes(h->type);
-        df_from_f32(h->type, rows, stored, n * width);
-        df_to_f32(h->type, stored, rows, n * width);
-        double squares = sum_squares(rows, n, width);
-        if (!isfinite(squares)) return refuse_rows(h, window, site, rows);
-        c->squares[slot * h->own.n + i] = squares;
+        size_t site = h->own.index[i], numbers = n * h->width[site];
+        df_from_f32(h->type, out[i], stored[i], numbers);
+        df_to_f32(h->type, stored[i], out[i], numbers);
+        squares[i] = sum_squares(out[i], n, h->width[site]); // of what is stored
+        if (!isfinite(squares[i])) return refuse_rows(h, window, site, out[i]);
     }
     return DF_OK;
 }
@@ -187,26 +182,35 @@ static void sum_loss(const crew *c, const worker *w, size_t window, size_t slot)
     }
 }
 
-// The window through this stage's blocks.
+// Where the rows of a window begin in this round's rows of each of the rank's sites.
+static void find_stored(const crew *c, size_t window, size_t slot, void **stored) {
+    const harvest *h = c->h;
+    uint64_t begin = h->text.window[window / HARVEST_UNIT * HARVEST_UNIT];
+    size_t row = slot / HARVEST_UNIT * HARVEST_UNIT * h->how.context +
+                 (size_t)(h->text.window[window] - begin);
+    for (size_t i = 0; i < h->own.n; i++)
+        stored[i] = c->stored[i] + row * h->width[h->own.index[i]] * df_type_bytes(h->type);
+}
+
+// The window through this stage's blocks, its rows and, on the last stage, its losses.
 static df_status pass_window(const crew *c, const worker *w, const batch *b, size_t window,
                              size_t slot) {
     const harvest *h = c->h;
-    float *out[HARVEST_MOST_SITES];
+    void *stored[HARVEST_MOST_SITES];
     size_t numbers = df_pipeline_numbers(h), at = (slot - b->first) * numbers;
-    for (size_t i = 0; i < h->own.n; i++) out[i] = w->rows + h->how.context * h->own.before[i];
-    uint64_t first = h->text.window[window], n = h->text.window[window + 1] - first;
     float *stream = df_forward_stream(w->forward);
+    find_stored(c, window, slot, stored);
     if (b->in != NULL) memcpy(stream, b->in + at, numbers * sizeof *stream);
-    DF_TRY(df_forward_run(w->forward, h->text.tokens + first, n, out, NULL));
+    DF_TRY(df_harvest_window(h, w->forward, window, w->rows, stored, c->squares + slot * h->own.n));
     if (b->out != NULL) memcpy(b->out + at, stream, numbers * sizeof *stream);
     return is_last_stage(h) ? df_forward_nll(w->forward, w->nll) : DF_OK;
 }
 
+// Slot: the window's place in this round.
 static df_status run_window(const crew *c, const worker *w, const batch *b, size_t window,
                             size_t slot) {
     const harvest *h = c->h;
     DF_TRY(pass_window(c, w, b, window, slot));
-    DF_TRY(store_rows(c, w, window, slot));
     if (!is_last_stage(h)) return DF_OK;
     sum_loss(c, w, window, slot);
     if (isfinite(c->nll[slot])) return DF_OK;

@@ -138,16 +138,20 @@ typedef struct df_data {
     df_rows *rows;
     uint64_t dropped; /* rows that are not finite (train.bad_rows: drop) */
     char *hashes;     /* "# activations HASH" for each file: what an output depends on */
+    df_acts *live[2]; /* train.from_models: each model's rows, made when asked for */
+    uint64_t need;    /* bytes that making them takes, beside the text */
 } df_data;
 df_status df_data_open(const df_run *run, bool evaluation, df_data *out) DF_MUST_CHECK;
 void df_data_close(df_data *data);
-/* `hashes` as they are for these sites alone, NULL: all. New memory. */
-char *df_data_hashes(const df_data *data, const size_t *site, size_t sites);
+/* What training on these sites (NULL: all) depends on, a line for each file: the hash of what it
+ * was made by, which is known of rows that models make as well. New memory. */
+char *df_data_recipes(const df_data *data, const size_t *site, size_t sites);
 /* Which rows evaluation reads; the filter borrows *tokens (df_free), which is new memory in every
  * case. Not collective. */
 df_status df_job_evaluation_filter(const df_run *run, df_acts_filter *out,
                                    uint32_t **tokens) DF_MUST_CHECK;
 bool df_job_is_synthetic(const df_run *run); /* train.source */
+bool df_job_is_live(const df_run *run);      /* train.from_models */
 df_synthetic df_job_synthetic(const df_run *run);
 /* An activation file of the job does not exist: a dry run comes before harvest. Collective. */
 bool df_inputs_are_missing(const df_run *run);

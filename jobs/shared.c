@@ -172,6 +172,10 @@ bool df_job_is_synthetic(const df_run *run) {
     return strcmp(df_job_text(run->job, "train.source"), "activations") != 0;
 }
 
+bool df_job_is_live(const df_run *run) {
+    return df_job_bool(run->job, "train.from_models");
+}
+
 df_synthetic df_job_synthetic(const df_run *run) {
     const df_job *job = run->job;
     bool two = strcmp(df_job_text(job, "train.source"), "synthetic-b") == 0;
@@ -257,8 +261,10 @@ static df_status open_mine(const df_run *run, df_inputs *in) {
         return df_acts_uneven(run);
     for (size_t i = 0; i < df_models(run); i++) {
         DF_TRY_AS(open_parts(run, i, &in->file[i]),
-                  "opening the activations of model %s (made by darkfield harvest)",
-                  df_model_name(run, i));
+                  "opening the activations of model %s (made by darkfield harvest%s)",
+                  df_model_name(run, i),
+                  df_job_is_live(run) ? ", which train.from_models does not need, this stage does"
+                                      : "");
         in->n = i + 1;
     }
     return in->n == 2 ? df_acts_aligned(in->file[0], in->file[1]) : DF_OK;

@@ -40,11 +40,21 @@ static void close_chosen(chosen *c) {
     df_data_close(&c->data);
 }
 
+static void tell_live(const df_data *data) {
+    df_info("train: rows come from the models, which run over the text as training asks for them: "
+            "windows once for every run of %d rows that they share",
+            (int)DF_ORDER_CHUNK);
+    df_info("  a dictionary that begins needs the rows' scales first: the models run once over the "
+            "training text, %llu rows",
+            (unsigned long long)df_rows_count(data->rows));
+}
+
 /* A dry run comes before the rows are shuffled. Collective. */
 static df_status choose(const df_run *run, chosen *c) {
     *c = (chosen){0};
     DF_TRY(df_data_open(run, false, &c->data));
     c->rows = c->data.rows;
+    if (df_job_is_live(run)) tell_live(&c->data);
     if (df_chosen_shuffle(run) != DF_SHUFFLE_GLOBAL || run->dry_run || df_job_is_synthetic(run))
         return DF_OK;
     df_status status = df_agree(run->world, open_shuffled(run, c));
@@ -81,9 +91,9 @@ static df_status find_sites(const df_run *run, trained *t) {
     return status;
 }
 
-/* The resolved job with the content hashes of the inputs. New memory. */
+/* The resolved job and what its rows depend on. New memory. */
 static char *describe_job(const trained *t, const df_data *data) {
-    char *text = df_resolved(&t->run, "train"), *hashes = df_data_hashes(data, t->site, t->sites);
+    char *text = df_resolved(&t->run, "train"), *hashes = df_data_recipes(data, t->site, t->sites);
     char *all = text != NULL && hashes != NULL ? df_format("%s%s", text, hashes) : NULL;
     df_free(text);
     df_free(hashes);
@@ -137,6 +147,7 @@ static df_status print_plan(const df_run *run, const chosen *c, const trained *a
                              .n = n,
                              .output = output,
                              .rows = c->rows,
+                             .live = c->data.need,
                              .screen = df_kernels_spare_screen(run->kernels)};
     if (status == DF_OK) status = df_print_train_plan(run, &plan);
     df_free(members);
@@ -186,7 +197,7 @@ static void print_sizes(const trained *all, size_t n) {
 static df_status run_with(df_run *run, trained *all, size_t n) {
     chosen c;
     DF_TRY(df_agree(run->world, open_all(run, all, n)));
-    if (run->dry_run && df_inputs_are_missing(run)) {
+    if (run->dry_run && !df_job_is_live(run) && df_inputs_are_missing(run)) {
         print_sizes(all, n);
         return DF_OK;
     }

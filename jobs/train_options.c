@@ -37,6 +37,14 @@ const df_option df_train_table[] = {
      .choices = "activations synthetic-a synthetic-b",
      .help = "rows of activation files, or of a synthetic model with known directions (a: one "
              "model; b: two, which share most of them)"},
+    {.key = "train.from_models",
+     .fixed = true,
+     .type = DF_OPT_BOOL,
+     .fallback = "false",
+     .is_volatile = true,
+     .help = "take the rows from the models, run over the text as training needs them, instead of "
+             "from files: no harvest is needed, and the dictionary is that of the harvest's files "
+             "to the byte; needs train.shuffle: buffer, and ranks that hold a whole model each"},
     {.key = "train.files.a",
      .type = DF_OPT_LIST,
      .fallback = "",

@@ -76,6 +76,7 @@ static df_status most_needed(const df_planned *p, const machine *m, int size, ne
         status = df_train_plan_rank(p->members, p->n, p->rows, p->screen, size, &plan);
         if (status == DF_OK) add_need(m, &plan, out);
     }
+    out->bytes += (double)p->live;
     df_free(place);
     return status;
 }

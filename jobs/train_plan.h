@@ -8,6 +8,7 @@ typedef struct df_planned {
     const df_train_member *members; /* [n] to train */
     size_t n;
     const df_rows *rows; /* to train on */
+    uint64_t live;       /* bytes that making the rows takes, when they are made */
     df_screen screen;    /* that the training will use */
     const char *output;  /* what will be written */
 } df_planned;

@@ -2,8 +2,8 @@
  * order in which training sees them, and the global shuffle.
  *
  * A row holds all sites of all models side by side. A data set is one of
- *   activation files   one or several harvests, file after file, without the rows that a filter
- *                      leaves out;
+ *   activation files   one or several harvests, file after file, or models that make their rows
+ *                      (df_acts_made), without the rows that a filter leaves out;
  *   a shuffled file    the same rows in a recorded random order (df_rows_shuffle);
  *   a synthetic model  sums of known directions, drawn as they are asked for (reference: the toy
  *                      models of sparse dictionary learning), endless.

@@ -218,6 +218,19 @@ enum df_acts_dataset {
  * "/sites/<site>". Collective. */
 df_status df_acts_declare(df_file *file, const df_acts_spec *spec) DF_MUST_CHECK;
 
+/* Rows that have no file: made when they are asked for, by what a higher floor provides. The
+ * functions are thread-safe. */
+typedef struct df_acts_made {
+    void *self; /* NULL: there is a file */
+    /* How many of these rows, at least one, can be read of all sites, one site after another,
+     * without being made twice. */
+    size_t (*fit)(void *self, const uint64_t *rows, size_t n);
+    /* As df_acts_gather. */
+    df_status (*read)(void *self, size_t site, const uint64_t *rows, size_t n, float *out,
+                      size_t ld);
+    void (*close)(void *self); /* and the row index, which it has lent */
+} df_acts_made;
+
 /* One *.acts.h5, opened. The row index is in memory; sites stay on disk. Same on every rank. */
 typedef struct df_acts {
     df_reader *file;
@@ -232,6 +245,9 @@ typedef struct df_acts {
     uint8_t *heldout;   /* [documents] */
     uint64_t alignment; /* hash of tokens, windows and documents: equal for aligned files */
     uint64_t hash; /* of the whole content, for records of inputs (stored digest of datasets) */
+    /* Of what the rows are a function of: a harvest's job with the hashes of its inputs. The same
+     * of rows that are made. `hash` where a file does not say. */
+    uint64_t recipe;
     char *model, *model_path, *corpus, *tokenizer; /* corpus: "name hash"; tokenizer: its hash */
     int64_t bos;                                   /* token id put before each document, -1: none */
     size_t sites;
@@ -244,6 +260,7 @@ typedef struct df_acts {
     struct df_acts **part;    /* of df_acts_join: [parts], owned; parts is 0 for one file */
     size_t parts, *part_site; /* [parts, sites] index of each site in each part */
     uint64_t *part_row;       /* [parts + 1] first row of each */
+    df_acts_made made;        /* instead of `file` */
 } df_acts;
 /* Not collective. Structure is validated: offsets ascend, extents agree, ends meet. */
 df_status df_acts_open(const char *path, df_acts **out) DF_MUST_CHECK;
@@ -261,13 +278,18 @@ df_status df_acts_read(const df_acts *acts, size_t site, uint64_t first, size_t 
                        size_t ld) DF_MUST_CHECK;
 df_status df_acts_gather(const df_acts *acts, size_t site, const uint64_t *rows, size_t n,
                          float *out, size_t ld) DF_MUST_CHECK;
-/* Rows as they are stored, packed; refuses what df_acts_read refuses. */
+/* How many of these rows to read at once, of all sites: n of a file. */
+size_t df_acts_fit(const df_acts *acts, const uint64_t *rows, size_t n);
+/* Sets `alignment` from the row index. */
+void df_acts_align(df_acts *acts);
+/* Rows as they are stored, packed; refuses what df_acts_read refuses, and rows that are made. */
 df_status df_acts_raw(const df_acts *acts, size_t site, uint64_t first, size_t count,
                       void *out) DF_MUST_CHECK;
 /* Bytes that df_acts_read and df_acts_gather take for `count` rows while they run, beside
  * DF_CHECK_BYTES where blocks were not checked before. */
 size_t df_acts_read_bytes(const df_acts *acts, size_t site, size_t count);
-/* Sets bad[i] to 1 where row first + i holds NaN or infinity. Not collective; thread-safe. */
+/* Sets bad[i] to 1 where row first + i holds NaN or infinity; never of rows that are made: making
+ * refuses them. Not collective; thread-safe. */
 df_status df_acts_mark_bad(const df_acts *acts, size_t site, uint64_t first, size_t count,
                            uint8_t *bad) DF_MUST_CHECK;
 /* Which rows of an activations file are used. */

@@ -191,9 +191,9 @@ df_status df_rows_documents(const df_rows *rows, uint64_t count, uint64_t **firs
 
 /* ---- reading - */
 
-/* Source rows [n] within file f, which stand at out rows. */
-static df_status read_file(const df_rows *rows, size_t f, const uint64_t *source, size_t n,
-                           float *out) {
+/* Source rows [n] of one site after another. */
+static df_status read_sites(const df_rows *rows, size_t f, const uint64_t *source, size_t n,
+                            float *out) {
     float *column = out;
     for (size_t s = 0; s < rows->sites; column += rows->site[s++].width) {
         size_t at = f * rows->sites + s;
@@ -202,13 +202,27 @@ static df_status read_file(const df_rows *rows, size_t f, const uint64_t *source
     return DF_OK;
 }
 
+/* Source rows [n] within file f, which stand at out rows: as many at once as all models have. */
+static df_status read_file(const df_rows *rows, size_t f, const uint64_t *source, size_t n,
+                           float *out) {
+    for (size_t done = 0, count; done < n; done += count) {
+        count = n - done;
+        for (size_t s = 0; s < rows->sites; s++)
+            count = df_acts_fit(rows->acts[f * rows->sites + s], source + done, count);
+        DF_TRY(read_sites(rows, f, source + done, count, out + done * rows->width));
+    }
+    return DF_OK;
+}
+
+/* Rows that are made come in large pieces: windows run side by side. */
 static df_status files_read(const df_rows *rows, const uint64_t *i, size_t n, float *out) {
-    enum { PIECE = 256 };
-    uint64_t source[PIECE];
+    enum { PIECE = 256, LARGE = 4096 };
+    uint64_t source[LARGE];
     for (size_t done = 0, count; done < n; done += count) {
         uint64_t row = select_kept(rows, i[done]);
         size_t f = rows_file_of(rows, row);
-        for (count = 0; done + count < n && count < PIECE; count++) {
+        size_t most = rows->acts[f * rows->sites]->made.self != NULL ? LARGE : PIECE;
+        for (count = 0; done + count < n && count < most; count++) {
             if (count > 0) row = select_kept(rows, i[done + count]);
             if (row < rows->start[f] || row >= rows->start[f + 1]) break;
             source[count] = row - rows->start[f];

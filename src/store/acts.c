@@ -229,8 +229,20 @@ static void part_hashes(const df_acts *acts, uint64_t out[3]) {
     out[2] = df_hash_more(out[2], acts->heldout, acts->documents);
 }
 
-static df_status open_acts(df_acts *acts, const char *path) {
+void df_acts_align(df_acts *acts) {
     uint64_t parts[3];
+    part_hashes(acts, parts);
+    acts->alignment = df_hash(parts, sizeof parts);
+}
+
+static uint64_t recipe_of(const df_acts *acts) {
+    const store_object *root = store_table_find(&acts->file->table, "/");
+    const store_attribute *job = store_find_attribute(root, "job");
+    if (job == NULL || job->kind != STORE_TEXT) return acts->hash;
+    return df_hash(job->text, strlen(job->text));
+}
+
+static df_status open_acts(df_acts *acts, const char *path) {
     acts->path = df_strdup(path);
     if (acts->path == NULL) return DF_FAILED;
     DF_TRY(df_reader_open(path, FORMAT, &acts->file));
@@ -238,9 +250,9 @@ static df_status open_acts(df_acts *acts, const char *path) {
     DF_TRY(check_index(acts));
     DF_TRY(open_sites(acts));
     DF_TRY(open_names(acts));
-    part_hashes(acts, parts);
-    acts->alignment = df_hash(parts, sizeof parts);
+    df_acts_align(acts);
     acts->hash = store_stored_digest(acts->file);
+    acts->recipe = recipe_of(acts);
     return DF_OK;
 }
 
@@ -256,10 +268,19 @@ df_status df_acts_open(const char *path, df_acts **out) {
     return status;
 }
 
+// The row index of rows that are made goes with their source.
+static void close_made(df_acts *acts) {
+    acts->made.close(acts->made.self);
+    acts->tokens = acts->token_end = NULL;
+    acts->window = acts->document = acts->source = NULL;
+    acts->heldout = NULL;
+}
+
 void df_acts_close(df_acts **acts_pointer) {
     df_acts *acts = *acts_pointer;
     *acts_pointer = NULL;
     if (acts == NULL) return;
+    if (acts->made.self != NULL) close_made(acts);
     for (size_t i = 0; acts->site != NULL && i < acts->sites; i++) df_free(acts->site[i].name);
     for (size_t p = 0; p < acts->parts; p++) df_acts_close(&acts->part[p]);
     if (acts->parts > 0) acts->file = NULL; // of the first part

@@ -67,6 +67,7 @@ static df_status join_index(df_acts *all) {
         windows += all->part[p]->windows;
         documents += all->part[p]->documents;
         all->hash = df_hash_more(all->hash, &all->part[p]->hash, sizeof all->hash);
+        all->recipe = df_hash_more(all->recipe, &all->part[p]->recipe, sizeof all->recipe);
         all->alignment =
             df_hash_more(all->alignment, &all->part[p]->alignment, sizeof all->alignment);
     }

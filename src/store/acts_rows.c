@@ -131,11 +131,29 @@ static df_status gather_parts(const df_acts *all, size_t site, const uint64_t *r
     return DF_OK;
 }
 
+/* ---- rows that are made - */
+
+size_t df_acts_fit(const df_acts *acts, const uint64_t *rows, size_t n) {
+    return acts->made.self != NULL ? acts->made.fit(acts->made.self, rows, n) : n;
+}
+
+static df_status read_made(const df_acts *acts, size_t site, df_range rows, float *out, size_t ld) {
+    enum { PIECE = 256 };
+    uint64_t number[PIECE];
+    for (size_t done = 0, n; done < rows.count; done += n) {
+        n = rows.count - done < PIECE ? rows.count - done : PIECE;
+        for (size_t i = 0; i < n; i++) number[i] = rows.first + done + i;
+        DF_TRY(acts->made.read(acts->made.self, site, number, n, out + done * ld, ld));
+    }
+    return DF_OK;
+}
+
 /* ---- rows as fp32 - */
 
 df_status df_acts_read(const df_acts *acts, size_t site, uint64_t first, size_t count, float *out,
                        size_t ld) {
     if (acts->parts > 0) return read_parts(acts, site, (df_range){first, count}, out, ld);
+    if (acts->made.self != NULL) return read_made(acts, site, (df_range){first, count}, out, ld);
     buffer through;
     df_status status = buffer_open(acts, site, count, &through);
     if (status == DF_OK) status = read_run(acts, site, first, count, &through, out, ld);
@@ -147,6 +165,7 @@ df_status df_acts_read(const df_acts *acts, size_t site, uint64_t first, size_t 
 df_status df_acts_gather(const df_acts *acts, size_t site, const uint64_t *rows, size_t n,
                          float *out, size_t ld) {
     if (acts->parts > 0) return gather_parts(acts, site, rows, n, out, ld);
+    if (acts->made.self != NULL) return acts->made.read(acts->made.self, site, rows, n, out, ld);
     buffer through;
     df_status status = buffer_open(acts, site, n, &through);
     for (size_t i = 0, run; i < n && status == DF_OK; i += run) {
@@ -182,12 +201,15 @@ static df_status look_at(const df_acts *acts, size_t site, uint64_t first, size_
 }
 
 df_status df_acts_raw(const df_acts *acts, size_t site, uint64_t first, size_t count, void *out) {
+    if (acts->made.self != NULL)
+        return df_fail(DF_USAGE, "%s: rows that are made cannot be copied", acts->path);
     return look_at(acts, site, first, count, NULL, out);
 }
 
 df_status df_acts_mark_bad(const df_acts *acts, size_t site, uint64_t first, size_t count,
                            uint8_t *bad) {
     char *raw = NULL;
+    if (acts->made.self != NULL) return DF_OK;
     DF_TRY(DF_NEW(raw, count * acts->site[site].width * df_type_bytes(acts->site[site].type)));
     df_status status = look_at(acts, site, first, count, bad, raw);
     df_free(raw);

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The data of training, through the program: every order of rows gives one dictionary on any ranks and after a kill on two
 # ranks and a resume on three, and so does every kind of dictionary; the shuffled file is the same on any ranks and memory; several files make one data set;
-# a harvest in parts is the harvest in one file; what cannot be used is named.
+# training from the models themselves is training from their harvest, and a harvest in parts that in one file; what cannot
+# be used is named.
 source "$(dirname "$0")/../support/cases.sh"
 LIMIT=120
 out=$work/out
@@ -40,6 +41,33 @@ for how in exact buffer global; do
     grep -q 'resuming at step' "$work/log" || bad "data.$how.resume" "it began anew"
     same "$how.killed_on_2_resumed_on_3" "$alone" "$(digest "$out/crosscoder.dict.h5")"
 done
+
+# ---- rows that the models make as training asks for them -------------------------------------------
+# Two sites of two models, in bf16, some rows left out: from the harvest's files on one rank, then without any.
+made=("${train[@]}" --set harvest.dtype=bf16 --set train.input="blocks.1.hook_resid_post, blocks.3.hook_resid_post"
+    --set harvest.context=32 --set train.shuffle=buffer --set train.buffer_rows=3000 --set train.skip_tokens=5
+    --set train.steps=80)
+rm -rf "$work/files" "$work/made"
+must made.harvest darkfield 2 harvest "$pocket" "${made[@]}" --set out="$work/files" &&
+    must made.files darkfield 1 train "$pocket" "${made[@]}" --set out="$work/files" || finish
+alone=$(digest "$work/files/crosscoder.dict.h5")
+made+=(--set out="$work/made" --set train.from_models=true)
+for layout in 1x1 2x2 3x1 4x1; do
+    must made.$layout darkfield "${layout%x*}" train "$pocket" "${made[@]}" --set threads="${layout#*x}" --force &&
+        same made.$layout "$alone" "$(digest "$work/made/crosscoder.dict.h5")"
+done
+rm -f "$work/made"/*
+if lose_a_rank "$work/made/crosscoder.*.ckpt.h5" train "$pocket" "${made[@]}" --set train.checkpoint_minutes=0.0001; then
+    must made.resume darkfield 3 train "$pocket" "${made[@]}" &&
+        { grep -q 'resuming at step' "$work/log" || bad data.made.resume "it began anew"; } &&
+        same made.killed_on_2_resumed_on_3 "$alone" "$(digest "$work/made/crosscoder.dict.h5")"
+else bad data.made.kill "nothing to resume: $(end_of "$work/log")"; fi
+refused made.evaluate 3 'harvest, which train.from_models does not need, this stage does' \
+    darkfield 2 evaluate "$pocket" "${made[@]}"
+refused made.exact 2 'set train.shuffle to buffer' darkfield 2 train "$pocket" "${made[@]}" --set train.shuffle=exact
+refused made.pipeline 2 'leave harvest.pipeline at 1' darkfield 2 train "$pocket" "${made[@]}" --set harvest.pipeline=2
+refused made.files 2 'reads no files' darkfield 2 train "$pocket" "${made[@]}" --set train.files.a=x --set train.files.b=y
+rm -rf "$work/files" "$work/made"
 
 # ---- a harvest in parts is one data set ------------------------------------------------------------
 cut=("${train[@]}" --set harvest.context=32 --set harvest.interval=0)

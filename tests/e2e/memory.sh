@@ -43,7 +43,23 @@ for ranks in 1 2; do
         else bad "memory.disk.$stage" "plan ${disk:-none}, is $(stat -c %s "$out/$file")"; fi
     done
     rm -rf "$out"
+    # Rows that the models make as training asks for them.
+    live=("${job[@]}" --set text.max_documents=200 --set train.from_models=true --set train.shuffle=buffer --set train.latents=4096)
+    darkfield $ranks train "${live[@]}" --dry-run || { bad memory.plan.made "exit $?: $(end_of "$work/log")"; finish; }
+    plan=$(size_after 'own memory per rank' "$work/log")
+    darkfield $ranks train "${live[@]}" || { bad memory.made "exit $?: $(end_of "$work/log")"; finish; }
+    own_is "made.ranks_$ranks" "$plan" "$work/log"
+    rm -rf "$out"
 done
+
+# ---- a harvest in parts ----------------------------------------------------------------------------
+cut=("${job[@]}" --set text.max_documents=900 --set harvest.file_size=4MB)
+darkfield 2 harvest "${cut[@]}" --dry-run || { bad memory.plan.cut "exit $?: $(end_of "$work/log")"; finish; }
+plan=$(size_after 'plan: .*\/base.acts.h5' "$work/log")
+darkfield 2 harvest "${cut[@]}" || { bad memory.cut "exit $?: $(end_of "$work/log")"; finish; }
+own=$(cat "$out"/base.*acts.h5 | wc -c)
+if within "$own" "${plan:-0}" 0.02; then ok "memory.disk.cut (plan $plan, is $own)"; else bad memory.disk.cut "plan ${plan:-none}, is $own"; fi
+rm -rf "$out"
 
 # ---- a model spread over two ranks, with and without bf16: the first stage's plan -------------------
 for compute in f32 bf16; do

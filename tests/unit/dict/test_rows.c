@@ -72,6 +72,46 @@ static void reads_across_files(void **state) {
     df_rows_close(&rows);
 }
 
+/* Rows of a file, a few at a time, as if they were made; reads beyond what fits are counted. */
+typedef struct maker {
+    df_acts *file;
+    size_t most, too_many;
+} maker;
+
+static size_t fit_few(void *of, const uint64_t *rows, size_t n) {
+    (void)rows;
+    const maker *m = of;
+    return n < m->most ? n : m->most;
+}
+
+static df_status read_few(void *of, size_t at, const uint64_t *rows, size_t n, float *out,
+                          size_t ld) {
+    maker *m = of;
+    m->too_many += n > m->most;
+    return df_acts_gather(m->file, at, rows, n, out, ld);
+}
+
+static void rows_may_be_made(void **state) {
+    (void)state;
+    maker of[2] = {{acts[0], 7, 0}, {acts[1], 5, 0}};
+    df_acts made[2] = {*acts[0], *acts[1]}, *both[2] = {&made[0], &made[1]};
+    for (int m = 0; m < 2; m++) {
+        made[m].file = NULL;
+        made[m].made = (df_acts_made){&of[m], fit_few, read_few, NULL};
+    }
+    df_rows *from_file = open_rows(1, &usual), *rows = NULL;
+    df_test_all(world, df_rows_open(&(df_rows_files){both, site, 1, 2}, &usual, &rows) == DF_OK);
+    uint64_t n = df_rows_count(rows), wanted[300];
+    static float x[300 * WIDTH], y[300 * WIDTH];
+    for (uint64_t i = 0; i < 300; i++) wanted[i] = i * 31 % n;
+    df_test_all(world, n == df_rows_count(from_file));
+    df_test_all(world, df_rows_read(rows, wanted, 300, x) == DF_OK);
+    df_test_all(world, df_rows_read(from_file, wanted, 300, y) == DF_OK);
+    df_test_all(world, memcmp(x, y, sizeof x) == 0 && of[0].too_many + of[1].too_many == 0);
+    df_rows_close(&rows);
+    df_rows_close(&from_file);
+}
+
 static void files_must_fit(void **state) {
     (void)state;
     df_rows *rows = NULL;
@@ -332,6 +372,7 @@ static void every_order_trains_alike_on_any_ranks(void **state) {
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(filters_choose_rows),
     cmocka_unit_test(reads_across_files),
+    cmocka_unit_test(rows_may_be_made),
     cmocka_unit_test(files_must_fit),
     cmocka_unit_test(bad_rows_are_named_or_dropped),
     cmocka_unit_test(every_epoch_has_every_row_once),

@@ -21,6 +21,7 @@ static const char job_text[] =
 /* What other stages say of the sites to harvest. */
 static const df_option elsewhere[] = {
     {.key = "train.source", .type = DF_OPT_TEXT, .fallback = "activations"},
+    {.key = "train.from_models", .type = DF_OPT_BOOL, .fallback = "false"},
     {.key = "train.kind", .type = DF_OPT_TEXT, .fallback = "auto"},
     {.key = "train.model", .type = DF_OPT_TEXT, .optional = true},
     {.key = "train.site", .type = DF_OPT_TEXT, .optional = true},
@@ -37,8 +38,9 @@ typedef struct harvest_run {
     bool dry_run;
 } harvest_run;
 
-static inline df_status run_harvest_job(const harvest_run *how) {
-    df_option options[64];
+/* Not yet run. Close with close_run in every case. */
+static inline df_status open_run(const harvest_run *how, df_run *run) {
+    static df_option options[64]; // the job borrows them
     size_t n = 0, n_sets = 1;
     for (size_t i = 0; i < df_n_shared_options; i++) options[n++] = df_shared_options[i];
     for (size_t i = 0; i < df_stage_harvest.n_options; i++)
@@ -48,26 +50,35 @@ static inline df_status run_harvest_job(const harvest_run *how) {
     const char *sets[9] = {out};
     for (; n_sets < 9 && how->set[n_sets - 1] != NULL; n_sets++)
         sets[n_sets] = how->set[n_sets - 1];
-    df_run run = {.world = how->comm,
-                  .dry_run = how->dry_run,
-                  .provenance = {.command = "test",
-                                 .hosts = "here",
-                                 .kernel_path = "test",
-                                 .volatile_options = "",
-                                 .commit = "none",
-                                 .build = "test",
-                                 .ranks = df_comm_size(how->comm),
-                                 .threads = how->threads}};
+    *run = (df_run){.world = how->comm,
+                    .dry_run = how->dry_run,
+                    .provenance = {.command = "test",
+                                   .hosts = "here",
+                                   .kernel_path = "test",
+                                   .volatile_options = "",
+                                   .commit = "none",
+                                   .build = "test",
+                                   .ranks = df_comm_size(how->comm),
+                                   .threads = how->threads}};
     df_job *job = NULL;
     omp_set_num_threads(how->threads);
     df_status status =
         df_job_parse("test.yaml", job_text, sizeof job_text - 1, options, n, sets, n_sets, &job);
     if (status == DF_OK) status = df_make_folder(out + 4);
-    status = df_agree(how->comm, status);
-    run.job = job;
-    if (status == DF_OK) status = df_stage_harvest.run(&run);
-    df_job_free(job);
+    run->job = job;
     df_free(out);
+    return df_agree(how->comm, status);
+}
+
+static inline void close_run(df_run *run) {
+    df_job_free((df_job *)run->job);
+}
+
+static inline df_status run_harvest_job(const harvest_run *how) {
+    df_run run;
+    df_status status = open_run(how, &run);
+    if (status == DF_OK) status = df_stage_harvest.run(&run);
+    close_run(&run);
     return status;
 }
 

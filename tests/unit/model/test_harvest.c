@@ -2,6 +2,7 @@
  * against the forward pass. */
 #include "harvest_run.h"
 
+#include "harvest_live.h"
 #include <unistd.h>
 
 // Rank 0 alone, one thread: what every other way must give.
@@ -273,6 +274,64 @@ static void test_tokens(void **state) {
     df_acts_close(&text);
 }
 
+// Rows in an order that jumps, whose windows are more than are kept, and the same again.
+static bool same_when_made(const df_acts *made, const df_acts *file) {
+    enum { MANY = 600 };
+    static float x[MANY * 128], y[MANY * 128];
+    uint64_t rows[MANY];
+    size_t at;
+    if (df_acts_site(file, made->site[0].name, &at) != DF_OK) return false;
+    for (int again = 0; again < 2; again++) {
+        for (uint64_t i = 0; i < MANY; i++)
+            rows[i] = (i / 30 * 997 + i % 30 + (uint64_t)again) % file->rows;
+        size_t fits = df_acts_fit(made, rows, MANY);
+        if (fits < 30 || fits >= MANY || df_acts_fit(made, rows, 3) != 3) return false;
+        if (df_acts_gather(made, 0, rows, MANY, x, 128) != DF_OK ||
+            df_acts_gather(file, at, rows, MANY, y, 128) != DF_OK || memcmp(x, y, sizeof x) != 0)
+            return false;
+    }
+    return same_rows(made, file);
+}
+
+static void live_is_the_file(const char *name, const char *set, int threads) {
+    const harvest_run how = {.comm = world, .name = name, .set = {set}, .threads = threads};
+    df_run run;
+    df_acts *made = NULL, *file = NULL;
+    size_t before = df_memory_now();
+    uint64_t need = 0;
+    char site[] = "blocks.3.hook_resid_post";
+    const df_columns wanted = {.n = 1, .site = {site}};
+    char *path = acts_path(name);
+    df_test_all(world, run_stage(world, name, set, threads) == DF_OK);
+    df_test_all(world, open_run(&how, &run) == DF_OK);
+    size_t open = df_memory_now();
+    df_test_all(world, df_live_open(&run, 0, &wanted, &made, &need) == DF_OK);
+    size_t text = made->rows * 8 + (made->windows + made->documents * 2) * 8;
+    df_test_all(world, (double)(df_memory_now() - open - text) < 1.02 * (double)need);
+    df_test_all(world, df_acts_open(path, &file) == DF_OK);
+    df_test_all(world, made->recipe == file->recipe && made->bos == file->bos);
+    df_test_all(world, made->sites == 1 && same_when_made(made, file));
+    float raw[128];
+    uint8_t bad = 0;
+    df_test_all(world,
+                df_test_fails(df_acts_raw(made, 0, 0, 1, raw), DF_USAGE, "cannot be copied"));
+    df_test_all(world, df_acts_mark_bad(made, 0, 0, 1, &bad) == DF_OK && bad == 0);
+    df_acts_close(&made);
+    df_acts_close(&file);
+    close_run(&run);
+    df_free(path);
+    df_test_all(world, df_memory_now() == before);
+}
+
+// Rows that the model makes when they are asked for are those of the file, whatever is stored.
+static void test_live(void **state) {
+    (void)state;
+    live_is_the_file("live-bf16", "harvest.dtype=bf16", 2);
+    live_is_the_file("live-compute", "harvest.compute=bf16", 2);
+    live_is_the_file("live-documents", "harvest.packing=document", 1);
+    live_is_the_file("live-sites", "harvest.sites=hook_embed,blocks.3.hook_resid_post", 1);
+}
+
 // Sites of different widths, down to one column, in one pass and one file.
 static void test_widths(void **state) {
     (void)state;
@@ -360,12 +419,19 @@ static int make_folder(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_alone),     cmocka_unit_test(test_together),
-    cmocka_unit_test(test_skips),     cmocka_unit_test(test_resumes),
-    cmocka_unit_test(test_forgets),   cmocka_unit_test(test_contents),
-    cmocka_unit_test(test_precision), cmocka_unit_test(test_tokens),
-    cmocka_unit_test(test_widths),    cmocka_unit_test(test_document_packing),
-    cmocka_unit_test(test_refusals),  cmocka_unit_test(test_not_finite),
+    cmocka_unit_test(test_alone),
+    cmocka_unit_test(test_together),
+    cmocka_unit_test(test_skips),
+    cmocka_unit_test(test_resumes),
+    cmocka_unit_test(test_forgets),
+    cmocka_unit_test(test_contents),
+    cmocka_unit_test(test_precision),
+    cmocka_unit_test(test_tokens),
+    cmocka_unit_test(test_live),
+    cmocka_unit_test(test_widths),
+    cmocka_unit_test(test_document_packing),
+    cmocka_unit_test(test_refusals),
+    cmocka_unit_test(test_not_finite),
 };
 
 DF_TEST_MPI_MAIN(world, tests, make_folder, NULL)
