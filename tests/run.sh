@@ -30,7 +30,7 @@ if [ $full = yes ]; then
     fuzz_seconds=150 kills=30 requeues=3
     export DARKFIELD_MUTATIONS=25 DARKFIELD_KILL_STEPS=1200
 else
-    fuzz_seconds=30 kills=12 requeues=1
+    fuzz_seconds=30 kills=10 requeues=1
 fi
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
 logs=build/test-logs
@@ -90,7 +90,7 @@ suite() {
     local folder=$1 prefix=$2 log=$logs/$1.log
     shift 2
     # Not those tests that failed, but ctest itself: it found none, or was killed before it had run them all.
-    ctest --test-dir "build/$folder" -j $((cores + 1)) -V --no-tests=error "$@" >"$log" 2>&1 ||
+    ctest --test-dir "build/$folder" -j $((2 * cores)) -V --no-tests=error "$@" >"$log" 2>&1 ||
         grep -q '^The following tests FAILED' "$log" || { tail -n 5 "$log"; result "FAIL ${prefix}ctest: see $log"; }
     while read -r line; do result "$line"; done < <(awk -v prefix="$prefix" '
         /^ *[0-9]+\/[0-9]+ Test +#[0-9]+: / {
@@ -220,7 +220,7 @@ if wanted fuzz; then
         -- $(printf 'fuzz_%s ' $names); then
         export -f fuzz_one result
         export fuzz_seconds logs results
-        echo "$names" | xargs -P "$cores" -I{} bash -c 'fuzz_one {}'
+        echo "$names" | xargs -P $((cores + 1)) -I{} bash -c 'fuzz_one {}'
     fi
 fi
 beside slurm tests/slurm/chain.sh

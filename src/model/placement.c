@@ -55,13 +55,13 @@ typedef struct search {
     size_t *cut;          // [the same] where the last of them begins
 } search;
 
-// INFINITY where a stage may not hold the part. Never less than that of a part inside.
+// HUGE_VAL where a stage may not hold the part. Never less than that of a part inside.
 static double measure(const search *s, df_model_part part) {
     size_t end = part.first + part.count;
     double cost = s->before[end] - s->before[part.first];
     if (end == s->load->blocks) cost += s->load->head;
     double bytes = (double)s->load->bytes(s->load->context, part);
-    if (cost > s->most_cost || bytes > s->most_bytes) return INFINITY;
+    if (cost > s->most_cost || bytes > s->most_bytes) return HUGE_VAL;
     return s->measure == MEASURE_COST ? cost : bytes;
 }
 
@@ -70,7 +70,7 @@ static void place_last(search *s, size_t stage, size_t blocks) {
     size_t row = s->load->blocks + 1;
     const double *shorter = s->best + (stage - 1) * row;
     double *best = &s->best[stage * row + blocks];
-    *best = INFINITY;
+    *best = HUGE_VAL;
     for (size_t first = blocks; first-- > stage - 1;) {
         double last = measure(s, (df_model_part){first, blocks - first});
         if (last >= *best) return; // longer ones are no better
@@ -81,13 +81,13 @@ static void place_last(search *s, size_t stage, size_t blocks) {
     }
 }
 
-// The smallest largest measure, INFINITY where no placement is allowed.
+// The smallest largest measure, HUGE_VAL where no placement is allowed.
 static double search_all(search *s) {
     size_t blocks = s->load->blocks, row = blocks + 1;
-    for (size_t i = 0; i <= blocks; i++) s->best[i] = i == 0 ? 0.0 : (double)INFINITY;
+    for (size_t i = 0; i <= blocks; i++) s->best[i] = i == 0 ? 0.0 : HUGE_VAL;
     for (size_t stage = 1; stage <= s->stages; stage++)
         for (size_t i = 0; i <= blocks; i++) {
-            s->best[stage * row + i] = INFINITY;
+            s->best[stage * row + i] = HUGE_VAL;
             if (i >= stage) place_last(s, stage, i);
         }
     return s->best[s->stages * row + blocks];
@@ -105,7 +105,7 @@ static void read_cuts(const search *s, df_model_part *part) {
 static df_status refuse_limit(search *s) {
     char limit[16], least[16];
     df_human_bytes(s->most_bytes, limit);
-    s->most_bytes = INFINITY;
+    s->most_bytes = HUGE_VAL;
     s->measure = MEASURE_BYTES;
     df_human_bytes(search_all(s), least);
     return df_fail(DF_USAGE,
@@ -114,8 +114,8 @@ static df_status refuse_limit(search *s) {
 }
 
 static df_status place(search *s, uint64_t limit, df_model_part *part) {
-    s->most_cost = INFINITY;
-    s->most_bytes = limit > 0 ? (double)limit : (double)INFINITY;
+    s->most_cost = HUGE_VAL;
+    s->most_bytes = limit > 0 ? (double)limit : HUGE_VAL;
     s->measure = MEASURE_COST;
     double least = search_all(s);
     if (isinf(least)) return refuse_limit(s);
