@@ -211,7 +211,7 @@ if wanted unit; then
 fi
 if wanted sanitize; then
     heading "unit suite under AddressSanitizer and UndefinedBehaviorSanitizer"
-    build sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DDARKFIELD_SANITIZE=ON && suite sanitize sanitize. -L unit
+    build sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DDARKFIELD_SANITIZE=ON -- unit_tests && suite sanitize sanitize. -L unit
 fi
 if wanted fuzz; then
     heading "fuzzers, $fuzz_seconds s each"

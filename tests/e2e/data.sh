@@ -46,7 +46,7 @@ done
 # Two sites of two models, in bf16, some rows left out: from the harvest's files on one rank, then without any.
 made=("${train[@]}" --set harvest.dtype=bf16 --set train.input="blocks.1.hook_resid_post, blocks.3.hook_resid_post"
     --set harvest.context=32 --set train.shuffle=buffer --set train.buffer_rows=3000 --set train.skip_tokens=5
-    --set train.steps=80)
+    --set train.steps=40 --set text.max_documents=100)
 rm -rf "$work/files" "$work/made"
 must made.harvest darkfield 2 harvest "$pocket" "${made[@]}" --set out="$work/files" &&
     must made.files darkfield 1 train "$pocket" "${made[@]}" --set out="$work/files" || finish
