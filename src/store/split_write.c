@@ -190,45 +190,33 @@ static df_status in_piece(const df_file *file, const store_object *whole, size_t
     return df_fail(DF_FAILED, "%s has no rows of %s", file->piece[p]->part, whole->path);
 }
 
-// The leading rows that stand in one part: which, and where.
-static df_range leading(const store_split *split, df_range rows, size_t *part) {
-    *part = store_split_find(split, rows.first);
-    uint64_t left = split->cut[*part + 1] - rows.first;
-    return (df_range){rows.first - split->cut[*part], rows.count < left ? rows.count : left};
+// Rows to the parts that they stand in, from `write`, or from there into `read`; one is NULL.
+static df_status move_rows(const df_file *file, const store_object *object, df_range rows,
+                           const char *write, char *read) {
+    for (uint64_t done = 0, n; done < rows.count; done += n) {
+        const store_object *piece = NULL;
+        uint64_t row = rows.first + done;
+        size_t p = store_split_find(&file->split, row);
+        uint64_t at = row - file->split.cut[p], left = file->split.cut[p + 1] - row;
+        n = rows.count - done < left ? rows.count - done : left;
+        DF_TRY(in_piece(file, object, p, &piece));
+        const df_file *to = file->piece[p];
+        uint64_t size = piece->row_bytes, offset = piece->offset + at * size;
+        DF_TRY(write != NULL
+                   ? store_pwrite(to->descriptor, to->part, write + done * size, n * size, offset)
+                   : store_pread(to->descriptor, to->part, read + done * size, n * size, offset));
+    }
+    return DF_OK;
 }
 
 df_status store_pieces_write(df_file *file, const store_object *object, df_range rows,
                              const void *data) {
-    const char *from = data;
-    while (rows.count > 0) {
-        const store_object *piece = NULL;
-        size_t p;
-        df_range here = leading(&file->split, rows, &p);
-        DF_TRY(in_piece(file, object, p, &piece));
-        uint64_t bytes = here.count * piece->row_bytes;
-        DF_TRY(store_pwrite(file->piece[p]->descriptor, file->piece[p]->part, from, bytes,
-                            piece->offset + here.first * piece->row_bytes));
-        from += bytes;
-        rows = (df_range){rows.first + here.count, rows.count - here.count};
-    }
-    return DF_OK;
+    return move_rows(file, object, rows, data, NULL);
 }
 
 df_status store_pieces_read(const df_file *file, const store_object *object, df_range rows,
                             void *data) {
-    char *to = data;
-    while (rows.count > 0) {
-        const store_object *piece = NULL;
-        size_t p;
-        df_range here = leading(&file->split, rows, &p);
-        DF_TRY(in_piece(file, object, p, &piece));
-        uint64_t bytes = here.count * piece->row_bytes;
-        DF_TRY(store_pread(file->piece[p]->descriptor, file->piece[p]->part, to, bytes,
-                           piece->offset + here.first * piece->row_bytes));
-        to += bytes;
-        rows = (df_range){rows.first + here.count, rows.count - here.count};
-    }
-    return DF_OK;
+    return move_rows(file, object, rows, NULL, data);
 }
 
 df_status store_piece_hash(const df_file *file, const store_object *object, size_t block,

@@ -1,113 +1,12 @@
 /* The coder against the plain twin, against itself on other rank and thread counts, and on rows
  * made to hurt. */
-#define DF_TEST_MPI
-#include "df_test.h"
+#include "coder_fixture.h"
 
-#include "darkfield/dict.h"
 #include <omp.h>
 
 #define REAL double
 #define NAME(x) x##_double
 #include "coder_twin.inc"
-
-static df_comm *world;
-static const char *screen = "auto"; // of the fixtures opened next
-
-#define LATENTS 208
-#define WIDTH 45
-#define ROWS 70
-static const size_t site_first[] = {0, 24, WIDTH};
-
-/* ---- cases ---------------------------------------------------------------------------------- */
-
-typedef struct fixture {
-    df_comm *comm;
-    df_kernels *kernels;
-    df_dict *dict;
-    df_coder *coder;
-    float *x; // [ROWS, WIDTH]
-} fixture;
-
-typedef struct setting {
-    df_activation activation;
-    df_code_norm norm;
-    bool subtract_bias, unit_decoder;
-    double l1, aux;
-} setting;
-
-static const setting settings[] = {
-    {DF_TOPK, DF_NORM_NONE, true, true, 0.0, 0.0},
-    {DF_TOPK, DF_NORM_ROOT, true, false, 0.0, 1.0 / 32},
-    {DF_BATCHTOPK, DF_NORM_SUM, false, false, 0.0, 0.5},
-    {DF_BATCHTOPK, DF_NORM_NONE, true, true, 0.0, 0.0},
-    {DF_RELU, DF_NORM_SUM, true, false, 0.3, 0.0},
-    {DF_RELU, DF_NORM_ROOT, false, false, 0.2, 0.1},
-};
-#define SETTINGS (sizeof settings / sizeof *settings)
-
-static df_step_settings step_settings(const setting *s) {
-    return (df_step_settings){.lr = 1e-2,
-                              .beta1 = 0.9,
-                              .beta2 = 0.999,
-                              .epsilon = 1e-8,
-                              .objective = {.penalty = DF_PENALTY_L1, .weight = s->l1},
-                              .aux = s->aux,
-                              .aux_k = 12,
-                              .dead_rows = 50,
-                              .unit_decoder = s->unit_decoder,
-                              .threshold_rate = 0.01};
-}
-
-static void make_rows(float *x, uint64_t seed) {
-    for (size_t i = 0; i < (size_t)ROWS * WIDTH; i++)
-        x[i] = (float)df_random_normal(seed, DF_STREAM_TEST, i) * 0.15f;
-}
-
-static df_status open_fixture(df_comm *comm, const setting *s, fixture *f) {
-    df_dict_site sites[2] = {
-        {.name = (char *)"a", .model = (char *)"one", .width = site_first[1], .scale = 1.0},
-        {.name = (char *)"b",
-         .model = (char *)"two",
-         .width = WIDTH - site_first[1],
-         .scale = 1.0}};
-    float center[WIDTH];
-    *f = (fixture){.comm = comm};
-    for (size_t i = 0; i < WIDTH; i++) center[i] = 0.02f * (float)(i % 7) - 0.05f;
-    DF_TRY(DF_NEW(f->x, ROWS * WIDTH));
-    make_rows(f->x, 5);
-    DF_TRY(df_kernels_open("auto", &f->kernels));
-    DF_TRY(df_kernels_set_screen(f->kernels, screen));
-    DF_TRY(df_dict_new(comm, LATENTS, sites, 2, &f->dict));
-    f->dict->activation = s->activation;
-    f->dict->code_norm = s->norm;
-    f->dict->subtract_bias = s->subtract_bias;
-    f->dict->k = 7;
-    df_dict_initialise(f->dict, 11, 0.9, 0.8, center);
-    for (size_t j = 0; j < f->dict->mine.count; j++) {
-        size_t latent = f->dict->mine.first + j;
-        f->dict->b_enc[j] = 0.01f * (float)(latent % 5) - 0.02f;
-        for (size_t c = 0; c < WIDTH; c++)
-            f->dict->w_enc[j * WIDTH + c] +=
-                0.1f * (float)df_random_normal(13, DF_STREAM_TEST, latent * WIDTH + c);
-        for (size_t c = 0; c < WIDTH; c++)
-            f->dict->w_dec[j * WIDTH + c] *= 1.0f + 0.2f * (float)(latent % 3);
-    }
-    DF_TRY(df_coder_open(comm, f->kernels, f->dict, ROWS, &f->coder));
-    return df_coder_train_open(f->coder);
-}
-
-static void close_fixture(fixture *f) {
-    df_coder_close(&f->coder);
-    df_dict_free(&f->dict);
-    df_kernels_close(&f->kernels);
-    df_free(f->x);
-}
-
-/* Every seventh latent has been silent for long. */
-static void kill_some(fixture *f) {
-    for (size_t j = 0; j < f->dict->mine.count; j++)
-        df_coder_state(f->coder)->silent[j] = (f->dict->mine.first + j) % 7 == 3 ? 1000 : 0;
-}
 
 /* ---- the twin ------------------------------------------------------------------------------- */
 
@@ -282,18 +181,6 @@ static void test_gradients_match_twin(void **state) {
 }
 
 /* ---- same bytes ----------------------------------------------------------------------------- */
-
-static df_status train(fixture *f, const setting *s, size_t steps, double *losses) {
-    df_step_settings set = step_settings(s);
-    kill_some(f);
-    for (size_t i = 0; i < steps; i++) {
-        df_step_report report;
-        make_rows(f->x, 20 + i);
-        DF_TRY(df_coder_step(f->coder, f->x, ROWS - i, &set, &report));
-        losses[i] = report.loss + report.l0 + report.fvu[0] + report.fvu[1] + (double)report.dead;
-    }
-    return DF_OK;
-}
 
 static bool same(const float *a, const float *whole, df_range mine, size_t width) {
     return memcmp(a, whole + mine.first * width, mine.count * width * sizeof *a) == 0;
@@ -562,112 +449,6 @@ static void test_refusals(void **state) {
     df_error_clear();
 }
 
-/* ---- memory --------------------------------------------------------------------------------- */
-
-static void test_plan(void **state) {
-    (void)state;
-    for (size_t i = 0; i < SETTINGS; i++) {
-        fixture f;
-        df_test_all(world, open_fixture(world, &settings[i], &f) == DF_OK);
-        size_t with = df_memory_now(),
-               plan = df_coder_plan_bytes(f.dict, df_kernels_spare_screen(f.kernels), ROWS,
-                                          df_comm_size(world), true);
-        double losses[3];
-        df_test_all(world, train(&f, &settings[i], 3, losses) == DF_OK);
-        df_test_all(world, df_memory_now() == with); // a step keeps nothing
-        df_coder_close(&f.coder);
-        double used = (double)(with - df_memory_now());
-        df_test_all(world, used <= 1.02 * (double)plan &&
-                               (df_comm_rank(world) > 0 || used >= 0.98 * (double)plan));
-        close_fixture(&f);
-    }
-}
-
-/* The threshold at which about `l0` latents are active per row; how many are. */
-static double threshold_for(fixture *f, double l0) {
-    double low = 0.0, high = 10.0, found = 0.0;
-    for (int i = 0; i < 40; i++) {
-        const df_codes *codes;
-        f->dict->threshold = (float)(0.5 * (low + high));
-        df_test_all(world, df_coder_encode(f->coder, f->x, ROWS, false, &codes) == DF_OK);
-        uint64_t active = codes->start[ROWS];
-        df_sum_u64(world, &active, 1);
-        found = (double)active / ROWS;
-        if (found > l0)
-            low = (double)f->dict->threshold;
-        else
-            high = (double)f->dict->threshold;
-    }
-    return found;
-}
-
-/* A BatchTopK threshold that selects up to twice k keeps to the plan; one that selects more is
- * warned of, once, and selects what it should. */
-static void test_plan_of_thresholds(void **state) {
-    (void)state;
-    const double l0[] = {7.0, 13.5, 40.0};
-    for (size_t i = 0; i < 3; i++) {
-        fixture f;
-        const df_codes *codes;
-        df_test_all(world, open_fixture(world, &settings[2], &f) == DF_OK);
-        df_test_all(world, threshold_for(&f, l0[i]) > 0.9 * l0[i]);
-        df_coder_close(&f.coder);
-        size_t before = df_memory_now(), warned = df_warnings();
-        size_t plan = df_coder_plan_bytes(f.dict, df_kernels_spare_screen(f.kernels), ROWS,
-                                          df_comm_size(world), false);
-        df_test_all(world, df_coder_open(world, f.kernels, f.dict, ROWS, &f.coder) == DF_OK);
-        df_memory_reset_peak();
-        for (int pass = 0; pass < 2; pass++)
-            df_test_all(world, df_coder_encode(f.coder, f.x, ROWS, false, &codes) == DF_OK);
-        double used = (double)(df_memory_peak() - before);
-        df_test_all(world, i == 2 || (used <= 1.02 * (double)plan && df_warnings() == warned));
-        df_test_all(world, i < 2 || df_comm_size(world) > 1 || df_warnings() == warned + 1);
-        close_fixture(&f);
-    }
-}
-
-/* The running mean begins as its first value, or as 0. */
-static void test_first_threshold(void **state) {
-    (void)state;
-    float found[2];
-    for (int zero = 0; zero < 2; zero++) {
-        fixture f;
-        df_step_report report;
-        df_step_settings set = step_settings(&settings[2]);
-        set.threshold_rate = 0.25;
-        set.threshold_from_zero = zero == 1;
-        df_test_all(world, open_fixture(world, &settings[2], &f) == DF_OK);
-        df_test_all(world, df_coder_step(f.coder, f.x, ROWS, &set, &report) == DF_OK);
-        found[zero] = f.dict->threshold;
-        close_fixture(&f);
-    }
-    df_test_all(world, found[0] > 0.0f && found[1] == 0.25f * found[0]);
-}
-
-/* The n-th allocation of one rank fails: every rank leaves with the failure, and nothing is lost.
- */
-static void test_out_of_memory(void **state) {
-    (void)state;
-    fixture f;
-    df_test_all(world, open_fixture(world, &settings[3], &f) == DF_OK);
-    df_coder_close(&f.coder);
-    size_t before = df_memory_now();
-    df_status status = DF_FAILED;
-    for (int64_t calls = 0; calls < 40 && status != DF_OK; calls++) {
-        df_coder *coder;
-        df_memory_fail_after(df_comm_rank(world) == 0 ? calls : -1);
-        status = df_coder_open(world, f.kernels, f.dict, ROWS, &coder);
-        if (status == DF_OK) status = df_coder_train_open(coder);
-        df_memory_fail_after(-1);
-        df_test_all(world, status == DF_OK || strstr(df_error_text(), "out of memory") != NULL);
-        df_coder_close(&coder);
-        df_test_all(world, df_memory_now() == before);
-    }
-    df_test_all(world, status == DF_OK);
-    df_error_clear();
-    close_fixture(&f);
-}
-
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_twin_differences),
     cmocka_unit_test(test_gradients_match_twin),
@@ -677,10 +458,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_screens),
     cmocka_unit_test(test_guess),
     cmocka_unit_test(test_refusals),
-    cmocka_unit_test(test_plan),
-    cmocka_unit_test(test_plan_of_thresholds),
-    cmocka_unit_test(test_first_threshold),
-    cmocka_unit_test(test_out_of_memory),
 };
 
 DF_TEST_MPI_MAIN(world, tests, NULL, NULL)

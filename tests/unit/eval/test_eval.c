@@ -2,6 +2,8 @@
  * do not fit. */
 #include "synthetic.h"
 
+#include "same_file.h"
+
 #include "darkfield/eval.h"
 
 static df_comm *world;
@@ -152,10 +154,10 @@ static void agrees_with_numpy(void **state) {
 }
 
 /* The file of all ranks with one batch size equals that of one rank with another. */
-static uint64_t file_digest(df_comm *comm, const char *path, size_t batch) {
+static uint64_t file_digest(df_comm *comm, const char *path, bool all) {
     df_dict *d = make_dict(comm, DF_BATCHTOPK);
     df_evaluation e = {0};
-    df_eval_options o = options_for(path, batch);
+    df_eval_options o = options_for(path, all ? 24 : 1000);
     uint64_t hash = 0;
     bool good = d != NULL && evaluate_on(comm, d, acts, &o, &e) == DF_OK &&
                 df_evaluation_write(comm, d, &e, &(df_eval_more){0}, &o) == DF_OK &&
@@ -167,18 +169,7 @@ static uint64_t file_digest(df_comm *comm, const char *path, size_t batch) {
 
 static void same_file_on_any_ranks(void **state) {
     (void)state;
-    char *all = df_format("%s/all.h5", folder),
-         *one = df_format("%s/one-%d.h5", folder, df_comm_rank(world));
-    df_comm *self = NULL;
-    df_test_all(world, df_comm_self(&self) == DF_OK);
-    uint64_t together = file_digest(world, all, 24), alone = file_digest(self, one, 1000);
-    df_test_all(world, together != 0 && together == alone);
-    char *summary = NULL;
-    df_test_all(world, df_check(all, &summary) == DF_OK);
-    df_free(summary);
-    df_comm_free(&self);
-    df_free(all);
-    df_free(one);
+    df_test_same_file(world, folder, file_digest);
 }
 
 static bool refused(df_dict *d, df_acts *const *files, const char *part) {

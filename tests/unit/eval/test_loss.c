@@ -2,6 +2,8 @@
  * nulls, the packing of held-out text, and what is refused. */
 #include "synthetic.h"
 
+#include "same_file.h"
+
 #include "darkfield/eval.h"
 #include "loss_parts.h"
 
@@ -134,7 +136,8 @@ static void agrees_with_pytorch(void **state) {
 
 /* ---- the file ------------------------------------------------------------------------------- */
 
-static uint64_t file_digest(df_comm *comm, const char *path) {
+static uint64_t file_digest(df_comm *comm, const char *path, bool all) {
+    (void)all;
     df_dict *d = make_dict(comm);
     const df_loss_input input = make_input(true);
     df_loss loss = {0};
@@ -155,18 +158,7 @@ static uint64_t file_digest(df_comm *comm, const char *path) {
 static void same_file_on_any_ranks(void **state) {
     (void)state;
     char *folder = df_test_shared_folder(world, "loss");
-    char *all = df_format("%s/all.h5", folder),
-         *one = df_format("%s/one-%d.h5", folder, df_comm_rank(world));
-    df_comm *self = NULL;
-    df_test_all(world, df_comm_self(&self) == DF_OK);
-    uint64_t together = file_digest(world, all), alone = file_digest(self, one);
-    df_test_all(world, together != 0 && together == alone);
-    char *summary = NULL;
-    df_test_all(world, df_check(all, &summary) == DF_OK);
-    df_free(summary);
-    df_comm_free(&self);
-    df_free(all);
-    df_free(one);
+    df_test_same_file(world, folder, file_digest);
     df_free(folder);
 }
 

@@ -2,6 +2,7 @@
  * of ranks, and what is refused. */
 #define DF_TEST_MPI
 #include "df_test.h"
+#include "same_file.h"
 
 #include "parts.h"
 
@@ -191,12 +192,14 @@ static void every_family_agrees(void **state) {
 
 static const df_provenance facts = DF_TEST_FACTS;
 
-static uint64_t file_digest(df_comm *comm, const char *path) {
+/* One alone on two threads. */
+static uint64_t file_digest(df_comm *comm, const char *path, bool all) {
     static const char *const both[2] = {"qwen3", "gemma2"};
     const df_lens_options o = {path, "job\n", facts};
     df_lens lens[2] = {{0}};
     uint64_t hash = 0;
     bool good = true;
+    omp_set_num_threads(all ? 1 : 2);
     for (size_t m = 0; m < 2; m++) {
         df_model *model = open_family(both[m]);
         const df_lens_input input = make_input(model, both[m]);
@@ -205,27 +208,14 @@ static uint64_t file_digest(df_comm *comm, const char *path) {
     }
     good = good && df_lens_write(comm, lens, 2, &o) == DF_OK && df_digest(path, &hash) == DF_OK;
     for (size_t m = 0; m < 2; m++) df_lens_free(&lens[m]);
+    omp_set_num_threads(1);
     return good ? hash : 0;
 }
 
 static void same_file_on_any_ranks_and_threads(void **state) {
     (void)state;
     char *folder = df_test_shared_folder(world, "lens");
-    char *all = df_format("%s/all.h5", folder),
-         *one = df_format("%s/one-%d.h5", folder, df_comm_rank(world));
-    df_comm *self = NULL;
-    df_test_all(world, df_comm_self(&self) == DF_OK);
-    uint64_t together = file_digest(world, all);
-    omp_set_num_threads(2);
-    uint64_t alone = file_digest(self, one);
-    omp_set_num_threads(1);
-    df_test_all(world, together != 0 && together == alone);
-    char *summary = NULL;
-    df_test_all(world, df_check(all, &summary) == DF_OK);
-    df_free(summary);
-    df_comm_free(&self);
-    df_free(all);
-    df_free(one);
+    df_test_same_file(world, folder, file_digest);
     df_free(folder);
 }
 

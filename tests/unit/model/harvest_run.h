@@ -100,6 +100,20 @@ static inline uint64_t digest(const char *name) {
     return hash;
 }
 
+/* The run on all ranks ends with this code and message and leaves no file. */
+static inline bool fails(const harvest_run *how, df_status code, const char *part) {
+    harvest_run run = *how;
+    run.comm = world;
+    run.name = "bad";
+    run.threads = 1;
+    bool good = df_test_fails(run_harvest_job(&run), code, part);
+    char *path = acts_path("bad"), *half = df_format("%s.part", path);
+    good = good && !df_file_exists(path) && !df_file_exists(half);
+    df_free(path);
+    df_free(half);
+    return good;
+}
+
 /* The pocket model copied to `to` with one BF16 number made NaN, at `place` of the way through
  * its weights. */
 static inline df_status spoil_model(const char *to, double place) {

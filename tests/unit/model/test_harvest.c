@@ -376,39 +376,31 @@ static void test_document_packing(void **state) {
     df_free(path);
 }
 
-static bool fails(const char *set, df_status code, const char *part) {
-    df_status status = run_stage(world, "bad", set, 1);
-    bool good = status == code && strstr(df_error_text(), part) != NULL;
-    if (!good) print_error("%s: status %d: %s\n", set, (int)status, df_error_text());
-    df_error_clear();
-    char *path = acts_path("bad"), *half = df_format("%s.part", path);
-    good = good && !df_file_exists(path) && !df_file_exists(half);
-    df_free(path);
-    df_free(half);
-    return good;
-}
-
 static void test_refusals(void **state) {
     (void)state;
-    df_test_all(world, fails("harvest.context=300", DF_USAGE, "256 positions"));
     df_test_all(world,
-                fails("harvest.sites=blocks.9.hook_resid_post", DF_USAGE, "blocks.0 to blocks.3"));
-    df_test_all(world, fails("harvest.sites=hook_embed,hook_embed", DF_USAGE, "twice"));
-    df_test_all(world, fails("harvest.bos=<nothing>", DF_USAGE, "<nothing>"));
+                fails(&(harvest_run){.set = {"harvest.context=300"}}, DF_USAGE, "256 positions"));
+    df_test_all(world, fails(&(harvest_run){.set = {"harvest.sites=blocks.9.hook_resid_post"}},
+                             DF_USAGE, "blocks.0 to blocks.3"));
+    df_test_all(world, fails(&(harvest_run){.set = {"harvest.sites=hook_embed,hook_embed"}},
+                             DF_USAGE, "twice"));
     df_test_all(world,
-                fails("models.a.path=/nonexistent/model", DF_BAD_INPUT, "/nonexistent/model"));
-    df_test_all(
-        world, fails("text.file=/nonexistent/text.jsonl", DF_BAD_INPUT, "/nonexistent/text.jsonl"));
+                fails(&(harvest_run){.set = {"harvest.bos=<nothing>"}}, DF_USAGE, "<nothing>"));
+    df_test_all(world, fails(&(harvest_run){.set = {"models.a.path=/nonexistent/model"}},
+                             DF_BAD_INPUT, "/nonexistent/model"));
+    df_test_all(world, fails(&(harvest_run){.set = {"text.file=/nonexistent/text.jsonl"}},
+                             DF_BAD_INPUT, "/nonexistent/text.jsonl"));
 }
 
 static void test_not_finite(void **state) {
     (void)state;
     char *model = df_format("%s/spoilt", folder), *set = df_format("models.a.path=%s", model);
     df_test_all(world, (df_comm_rank(world) == 0 ? spoil_model(model, 0.5) : DF_OK) == DF_OK);
-    df_test_all(world, fails(set, DF_BAD_INPUT, "site blocks.3.hook_resid_post, window 0"));
+    df_test_all(world, fails(&(harvest_run){.set = {set}}, DF_BAD_INPUT,
+                             "site blocks.3.hook_resid_post, window 0"));
     df_barrier(world);
     df_test_all(world, (df_comm_rank(world) == 0 ? spoil_model(model, 1.0) : DF_OK) == DF_OK);
-    df_test_all(world, fails(set, DF_BAD_INPUT, "expected a finite loss"));
+    df_test_all(world, fails(&(harvest_run){.set = {set}}, DF_BAD_INPUT, "expected a finite loss"));
     df_free(model);
     df_free(set);
 }

@@ -238,19 +238,6 @@ static void test_memory(void **state) {
 
 /* ---- refusals ------------------------------------------------------------------------------- */
 
-static bool fails(const harvest_run *how, df_status code, const char *part) {
-    harvest_run run = *how;
-    run.comm = world;
-    run.name = "bad";
-    run.threads = 1;
-    bool good = df_test_fails(run_harvest_job(&run), code, part);
-    char *path = acts_path("bad"), *half = df_format("%s.part", path);
-    good = good && !df_file_exists(path) && !df_file_exists(half);
-    df_free(path);
-    df_free(half);
-    return good;
-}
-
 static void test_refusals(void **state) {
     (void)state;
     harvest_run how = {.set = {"harvest.pipeline=5"}};
