@@ -78,8 +78,8 @@ typedef struct df_train_options {
     double init_encoder; /* encoder = decoder times this; 0: times 1 */
     bool init_ratio;     /* times columns / latents instead */
     bool init_fit;  /* and then divided by the mean norm of what at most DF_FIT_ROWS rows of norm
-                       1 in random directions about b_dec are reconstructed as, about b_dec
-                       (OpenAI: 256); not with quantile biases */
+                       1 in random directions, about b_dec where the encoder subtracts it, are
+                       reconstructed as, about b_dec  (OpenAI: 256); not with quantile biases */
     size_t k_start; /* k falls (or rises) linearly from here over k_steps; 0: it is constant */
     uint64_t k_steps;
     double aux;   /* AuxK weight */

@@ -10,6 +10,7 @@ df_status df_clip(df_coder *c, double most, df_sink *sink, df_step_report *repor
     norm.squares = c->block_squares;
     memset(c->block_squares, 0, c->my_blocks.count * sizeof *c->block_squares);
     DF_TRY(df_latent_gradients(c, &norm));
+    c->late = false; // codes have their gradients now
     sink->centered = true;
     DF_TRY(df_tree_sum(c->comm, c->dict->blocks, 1, c->block_squares, &squares));
     DF_TRY(df_skip_norm(c, &norm, &skip));

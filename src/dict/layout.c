@@ -51,7 +51,7 @@ static size_t selected(const df_dict *d, bool training) {
 }
 
 size_t df_part_capacity(const df_coder *c) {
-    return c->max_rows * selected(c->dict, c->main.training);
+    return c->max_rows * selected(c->dict, false);
 }
 
 size_t df_code_capacity(const df_coder *c) {
@@ -199,7 +199,7 @@ static void lay_out_row_pool(df_coder *c, df_layout *l, df_worker *w, size_t k) 
 }
 
 void df_pick_layout(df_coder *c, size_t k) {
-    c->picked_stride = c->size > 1 ? 4 * k + 4 * DF_TILE_LATENTS : k;
+    c->picked_stride = c->size > 1 ? smaller(4 * k + 4 * DF_TILE_LATENTS, c->local) : k;
 }
 
 void df_layout_rows(df_coder *c, df_layout *l, size_t k) {

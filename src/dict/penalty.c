@@ -9,10 +9,8 @@
 static df_status check_penalty(const df_dict *d, const df_objective *o) {
     bool jump = d->activation == DF_JUMPRELU, steps = o->penalty >= DF_PENALTY_L0;
     if (df_dict_decoupled(d) && o->penalty != DF_PENALTY_NONE)
-        return df_fail(DF_USAGE,
-                       "a penalty weighs a latent of all sites: with code norm decoupled "
-                       "and %s there is none",
-                       d->activation == DF_TOPK ? "topk" : "batchtopk");
+        return df_fail(DF_USAGE, "a penalty weighs a latent of all sites: code norm decoupled "
+                                 "takes none");
     if (steps && !jump)
         return df_fail(DF_USAGE, "the penalties l0 and l0_target move thresholds: only jumprelu "
                                  "has them");

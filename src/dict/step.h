@@ -8,7 +8,7 @@ static inline float df_code_slope(const df_coder *c, df_code_factor factor, floa
                                   size_t latent) {
     return factor.product * product + factor.norm * c->price[latent];
 }
-/* The same of entries [from, end), which belong to one row. */
+/* Gradients of the entries of `span`, all of one row; of those of a row. */
 void df_code_gradient_span(const df_coder *c, df_code_store *s, df_range span, const float *vector,
                            df_code_factor factor);
 void df_code_gradient_row(const df_coder *c, df_code_store *s, size_t row, const float *vector,

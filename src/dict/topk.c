@@ -74,6 +74,7 @@ static void row_bytes(const df_coder *c, size_t each, size_t *bytes) {
 
 static void exchange_cuts(df_coder *c, size_t k) {
     df_range mine = df_share(c->rows, c->size, c->rank);
+#pragma omp parallel for schedule(static)
     for (size_t r = 0; r < c->rows; r++) fill_keys(c, r, k);
     row_bytes(c, k * sizeof(uint64_t), c->send_bytes);
     for (int p = 0; p < c->size; p++) c->receive_bytes[p] = mine.count * k * sizeof(uint64_t);
@@ -121,6 +122,7 @@ static size_t join_ranks(df_coder *c, df_view view, size_t k) {
         df_find_rows_again(c, view, k);
         exchange_cuts(c, k);
     }
+#pragma omp parallel for schedule(static)
     for (size_t r = 0; r < c->rows; r++) apply_cut(c, r);
     return missed;
 }
@@ -129,25 +131,30 @@ static size_t join_ranks(df_coder *c, df_view view, size_t k) {
 
 #define LEAST_MARGIN 0.02f
 #define MOST_MARGIN 0.95f
-#define RARE 1024 /* one row in so many may lie below the level; a quarter of them may miss it */
+#define LACKING 64 /* one row in so many may lack scores */
+#define RARE 1024  /* one row in so many may lie below the level; a quarter of them may miss it */
 
 static float guess_of(const row_guess *guess, size_t k) {
     return guess->k >= k ? guess->level * (1.0f - guess->margin) : 0.0f; // more latents reach less
 }
 
-/* A margin that misses nothing shrinks; one that misses much gives way at once. */
+/* A margin that misses nothing shrinks; one that misses much gives way at once: one row is much on
+ * several ranks, which exchange all rows for it. Rows with fewer than k scores above 0 miss any
+ * floor: where there are many, none is begun with. */
 static void learn(df_coder *c, size_t k, size_t missed, row_guess *guess) {
     float *level = c->picked_least;
-    size_t n = 0;
+    size_t n = 0, lacking = 0;
     for (size_t r = 0; r < c->rows; r++) {
         float size = df_row_size(c, r);
+        lacking += size > 0.0f && !(level[r] > 0.0f);
         if (size > 0.0f && level[r] > 0.0f) level[n++] = level[r] / size;
     }
     if (guess->k == 0) guess->margin = 0.1f;
-    guess->k = 2 * n > c->rows ? k : 0;
+    guess->k = n > 0 && LACKING * lacking <= c->rows ? k : 0;
     if (guess->k == 0) return;
+    missed -= missed < lacking ? missed : lacking;
     guess->level = df_nth_largest(level, n, n - n / RARE);
-    if (4 * RARE * missed > c->rows)
+    if (missed > 0 && (c->size > 1 || 4 * RARE * missed > c->rows))
         guess->margin = 1.25f * guess->margin + (float)missed / (float)c->rows;
     else
         guess->margin *= 0.95f;
