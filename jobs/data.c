@@ -170,11 +170,11 @@ static df_status check_live(const df_run *run) {
                        "%s: train.from_models runs whole windows, so rows must come in runs: set "
                        "train.shuffle to buffer, it is %s",
                        where, how);
-    if (df_job_int(job, "harvest.pipeline") != 1)
+    if (df_job_int(job, "harvest.pipeline") != 1 || df_job_int(job, "harvest.memory") != 0)
         return df_fail(DF_USAGE,
                        "%s: train.from_models runs whole models on every rank: leave "
-                       "harvest.pipeline at 1, it is %lld",
-                       where, (long long)df_job_int(job, "harvest.pipeline"));
+                       "harvest.pipeline at 1 and harvest.memory at 0",
+                       where);
     if (df_job_list(job, "train.files.a", &files) + df_job_list(job, "train.files.b", &files) > 0)
         return df_fail(DF_USAGE, "%s: train.from_models reads no files, train.files names some",
                        where);

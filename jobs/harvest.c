@@ -64,9 +64,10 @@ static const df_option options[] = {
      .type = DF_OPT_TEXT,
      .optional = true,
      .is_volatile = true,
-     .help = "largest size of a file, e.g. 64GB: rows beyond it go on in NAME.001.acts.h5, ..., "
-             "and NAME.acts.h5 is a small index that is read as if it held them all; one file when "
-             "not given"},
+     .help =
+         "largest size of a file's rows, e.g. 64GB (at least 16 windows, at most 256 files): they "
+         "lie in NAME.000.acts.h5, ..., and NAME.acts.h5 is a small index that is read as if "
+         "it held them all; one file when not given"},
     {.key = "harvest.interval",
      .type = DF_OPT_REAL,
      .fallback = "30",
@@ -231,7 +232,7 @@ static df_status create_output(harvest *h) {
         layer[i] = df_site_layer(h->site[i]);
     }
     DF_TRY(df_file_create(h->run->world, h->path, FORMAT, &h->file));
-    DF_TRY(declare(h, width, layer));
+    DF_TRY(df_file_agree(h->file, declare(h, width, layer)));
     DF_TRY(df_harvest_split(h));
     return df_file_ready(h->file);
 }

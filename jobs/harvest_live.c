@@ -109,7 +109,8 @@ static df_status run_window(const live *l, size_t thread, const kept *place) {
                              stored, squares);
 }
 
-static df_status run_missing(live *l, size_t n) {
+// A failure is one of the reading where the window was asked for, which the first `wanted` are.
+static df_status run_missing(live *l, size_t wanted, size_t n) {
     df_carried failure = {0};             // at: the window
     omp_set_num_threads((int)l->threads); // of this thread, which may be a reader's
 #pragma omp parallel for schedule(dynamic, 1) num_threads((int)l->threads)
@@ -117,7 +118,10 @@ static df_status run_missing(live *l, size_t n) {
         kept *place = &l->kept[l->missing[i]];
         df_status status = run_window(l, (size_t)omp_get_thread_num(), place);
         if (status == DF_OK) continue;
-        df_carry(&failure, status, (size_t)place->window);
+        if (i < wanted)
+            df_carry(&failure, status, (size_t)place->window);
+        else
+            df_error_clear();
         place->window = NO_WINDOW;
     }
     return df_carried_raise(&failure);
@@ -138,10 +142,11 @@ static df_status make(live *l, const uint64_t *windows, size_t n) {
     }
     for (size_t i = 0; i < n; i++)
         if (find(l, windows[i]) == NULL) (void)take_place(l, windows[i], &missing);
+    size_t wanted = missing;
     if (missing > 0 && windows[0] <= l->ahead && l->ahead <= windows[n - 1])
         look_ahead(l, windows[n - 1], &missing);
     l->ahead = windows[n - 1] + 1;
-    return run_missing(l, missing);
+    return run_missing(l, wanted, missing);
 }
 
 static void copy_rows(const live *l, size_t site, const uint64_t *rows, size_t n, float *out,

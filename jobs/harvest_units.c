@@ -77,7 +77,7 @@ uint64_t df_harvest_bytes(const harvest *h, df_model_part part) {
     uint64_t numbers = context * own.columns;
     uint64_t thread = df_forward_part_bytes(&h->shape, part, h->how.context, own.name, own.n) +
                       numbers * sizeof(float) + context * sizeof(double);
-    return thread_count() * thread + windows * numbers * df_type_bytes(h->type) +
+    return h->pipe.threads * thread + windows * numbers * df_type_bytes(h->type) +
            line_bytes(h, part);
 }
 

@@ -153,10 +153,10 @@ static df_status describe(const df_run *run, sources *s, const df_corpus *corpus
     df_free(resolved);
     if (status == DF_OK && s->job == NULL) status = DF_FAILED;
     DF_TRY(df_agree(run->world, status));
-    for (size_t m = 0; m < s->n && status == DF_OK; m++) {
+    for (size_t m = 0; m < s->n; m++)
         df_broadcast(run->world, 0, s->of[m].hash, sizeof s->of[m].hash);
+    for (size_t m = 0; m < s->n && status == DF_OK; m++)
         status = note_inputs(s, &s->of[m], df_corpus_hash(corpus));
-    }
     return df_agree(run->world, status);
 }
 

@@ -5,6 +5,7 @@
 #   slurm/submit.sh jobs/quickstart/pocket.yaml --ntasks=4 --time=2:00:00 -- --set train.steps=5000
 #
 #   harvest -> shuffle -> train -> evaluate, stats, spectrum (side by side) -> diff -> report
+#   lens (where the job file has such a section) ------------------------------------> report
 #
 # A stage starts when those before it have ended well; when one fails, Slurm drops the rest of the chain. Stages that
 # are complete return at once, so the same line continues a chain that broke. Prints one line per job, "STAGE JOBID".
@@ -39,6 +40,8 @@ submit() {
         "$here/job.sbatch" "$stage" "$job_file" "${darkfield_options[@]}" | cut -d';' -f1
 }
 
+lens=
+if grep -q '^lens:' "$job_file"; then lens=$(submit lens ""); echo "lens $lens"; fi
 harvest=$(submit harvest "");                            echo "harvest $harvest"
 shuffle=$(submit shuffle "$harvest");                    echo "shuffle $shuffle"
 train=$(submit train "$shuffle");                        echo "train $train"
@@ -47,7 +50,7 @@ stats=$(submit stats "$train");                          echo "stats $stats"
 spectrum=$(submit spectrum "$train");                    echo "spectrum $spectrum"
 diff=$(submit diff "$evaluate $stats");                  echo "diff $diff"
 # The page is made by one process.
-report=$(submit report "$spectrum $diff" --ntasks=1);    echo "report $report"
+report=$(submit report "$spectrum $diff${lens:+ $lens}" --ntasks=1); echo "report $report"
 
 [ "$wait_for_it" = yes ] || exit 0
 state() { scontrol show job "$1" 2>/dev/null | sed -n 's/.*JobState=\([A-Z_]*\).*/\1/p'; }
@@ -58,7 +61,7 @@ while :; do
         *) break ;;
     esac
 done
-for stage in harvest shuffle train evaluate stats spectrum diff report; do
+for stage in harvest ${lens:+lens} shuffle train evaluate stats spectrum diff report; do
     echo "$stage ${!stage}: $(state "${!stage}")" >&2
 done
 exit 1

@@ -11,8 +11,8 @@
 
 #include "darkfield/model.h"
 
-/* What is to be placed. bytes: memory of a stage that holds a part, for which a part inside another
- * never needs more than that one. */
+/* What is to be placed. bytes: memory of a stage that holds a part, for which a part never
+ * needs less than a later beginning with the same end, the first stage's apart. */
 typedef struct df_load {
     size_t blocks;
     const double *cost; /* [blocks], in any unit */

@@ -47,7 +47,7 @@ void df_lens_free(df_lens *lens) {
 
 /* ---- the run -------------------------------------------------------------------------------- */
 
-// The first windows that are longer than what they are run in would be found late.
+// What would else be found in the middle of a run.
 static df_status check_input(const df_lens_input *input) {
     size_t longest = df_model_facts(input->model)->positions;
     size_t sequence = (input->bos >= 0) + 2 * input->period;

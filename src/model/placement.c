@@ -72,6 +72,7 @@ static void place_last(search *s, size_t stage, size_t blocks) {
     double *best = &s->best[stage * row + blocks];
     *best = HUGE_VAL;
     for (size_t first = blocks; first-- > stage - 1;) {
+        if (shorter[first] >= *best) continue; // also where nothing stands before the part
         double last = measure(s, (df_model_part){first, blocks - first});
         if (last >= *best) return; // longer ones are no better
         double both = last > shorter[first] ? last : shorter[first];

@@ -52,6 +52,8 @@ static df_status open_part(df_reader *reader, size_t p) {
 df_status store_parts_open(df_reader *reader) {
     size_t parts = reader->table.split.parts;
     if (parts == 0) return DF_OK;
+    if (strcmp(reader->format, STORE_PART_FORMAT) == 0)
+        return df_fail(DF_BAD_INPUT, "%s: a part cannot be in parts", reader->path);
     DF_TRY(DF_NEW(reader->part, parts));
     for (size_t p = 0; p < parts; p++) {
         DF_TRY(open_part(reader, p));

@@ -6,7 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MOST_PARTS = 512, HASH_ROOM = 24 }; // all of them are open at once
+// All parts are open at once, of two models in training: fewer than the usual limit of open files.
+enum { MOST_PARTS = 256, HASH_ROOM = 24 };
 
 /* ---- declaring ------------------------------------------------------------------------------ */
 
@@ -101,7 +102,7 @@ static df_status list_piece(df_file *file, size_t p) {
 }
 
 df_status df_file_split(df_file *file, const df_split *how) {
-    DF_TRY(check_split(file, how));
+    DF_TRY(df_file_agree(file, check_split(file, how)));
     DF_TRY(df_agree(file->comm, name_parts(file, how)));
     for (size_t i = 0; i < how->n; i++) file->datasets[how->id[i]].split = true;
     DF_TRY(df_file_text(file, STORE_PARTS, "format", "darkfield-parts"));

@@ -66,6 +66,7 @@ refused made.evaluate 3 'harvest, which train.from_models does not need, this st
     darkfield 2 evaluate "$pocket" "${made[@]}"
 refused made.exact 2 'set train.shuffle to buffer' darkfield 2 train "$pocket" "${made[@]}" --set train.shuffle=exact
 refused made.pipeline 2 'leave harvest.pipeline at 1' darkfield 2 train "$pocket" "${made[@]}" --set harvest.pipeline=2
+refused made.memory 2 'harvest.memory at 0' darkfield 2 train "$pocket" "${made[@]}" --set harvest.memory=4096
 refused made.files 2 'reads no files' darkfield 2 train "$pocket" "${made[@]}" --set train.files.a=x --set train.files.b=y
 rm -rf "$work/files" "$work/made"
 
