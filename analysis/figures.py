@@ -153,7 +153,7 @@ def loss_by_position(evaluate, names, many=16):
             axis.plot([place for _, _, place in totals], [total / n for total, n, _ in totals], color=colour, lw=1.4, label=label)
         axis.set(xlabel="position in the window", ylabel="loss (nats)", title=name)
         axis.set_ylim(bottom=0)
-    axes[0][0].legend(frameon=False)
+    axes[0][-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return _svg(figure)
 
 
