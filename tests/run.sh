@@ -33,6 +33,9 @@ else
     fuzz_seconds=30 kills=10 requeues=1
 fi
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
+# Open MPI's jobs share a folder, which the last one to end takes away, maybe from under one that starts: not with ours in it.
+kept=${TMPDIR:-/tmp}/ompi.$(uname -n).$(id -u)/kept-by-tests-$$
+mkdir -p "$kept"
 logs=build/test-logs
 mkdir -p $logs
 rm -f $logs/*.code
@@ -183,7 +186,7 @@ end_beside() {
 stop_running() { [ -z "$running" ] || { kill "$running"; wait "$running"; } 2>/dev/null; }
 trap 'exit 130' INT
 trap 'exit 143' TERM
-trap 'stop_running; [ -z "$lane" ] || { kill "$lane"; wait "$lane"; } 2>/dev/null' EXIT
+trap 'stop_running; [ -z "$lane" ] || { kill "$lane"; wait "$lane"; } 2>/dev/null; rmdir "$kept"' EXIT
 
 fuzz_one() {
     local name=$1 folder=build/fuzz/tests/fuzz found=build/fuzz/found/$1

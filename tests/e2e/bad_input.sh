@@ -5,6 +5,7 @@ source "$(dirname "$0")/../support/cases.sh"
 mutations=${1:-${DARKFIELD_MUTATIONS:-6}}
 LIMIT=60
 case_out=$work/out
+mkdir "$work/tmp"
 tiny=(--set text.max_documents=40 --set train.steps=20 --set train.latents=64 --set out="$case_out")
 
 # expect NAME CODE PATTERN ARGUMENTS...: on three ranks and, side by side unless $apart says otherwise, on one; a harvest
@@ -13,7 +14,8 @@ expect() {
     local name=bad_input.$1 code=$2 pattern=$3 three one other='' own=()
     shift 3
     [ "${1:-}" != harvest ] || [ -n "${apart:-}" ] || own=(--set out="$case_out-alone")
-    alone() { timeout -k 10 "$LIMIT" "$DARKFIELD" "$@" "${own[@]}" >"$work/alone" 2>&1 </dev/null; }
+    # In a temporary folder of its own: the other's end must not take away the one that Open MPI makes there.
+    alone() { TMPDIR=$work/tmp timeout -k 10 "$LIMIT" "$DARKFIELD" "$@" "${own[@]}" >"$work/alone" 2>&1 </dev/null; }
     if [ -z "${apart:-}" ]; then alone "$@" & other=$!; fi
     darkfield 3 "$@"
     three=$?

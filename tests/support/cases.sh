@@ -11,8 +11,9 @@ DARKFIELD=${DARKFIELD:-$root/build/check/jobs/darkfield}
 [ -x "$DARKFIELD" ] || { echo "FAIL $script: no program (build first, or set DARKFIELD)"; exit 1; }
 export DARKFIELD OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
 export OMP_NUM_THREADS=1
-# A process without mpirun starts no daemon, whose end could take away the folder of the next one's.
-export OMPI_MCA_ess_singleton_isolated=1
+# A process without mpirun starts no daemon, whose end could take away the folder of the next one's; and none looks for
+# the networks of a cluster, which takes longer than most cases.
+export OMPI_MCA_ess_singleton_isolated=1 OMPI_MCA_pml=ob1
 
 # The Python with h5py: a user's own may come first in PATH.
 PYTHON=python3
