@@ -5,8 +5,8 @@ source "$(dirname "$0")/../support/cases.sh"
 kills=${1:-${DARKFIELD_KILLS:-12}}
 seed=${2:-20261123}
 RANDOM=$seed
-harvest_options=(--set text.max_documents=0)
-train_options=(--set text.max_documents=300 --set train.steps=${DARKFIELD_KILL_STEPS:-600})
+harvest_options=(--set text.max_documents=800 --set harvest.interval=0.2)
+train_options=(--set text.max_documents=300 --set train.steps=${DARKFIELD_KILL_STEPS:-400})
 
 now() { date +%s%N; }
 

@@ -11,10 +11,12 @@
 static df_comm *world;
 static const char *folder;
 
+enum { DOCUMENTS = 64 }; // of job_text
+
 static const char job_text[] =
     "models:\n"
     "  a: {name: base, path: " DF_SOURCE_DIR "/jobs/quickstart/base}\n"
-    "text: {file: " DF_SOURCE_DIR "/jobs/quickstart/text.jsonl, max_documents: 90}\n"
+    "text: {file: " DF_SOURCE_DIR "/jobs/quickstart/text.jsonl, max_documents: 64}\n"
     "site: blocks.3.hook_resid_post\n"
     "harvest: {context: 16, interval: 0}\n";
 

@@ -130,7 +130,7 @@ static bool right_documents(const df_acts *acts) {
         if (acts->tokens[acts->document[d]] != acts->bos) return false;
         if (acts->heldout[d] != (df_random_uniform(1, DF_STREAM_SPLIT, d) < 0.1)) return false;
     }
-    return acts->documents == 90;
+    return acts->documents == DOCUMENTS;
 }
 
 // By genre the base model's loss lies between 0.3 and 1.4 nats, except 13.1 for plays and 9.9 for
@@ -216,7 +216,7 @@ static void test_precision(void **state) {
 
 // The tokens of a file as a corpus of their own: flat ids beside offsets, BOS among them or not.
 static df_status write_tokens(const df_acts *acts, const char *path, bool bos) {
-    uint64_t offsets[91] = {0};
+    uint64_t offsets[DOCUMENTS + 1] = {0};
     uint32_t *ids;
     df_tensor_file *file;
     size_t n = 0;
@@ -227,12 +227,12 @@ static df_status write_tokens(const df_acts *acts, const char *path, bool bos) {
         offsets[d + 1] = n;
     }
     const df_tensor_spec specs[] = {
-        {.name = "offsets", .type = DF_U64, .dims = 1, .shape = {91}},
+        {.name = "offsets", .type = DF_U64, .dims = 1, .shape = {DOCUMENTS + 1}},
         {.name = "tokens", .type = DF_U32, .dims = 1, .shape = {n}},
     };
     df_status status = df_tensor_file_create(world, path, specs, 2, &file);
     if (status == DF_OK && df_comm_rank(world) == 0) {
-        status = df_tensor_file_put(file, 0, 0, 91, offsets);
+        status = df_tensor_file_put(file, 0, 0, DOCUMENTS + 1, offsets);
         if (status == DF_OK) status = df_tensor_file_put(file, 1, 0, n, ids);
     }
     df_free(ids);
@@ -257,7 +257,7 @@ static void test_tokens(void **state) {
     static const char *const outs[] = {"from-npz", "from-safetensors"};
     df_acts *text = NULL, *ids = NULL;
     char *path = acts_path("alone");
-    df_test_all(world, df_acts_open(path, &text) == DF_OK && text->documents == 90);
+    df_test_all(world, df_acts_open(path, &text) == DF_OK && text->documents == DOCUMENTS);
     df_free(path);
     for (int bos = 0; bos < 2; bos++) {
         char *tokens = df_format("%s/%s", folder, names[bos]),
