@@ -5,7 +5,7 @@
 
 #include "darkfield/dict.h"
 
-#define SCREEN_ROWS (18 * DF_TILE_ROWS) /* at most, in one unit of screening */
+#define SCREEN_ROWS (72 * DF_TILE_ROWS) /* at most, in one unit of screening */
 #define SCREEN_BYTES (768 << 10)        /* of packed rows in a unit: the second-level cache */
 #define FIRST_MARGIN 0.1f               /* of a cut */
 #define DF_LIKELY 1.25f
