@@ -6,7 +6,7 @@
 #   ./tests/run.sh --full           long kill schedules, chains of requeues, long fuzzing, more damaged files (35 minutes)
 #   ./tests/run.sh --only STEP,...  of: unit sanitize fuzz e2e kills slurm, or an end-to-end script: equality, chain, ...
 #
-# DARKFIELD_FIXTURES names a folder with stories-pair/ (a really trained pair); without it those tests are skipped.
+# DARKFIELD_FIXTURES names a folder with stories-pair/ and models/ (really trained models); without it those tests are skipped.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' tests/run.sh >&2; exit 2; }

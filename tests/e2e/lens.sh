@@ -57,4 +57,41 @@ for at in (lens.attributes["model0"], lens.attributes["model1"]):
     assert lens.names(f"{at}/attribution")[3] == "logit"
 PY
 ); then ok lens.reader; else bad lens.reader "$(tail -n 1 <<<"$found")"; fi
+
+# Heads that others trained and whose work is known: an induction head behind a previous-token head, and the same pair
+# fine-tuned until the former fails while the latter stays. And weights with grouped heads, of a story model.
+fixtures=${DARKFIELD_FIXTURES:-} known="$PYTHON tests/e2e/lens_known.py"
+compare() { # NAME ARGUMENTS...
+    local name=$1 said
+    shift
+    if said=$($known "$@" 2>&1); then ok "lens.$name${said:+ ($said)}"; else bad "lens.$name" "$(tail -n 1 <<<"$said")"; fi
+}
+indhead() {
+    local pair=$fixtures/models/indhead/indhead_finetuned_model at
+    if [ ! -r "${pair}_0.safetensors" ]; then skip lens.indhead "DARKFIELD_FIXTURES names no folder with models/indhead/"; return; fi
+    for at in 0 100; do $known fold "${pair}_$at.safetensors" "$work/indhead-$at"; done && $known text "$work" ||
+        { bad lens.indhead "its checkpoints cannot be made"; return; }
+    cat >"$work/indhead.yaml" <<JOB
+seed: 3
+models:
+  a: {name: intact, path: $work/indhead-0}
+  b: {name: broken, path: $work/indhead-100}
+text: {file: $work/task.npy, heldout: 1}
+harvest: {packing: document, bos: none}
+lens: {windows: 0, context: 8, period: 4, sequences: 1000}
+JOB
+    must indhead darkfield 2 lens "$work/indhead.yaml" --set out="$work/indhead" || return
+    compare indhead.intact heads "$work/indhead/lens.h5" intact "${pair}_0.safetensors" "$work" intact
+    compare indhead.broken heads "$work/indhead/lens.h5" broken "${pair}_100.safetensors" "$work" broken
+}
+stories() {
+    local pair=$fixtures/stories-pair
+    if [ ! -r "$pair/base/config.json" ]; then skip lens.stories "DARKFIELD_FIXTURES names no folder with stories-pair/"; return; fi
+    must stories darkfield 2 lens "$work/job.yaml" --set models.a.path="$pair/base" --set models.b.path="$pair/tuned" --set out="$work/stories" \
+        --set text.file="$pair/text.jsonl" "${small[@]}" || return
+    compare stories.base weights "$work/stories/lens.h5" base "$pair/base"
+    compare stories.tuned weights "$work/stories/lens.h5" tuned "$pair/tuned"
+}
+indhead
+stories
 finish
