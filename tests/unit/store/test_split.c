@@ -44,17 +44,22 @@ static bool exists(const char *name) {
 static const uint64_t few[] = {0, 100, 70000, 262145, ROWS};
 static const df_split cut_in_four = {(const int[]){0, 2}, 2, few, 4};
 
-static df_status start(const char *where, const df_split *split, df_file **file) {
+static df_status start_as(const char *format, const char *where, const df_split *split,
+                          df_file **file) {
     const df_dataset wide = {"/sites/wide", DF_F32, 2, {ROWS, WIDE}, "1", "numbers", "row, width"};
     const df_dataset kept = {"/kept", DF_U8, 1, {100}, NULL, NULL, NULL};
     const df_dataset narrow = {"/narrow", DF_U32, 1, {ROWS}, NULL, NULL, NULL};
-    DF_TRY(df_file_create(world, where, FORMAT, file));
+    DF_TRY(df_file_create(world, where, format, file));
     DF_TRY(df_file_dataset(*file, &wide, NULL));
     DF_TRY(df_file_dataset(*file, &kept, NULL));
     DF_TRY(df_file_dataset(*file, &narrow, NULL));
     DF_TRY(df_file_real(*file, "/sites/wide", "mean", 0.5));
     if (split != NULL) DF_TRY(df_file_split(*file, split));
     return df_file_ready(*file);
+}
+
+static df_status start(const char *where, const df_split *split, df_file **file) {
+    return start_as(FORMAT, where, split, file);
 }
 
 static float number(uint64_t row, size_t column, uint64_t seed) {
@@ -211,6 +216,17 @@ static void missing_and_exchanged_parts_are_named(void **state) {
     df_test_all(world, open_fails("v1.2.001.rows.h5: No such file"));
 }
 
+// Else a file that names itself would be opened for ever: what reads it back refuses it.
+static void a_part_is_in_no_parts(void **state) {
+    (void)state;
+    df_file *file = NULL;
+    df_test_all(world, start_as("darkfield-part", path, &cut_in_four, &file) == DF_OK);
+    df_test_all(world, df_test_fails(fill_and_finish(&file, 1), DF_BAD_INPUT,
+                                     "v1.2.rows.h5.part: a part cannot be in parts"));
+    df_file_abandon(&file, false);
+    df_test_all(world, !exists("v1.2.rows.h5") && !exists("v1.2.rows.h5.part"));
+}
+
 static void damage_is_named_with_its_file(void **state) {
     (void)state;
     uint64_t digest, offset = 0;
@@ -253,6 +269,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup(a_stopped_file_goes_on, set_up),
     cmocka_unit_test_setup(a_lost_part_starts_anew, set_up),
     cmocka_unit_test_setup(missing_and_exchanged_parts_are_named, set_up),
+    cmocka_unit_test_setup(a_part_is_in_no_parts, set_up),
     cmocka_unit_test_setup(damage_is_named_with_its_file, set_up),
     cmocka_unit_test_setup(impossible_cuts_are_refused, set_up),
 };
