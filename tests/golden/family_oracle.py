@@ -291,8 +291,8 @@ def ends(p, w):
 # ---- the pass -----------------------------------------------------------------------------------
 
 
-def forward(p, w, ids, hook=lambda site, x: x):
-    """Every site of one window of float64 tensors. hook(site, x) may change what goes on from there."""
+def forward(p, w, ids, hook=lambda site, x: x, product=F.linear):
+    """Every site of one window of float64 tensors. hook(site, x) may change what goes on from there; product(x, w, bias) multiplies with weights."""
     n, out = len(ids), {}
     embed, table, final, unembed = ends(p, w)
 
@@ -323,7 +323,7 @@ def forward(p, w, ids, hook=lambda site, x: x):
         s, b = f"blocks.{l}.", block_weights(p, w, l)
         x = at(s + "hook_resid_pre", x)
         h = norm(x, b["ln1"], s + "ln1")
-        q, k, v = (at(s + "attn.hook_" + c, F.linear(h, b[c], b[c + "b"])) for c in "qkv")
+        q, k, v = (at(s + "attn.hook_" + c, product(h, b[c], b[c + "b"])) for c in "qkv")
         q, k, v = heads(q, p.heads), heads(k, p.kv), heads(v, p.kv)
         if p.qk_norm:
             q, k = rms(q, b["qn"]), rms(k, b["kn"])
@@ -344,22 +344,24 @@ def forward(p, w, ids, hook=lambda site, x: x):
         z = heads(at(s + "attn.hook_z", flat(weights @ v)), p.heads)
         result = at(s + "attn.hook_result", torch.einsum("hnw,dhw->nhd", z, b["o"].view(p.d, p.heads, p.hw)).reshape(n, -1))
         a = result.view(n, p.heads, p.d).sum(1) + (b["ob"] if b["ob"] is not None else 0)
+        if product is not F.linear:
+            a = product(flat(z), b["o"], b["ob"])
         if p.sandwich:
             a = rms(a, w[b["post1"] + ".weight"])
         mid = x + at(s + "hook_attn_out", a)
         if not p.parallel:
             mid = at(s + "hook_resid_mid", mid)
         h = at(s + "mlp.hook_in", norm(x if p.parallel else mid, b["ln2"], s + "ln2"))
-        up = F.linear(h, b["up"], b["upb"])
+        up = product(h, b["up"], b["upb"])
         if "gate" in b:
-            hidden = p.act(at(s + "mlp.hook_pre", F.linear(h, b["gate"], b["gateb"]))) * at(s + "mlp.hook_pre_linear", up)
+            hidden = p.act(at(s + "mlp.hook_pre", product(h, b["gate"], b["gateb"]))) * at(s + "mlp.hook_pre_linear", up)
         else:
             hidden = p.act(at(s + "mlp.hook_pre", up))
-        m = F.linear(at(s + "mlp.hook_post", hidden), b["down"], b["downb"])
+        m = product(at(s + "mlp.hook_post", hidden), b["down"], b["downb"])
         if p.sandwich:
             m = rms(m, w[b["post2"] + ".weight"])
         x = at(s + "hook_resid_post", mid + at(s + "hook_mlp_out", m))
-    logits = norm(x, final, "ln_final") @ unembed.T
+    logits = product(norm(x, final, "ln_final"), unembed, None)
     cap = p.c.get("final_logit_softcapping")
     at("logits", cap * torch.tanh(logits / cap) if cap else logits)
     return out

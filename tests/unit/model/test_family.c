@@ -1,9 +1,19 @@
 /* Every family of the table against float64 references of all its hook sites
- * (tests/golden/family_oracle.py): small random checkpoints in the files' own layouts. */
+ * (tests/golden/family_oracle.py): small random checkpoints in the files' own layouts. With
+ * products in bf16, of some families, against references that round as these do. */
 #include "family_sites.h"
 
+/* How far a row may be from its reference, as a share of its length: all rows, half of them. */
+typedef struct closeness {
+    double all, half;
+} closeness;
+
+static const closeness exact = {2e-5, 2e-5};
 // Products of operands rounded to 8 bits: each is off by up to 2^-8, and patterns by more.
-#define BF16_MOST 0.08
+static const closeness coarse = {0.08, 0.08};
+// Beside a reference that rounds the same operands (tests/golden/bf16_oracle.py) only sums differ;
+// an operand that they push to the other side of a tie, which is rare, changes what follows it.
+static const closeness as_rounded = {1.5e-3, 1e-5};
 
 static double *reference(const char *file, int prompt, const char *what, size_t *n) {
     char path[64];
@@ -13,12 +23,11 @@ static double *reference(const char *file, int prompt, const char *what, size_t 
     return values;
 }
 
-// `most`: how far rows may be, as a share of their length.
-static void compare_prompt(const df_model *model, const char *file, int prompt, double most) {
+static void compare_prompt(const df_model *model, const char *file, int prompt, closeness may) {
     static site_list sites;
     float *out[MOST_SITES];
     uint32_t ids[CONTEXT];
-    size_t n, kept, numbers, at = 0;
+    size_t n, kept, numbers, at = 0, far = 0;
     double *tokens = reference(file, prompt, "tokens", &n);
     double *rows = reference(file, prompt, "rows", &kept);
     double *values = reference(file, prompt, "values", &numbers);
@@ -33,12 +42,14 @@ static void compare_prompt(const df_model *model, const char *file, int prompt, 
             assert_true(at + sites.width[i] <= numbers);
             double d =
                 apart(out[i] + (size_t)rows[r] * sites.width[i], values + at, sites.width[i]);
-            if (!(d <= most))
+            if (!(d <= may.all))
                 print_error("%s prompt %d, %s, position %g: %.3g\n", file, prompt, sites.name[i],
                             rows[r], d);
-            assert_true(d <= most);
+            assert_true(d <= may.all);
+            far += d > may.half;
         }
     assert_int_equal(at, numbers);
+    assert_in_range(far, 0, sites.n * kept / 2);
     for (size_t i = 0; i < sites.n; i++) df_free(out[i]);
     df_free(tokens);
     df_free(rows);
@@ -54,10 +65,12 @@ static void test_family(void **state) {
     snprintf(path, sizeof path, GOLDEN "/%s", name);
     snprintf(file, sizeof file, "%s/reference.h5", path);
     assert_ok(df_model_open(path, &model));
-    compare_prompt(model, file, 0, 2e-5);
-    compare_prompt(model, file, 1, 2e-5);
+    compare_prompt(model, file, 0, exact);
+    compare_prompt(model, file, 1, exact);
     assert_ok(df_model_use_bf16(model));
-    compare_prompt(model, file, 0, BF16_MOST);
+    compare_prompt(model, file, 0, coarse);
+    snprintf(file, sizeof file, "%s/bf16.h5", path);
+    if (df_file_exists(file)) compare_prompt(model, file, 0, as_rounded);
     df_model_close(&model);
     assert_int_equal(df_memory_now(), before);
 }
