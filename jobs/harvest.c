@@ -80,15 +80,6 @@ static const df_option options[] = {
 
 /* ---- what a model's harvest needs ----------------------------------------------------------- */
 
-static packing read_packing(const df_run *run) {
-    return (packing){.context = (size_t)df_job_int(run->job, "harvest.context"),
-                     .by_document =
-                         strcmp(df_job_text(run->job, "harvest.packing"), "document") == 0,
-                     .bos = df_job_text(run->job, "harvest.bos"),
-                     .seed = (uint64_t)df_job_int(run->job, "seed"),
-                     .heldout = df_job_real(run->job, "text.heldout")};
-}
-
 static df_status read_sites(harvest *h) {
     const df_job *job = h->run->job;
     DF_TRY(df_job_harvest_sites(h->run, &h->columns));
@@ -148,13 +139,6 @@ df_status df_model_tokenizer(const char *folder, const df_model_shape *shape, df
                    "%s/%s: its largest token id is %zu, but the model's vocabulary has %zu tokens",
                    folder, one_file ? "tokenizer.json" : "vocab.json", df_tokenizer_size(*out) - 1,
                    shape->vocabulary);
-}
-
-static df_status check_context(const harvest *h) {
-    if (h->shape.positions == 0 || h->how.context <= h->shape.positions) return DF_OK;
-    return df_fail(DF_USAGE, "%s: harvest.context is %zu, but model %s has %zu positions",
-                   df_job_where(h->run->job, "harvest.context"), h->how.context, h->name,
-                   h->shape.positions);
 }
 
 // The file's name without its folder: where a text lies is no content.
@@ -380,7 +364,7 @@ static df_status prepare(harvest *h, bool *current) {
 // What is harvested of which model.
 static df_status look(harvest *h) {
     df_status status = df_model_plan(h->model_path, &h->shape);
-    if (status == DF_OK) status = check_context(h);
+    if (status == DF_OK) status = df_packing_check(h->run, "harvest.context", h->name, &h->shape);
     if (status == DF_OK) status = read_sites(h);
     if (status == DF_OK)
         status = df_type_parse(df_job_text(h->run->job, "harvest.dtype"), &h->type);
@@ -401,7 +385,7 @@ static df_status begin(const df_run *run, size_t i, harvest *h) {
     *h = (harvest){.run = run,
                    .name = df_model_name(run, i),
                    .model_path = df_model_path(run, i),
-                   .how = read_packing(run),
+                   .how = df_packing_read(run, "harvest.context"),
                    .bf16 = strcmp(df_job_text(run->job, "harvest.compute"), "bf16") == 0,
                    .interval = df_job_real(run->job, "harvest.interval")};
     h->path = df_path_acts(run, h->name);
@@ -443,14 +427,8 @@ static df_status harvest_one(df_run *run, size_t i) {
 }
 
 static df_status run_harvest(df_run *run) {
-    size_t models = df_models(run);
-    if (models == 2 && strcmp(df_model_name(run, 0), df_model_name(run, 1)) == 0) {
-        if (strcmp(df_model_path(run, 0), df_model_path(run, 1)) != 0)
-            return df_fail(
-                DF_USAGE, "models.a and models.b have one name (%s) and two paths: name them apart",
-                df_model_name(run, 0));
-        models = 1; // a model against itself is harvested once
-    }
+    size_t models;
+    DF_TRY(df_different_models(run, &models));
     for (size_t i = 0; i < models; i++) DF_TRY(harvest_one(run, i));
     return DF_OK;
 }

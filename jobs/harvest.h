@@ -33,6 +33,12 @@ typedef struct packing {
     double heldout;
 } packing;
 
+/* What the job says, windows as long as option `context` ("harvest.context"). Not collective. */
+packing df_packing_read(const df_run *run, const char *context);
+/* DF_USAGE where such windows are longer than the named model has positions. Not collective. */
+df_status df_packing_check(const df_run *run, const char *context, const char *name,
+                           const df_model_shape *shape) DF_MUST_CHECK;
+
 /* Collective: ranks tokenise shares of the documents and pass them around. */
 df_status df_pack_text(const df_run *run, const df_corpus *corpus, const df_tokenizer *tokenizer,
                        const packing *how, packed_text *out) DF_MUST_CHECK;

@@ -37,15 +37,7 @@ typedef struct live {
 /* ---- windows -------------------------------------------------------------------------------- */
 
 static uint64_t window_of(const packed_text *text, uint64_t row) {
-    uint64_t low = 0, high = text->windows; // window[low] <= row < window[high]
-    while (high - low > 1) {
-        uint64_t middle = low + (high - low) / 2;
-        if (text->window[middle] <= row)
-            low = middle;
-        else
-            high = middle;
-    }
-    return low;
+    return df_run_holding(text->window, text->windows, row);
 }
 
 static kept *find(const live *l, uint64_t window) {

@@ -4,6 +4,25 @@
 
 #include <string.h>
 
+packing df_packing_read(const df_run *run, const char *context) {
+    const df_job *job = run->job;
+    return (packing){.context = (size_t)df_job_int(job, context),
+                     .by_document = strcmp(df_job_text(job, "harvest.packing"), "document") == 0,
+                     .bos = df_job_text(job, "harvest.bos"),
+                     .seed = (uint64_t)df_job_int(job, "seed"),
+                     .heldout = df_job_real(job, "text.heldout")};
+}
+
+df_status df_packing_check(const df_run *run, const char *context, const char *name,
+                           const df_model_shape *shape) {
+    size_t length = (size_t)df_job_int(run->job, context);
+    if (shape->positions == 0 || length <= shape->positions) return DF_OK;
+    return df_fail(DF_USAGE, "%s: %s is %zu, but model %s has %zu positions",
+                   df_job_where(run->job, context), context, length, name, shape->positions);
+}
+
+/* ---- documents ------------------------------------------------------------------------------ */
+
 /* One document's tokens. */
 typedef struct piece {
     uint32_t *id, *end;

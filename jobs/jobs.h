@@ -81,6 +81,9 @@ char *df_path_evaluation(const df_run *run);
 
 /* The number of models named in the job file (1 or 2), and their names and paths (0: a, 1: b). */
 size_t df_models(const df_run *run);
+/* As many as differ: a model against itself is one. DF_USAGE where one name stands for two paths.
+ */
+df_status df_different_models(const df_run *run, size_t *n) DF_MUST_CHECK;
 const char *df_model_name(const df_run *run, size_t i);
 const char *df_model_path(const df_run *run, size_t i);
 

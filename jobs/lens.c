@@ -63,41 +63,15 @@ static void close_sources(sources *s) {
 
 /* ---- the inputs ----------------------------------------------------------------------------- */
 
-static df_status check_context(const df_run *run, const sources *s, const lens_source *of) {
-    if (of->shape.positions == 0 || s->how.context <= of->shape.positions) return DF_OK;
-    return df_fail(DF_USAGE, "%s: lens.context is %zu, but model %s has %zu positions",
-                   df_job_where(run->job, "lens.context"), s->how.context, of->name,
-                   of->shape.positions);
-}
-
-// A model against itself is looked at once.
 static df_status list_models(const df_run *run, sources *s) {
-    s->n = df_models(run);
+    DF_TRY(df_different_models(run, &s->n));
     for (size_t m = 0; m < s->n; m++) {
         s->of[m].name = df_model_name(run, m);
         s->of[m].path = df_model_path(run, m);
-    }
-    if (s->n == 2 && strcmp(s->of[0].name, s->of[1].name) == 0) {
-        if (strcmp(s->of[0].path, s->of[1].path) != 0)
-            return df_fail(
-                DF_USAGE, "models.a and models.b have one name (%s) and two paths: name them apart",
-                s->of[0].name);
-        s->n = 1;
-    }
-    for (size_t m = 0; m < s->n; m++) {
         DF_TRY(df_model_plan(s->of[m].path, &s->of[m].shape));
-        DF_TRY(check_context(run, s, &s->of[m]));
+        DF_TRY(df_packing_check(run, "lens.context", s->of[m].name, &s->of[m].shape));
     }
     return DF_OK;
-}
-
-static packing read_packing(const df_run *run) {
-    return (packing){.context = (size_t)df_job_int(run->job, "lens.context"),
-                     .by_document =
-                         strcmp(df_job_text(run->job, "harvest.packing"), "document") == 0,
-                     .bos = df_job_text(run->job, "harvest.bos"),
-                     .seed = (uint64_t)df_job_int(run->job, "seed"),
-                     .heldout = df_job_real(run->job, "text.heldout")};
 }
 
 // The token that is taken off, -1: the mean.
@@ -250,7 +224,7 @@ static df_status print_plan(const df_run *run, const sources *s) {
 }
 
 static df_status run_lens(df_run *run) {
-    sources s = {.how = read_packing(run)};
+    sources s = {.how = df_packing_read(run, "lens.context")};
     bool current = false;
     df_status status = df_job_require(run->job, "models");
     if (status == DF_OK) status = df_job_require(run->job, "text");

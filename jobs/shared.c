@@ -160,6 +160,16 @@ size_t df_models(const df_run *run) {
     return df_job_has(run->job, "models.b.path") ? 2 : 1;
 }
 
+df_status df_different_models(const df_run *run, size_t *n) {
+    *n = df_models(run);
+    if (*n < 2 || strcmp(df_model_name(run, 0), df_model_name(run, 1)) != 0) return DF_OK;
+    *n = 1;
+    if (strcmp(df_model_path(run, 0), df_model_path(run, 1)) == 0) return DF_OK;
+    return df_fail(DF_USAGE,
+                   "models.a and models.b have one name (%s) and two paths: name them apart",
+                   df_model_name(run, 0));
+}
+
 const char *df_model_name(const df_run *run, size_t i) {
     return df_job_text(run->job, i == 0 ? "models.a.name" : "models.b.name");
 }

@@ -110,6 +110,10 @@ char *df_format(const char *fmt, ...) DF_PRINTF(1, 2); /* sprintf into new memor
 df_status df_mul(size_t a, size_t b, size_t *out) DF_MUST_CHECK;
 df_status df_add(size_t a, size_t b, size_t *out) DF_MUST_CHECK;
 
+/* The run (window, document, file) of n > 0 that holds `row`: offset[run] <= row < offset[run + 1],
+ * for ascending offset [n + 1]. A row past the end falls to the last run, n 0 gives 0. */
+size_t df_run_holding(const uint64_t *offset, size_t n, uint64_t row);
+
 /* ---- log and progress ----------------------------------------------------------------------- */
 
 /* Rank 0 tells the story on stdout; other ranks stay silent until df_log_rank says otherwise.

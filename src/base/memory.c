@@ -121,3 +121,15 @@ df_status df_add(size_t a, size_t b, size_t *out) {
                        8 * sizeof a);
     return DF_OK;
 }
+
+size_t df_run_holding(const uint64_t *offset, size_t n, uint64_t row) {
+    size_t low = 0, high = n; // offset[low] <= row < offset[high]
+    while (high - low > 1) {
+        size_t middle = low + (high - low) / 2;
+        if (offset[middle] <= row)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}

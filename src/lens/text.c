@@ -165,10 +165,6 @@ static df_status read_window(void *context, size_t slot, uint64_t item, double *
 
 /* ---- all windows ---------------------------------------------------------------------------- */
 
-static size_t padded_rows(const df_lens_input *input) {
-    return (input->text.context + LENS_ROWS - 1) / LENS_ROWS * LENS_ROWS;
-}
-
 static size_t slots_of(const df_lens_input *input, size_t threads) {
     return input->text.windows < threads ? (size_t)input->text.windows : threads;
 }
@@ -178,7 +174,7 @@ static df_status make_plan(const df_lens_input *input, lens_text_plan *out) {
     *out = (lens_text_plan){.input = input,
                             .shape = s,
                             .read = df_model_readout(input->model),
-                            .rows = padded_rows(input)};
+                            .rows = df_forward_rows(input->text.context)};
     DF_TRY(DF_NEW(out->offset, s->width));
     bool mean = input->against < 0;
     size_t first = mean ? 0 : (size_t)input->against, n = mean ? s->vocabulary : 1;
@@ -244,8 +240,8 @@ done:
 static uint64_t reader_bytes(const df_lens_input *input, const df_model_shape *s,
                              const site_list *list) {
     size_t query = s->heads * s->head_width;
-    uint64_t floats = padded_rows(input) * list->row + LENS_ROWS * (3 * s->width + query) +
-                      (2 * LENS_ROWS + 1) * s->vocabulary;
+    uint64_t floats = df_forward_rows(input->text.context) * list->row +
+                      LENS_ROWS * (3 * s->width + query) + (2 * LENS_ROWS + 1) * s->vocabulary;
     return sizeof(lens_reader) + floats * sizeof(float) + list->n * sizeof(float *) +
            df_forward_bytes(s, input->text.context, list->text, list->n) +
            df_lens_watch_bytes(s, input->text.context);

@@ -162,7 +162,7 @@ df_status df_forward_intervene(df_forward *f, const df_intervention *list, size_
 
 uint64_t df_forward_intervene_bytes(const df_model_shape *shape, size_t context, size_t n,
                                     bool pattern) {
-    uint64_t rows = (context + DF_FORWARD_ROWS - 1) / DF_FORWARD_ROWS * DF_FORWARD_ROWS;
+    uint64_t rows = df_forward_rows(context);
     uint64_t wide = pattern ? rows * shape->heads * (context + rows) : 0;
     return sizeof(forward_edits) + n * (sizeof(df_intervention) + sizeof(site_place)) +
            wide * sizeof(float);

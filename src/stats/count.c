@@ -113,22 +113,10 @@ void examples_free(examples *e) {
     df_free(e->activation);
 }
 
-size_t run_of(const uint64_t *offsets, size_t n, uint64_t row) {
-    size_t low = 0, high = n; // offsets[low] <= row < offsets[high]
-    while (high - low > 1) {
-        size_t middle = low + (high - low) / 2;
-        if (offsets[middle] <= row)
-            low = middle;
-        else
-            high = middle;
-    }
-    return low;
-}
-
 /* The stretch of rows shown around a peak: inside its context window and its document, three
  * quarters before it. */
 static df_range shown_around(const df_acts *acts, uint64_t peak, size_t window, size_t width) {
-    size_t d = run_of(acts->document, acts->documents, peak);
+    size_t d = df_run_holding(acts->document, acts->documents, peak);
     uint64_t low = acts->window[window], high = acts->window[window + 1];
     if (acts->document[d] > low) low = acts->document[d];
     if (acts->document[d + 1] < high) high = acts->document[d + 1];

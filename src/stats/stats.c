@@ -121,8 +121,8 @@ static df_status describe_batch(pass *p, size_t index) {
     const df_acts *acts = b->acts;
     b->rows = p->plan.rows + p->plan.start[index];
     b->n = p->plan.start[index + 1] - p->plan.start[index];
-    size_t w = run_of(acts->window, acts->windows, b->rows[0]),
-           d = run_of(acts->document, acts->documents, b->rows[0]);
+    size_t w = df_run_holding(acts->window, acts->windows, b->rows[0]),
+           d = df_run_holding(acts->document, acts->documents, b->rows[0]);
     for (size_t r = 0; r < b->n; r++) {
         while (acts->window[w + 1] <= b->rows[r]) w++;
         while (acts->document[d + 1] <= b->rows[r]) d++;

@@ -73,9 +73,6 @@ void count_latent(tally *t, size_t latent, const by_latent *b);
 void count_examples(examples *e, size_t latent, const by_latent *b, const batch *rows);
 void count_concepts(concept_counts *c, size_t latent, const by_latent *b, const batch *rows);
 
-/* Index of the run of offsets [n + 1] that holds `row`. */
-size_t run_of(const uint64_t *offsets, size_t n, uint64_t row);
-
 /* Promoted tokens of this rank's latents: token, logit [count, n, p]. */
 typedef struct promoted {
     size_t count, models, p;

@@ -158,7 +158,7 @@ static df_status write_derived(df_file *file, const int *id, const df_dict *dict
     }
     for (size_t s = 0; s < slots; s++) {
         if (e->shown[s] > 0)
-            document[s] = acts->source[run_of(acts->document, acts->documents, e->row[s])];
+            document[s] = acts->source[df_run_holding(acts->document, acts->documents, e->row[s])];
         for (size_t i = 0; i < e->shown[s]; i++)
             token[s * e->width + i] = acts->tokens[e->first[s] + i];
     }

@@ -24,19 +24,12 @@ df_status df_acts_site(const df_acts *acts, const char *name, size_t *out) {
 }
 
 static df_status refuse(const df_acts *acts, const struct df_site *site, uint64_t row) {
-    uint64_t low = 0, high = acts->documents; // the document: row of low <= row < row of high
-    while (high - low > 1) {
-        uint64_t middle = low + (high - low) / 2;
-        if (acts->document[middle] <= row)
-            low = middle;
-        else
-            high = middle;
-    }
+    size_t document = df_run_holding(acts->document, acts->documents, row);
     return df_fail(DF_BAD_INPUT,
                    "%s: site %s, row %llu (document %llu of the corpus): found NaN or infinity, "
                    "expected finite numbers; the model overflows there or the file is damaged",
                    acts->path, site->name, (unsigned long long)row,
-                   (unsigned long long)(acts->documents > 0 ? acts->source[low] : 0));
+                   (unsigned long long)(acts->documents > 0 ? acts->source[document] : 0));
 }
 
 static df_status convert(const df_acts *acts, const struct df_site *site, uint64_t first,

@@ -198,7 +198,6 @@ uint64_t store_stored_digest(const df_reader *reader);
 #define STORE_PARTS "/parts" /* of the whole file: attributes format, nameP, rowsP, hashP */
 
 void store_split_free(store_split *split);
-size_t store_split_find(const store_split *split, uint64_t row); /* the part that holds a row */
 /* PATH of the part: it stands beside the whole. New memory. */
 char *store_split_path(const char *whole, const char *name);
 /* The creation list of a virtual dataset over all parts, < 0 on failure; and what one says, which

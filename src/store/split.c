@@ -11,18 +11,6 @@ void store_split_free(store_split *split) {
     *split = (store_split){0};
 }
 
-size_t store_split_find(const store_split *split, uint64_t row) {
-    size_t low = 0, high = split->parts; // cut[low] <= row < cut[high]
-    while (high - low > 1) {
-        size_t middle = low + (high - low) / 2;
-        if (split->cut[middle] <= row)
-            low = middle;
-        else
-            high = middle;
-    }
-    return low;
-}
-
 char *store_split_path(const char *whole, const char *name) {
     const char *slash = strrchr(whole, '/');
     return df_format("%.*s%s", slash != NULL ? (int)(slash - whole + 1) : 0, whole, name);
@@ -154,7 +142,7 @@ df_status store_split_hash(const store_split *split, const store_part *part,
                            const store_object *whole, size_t block, void *scratch, uint64_t *out) {
     uint64_t first = store_block_first(whole, block), bytes = store_block_bytes(whole, block);
     uint64_t end = first + bytes / whole->row_bytes;
-    size_t p = store_split_find(split, first);
+    size_t p = df_run_holding(split->cut, split->parts, first);
     if (end <= split->cut[p + 1])
         return stored_hash(&part[p], whole, block - split->cut[p] / whole->block_rows, out);
     char *to = scratch;

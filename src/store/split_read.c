@@ -75,7 +75,7 @@ df_status store_parts_rows(const df_reader *reader, const store_object *object, 
     const store_split *split = &reader->table.split;
     char *to = out;
     while (rows.count > 0) {
-        size_t p = store_split_find(split, rows.first);
+        size_t p = df_run_holding(split->cut, split->parts, rows.first);
         uint64_t left = split->cut[p + 1] - rows.first, n = rows.count < left ? rows.count : left;
         DF_TRY(df_reader_rows(reader->part[p], object->path, rows.first - split->cut[p], n, verify,
                               to));

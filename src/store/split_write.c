@@ -197,7 +197,7 @@ static df_status move_rows(const df_file *file, const store_object *object, df_r
     for (uint64_t done = 0, n; done < rows.count; done += n) {
         const store_object *piece = NULL;
         uint64_t row = rows.first + done;
-        size_t p = store_split_find(&file->split, row);
+        size_t p = df_run_holding(file->split.cut, file->split.parts, row);
         uint64_t at = row - file->split.cut[p], left = file->split.cut[p + 1] - row;
         n = rows.count - done < left ? rows.count - done : left;
         DF_TRY(in_piece(file, object, p, &piece));

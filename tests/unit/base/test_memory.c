@@ -80,6 +80,17 @@ static void test_texts_and_sizes(void **state) {
     assert_fails(df_add(SIZE_MAX, 1, &out), DF_FAILED, "size overflow");
 }
 
+static void test_runs(void **state) {
+    (void)state;
+    const uint64_t offset[] = {0, 3, 3, 7, 10}; // the second run is empty
+    const size_t holds[] = {0, 0, 0, 2, 2, 2, 2, 3, 3, 3};
+    for (uint64_t row = 0; row < 10; row++)
+        assert_int_equal(df_run_holding(offset, 4, row), holds[row]);
+    assert_int_equal(df_run_holding(offset, 4, 12), 3);
+    assert_int_equal(df_run_holding(offset, 1, 2), 0);
+    assert_int_equal(df_run_holding(offset, 0, 2), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_zeroed_aligned_counted),
@@ -87,6 +98,7 @@ int main(void) {
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_grow),
         cmocka_unit_test(test_texts_and_sizes),
+        cmocka_unit_test(test_runs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
