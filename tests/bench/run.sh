@@ -2,7 +2,8 @@
 # Benches by name: tests/bench/run.sh [--json FILE] [NAME...]; without names all. BUILD is the build folder (default: build).
 # Each bench prints a table and one JSON object per line; --json gathers the objects into one array.
 # DARKFIELD_FIXTURES: a folder with tokenizers/gpt2 and text, for tokenizer's English with the GPT-2 vocabulary (else the quickstart's own).
-# FOLDER: where data-read and the forward benches keep their files (up to 600 MB). PAIRS: alternated pairs of GEMM and step (20); PYTHON: an interpreter with torch for the torch-* rows.
+# FOLDER: where data-read and the forward benches keep their files (up to 600 MB; torch-forward with LLAMA_CPP 1.6 GB). PAIRS: alternated pairs of GEMM and step (20); PYTHON: an interpreter with torch for the torch-* rows.
+# LLAMA_CPP: the folder of llama.cpp's libraries, for its column of torch-forward (tests/golden/llama_cpp.py tells where to get them).
 set -eu
 
 build=${BUILD:-build}
@@ -88,12 +89,12 @@ pipeline() {
     rm -rf "$folder"
 }
 
-# torch_forward: PyTorch's pass in turns with each forward bench
+# torch_forward: PyTorch's pass, and llama.cpp's, in turns with each forward bench
 torch_forward() {
     find_torch torch-forward || return 0
     folder=$(scratch)
     for shape in forward-gpt2 forward-llama forward-llama-bf16; do
-        OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 "$python" "$here/torch_forward.py" "$shape" "${ROUNDS:-3}" \
+        OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 "$python" "$here/torch_forward.py" "$shape" "${ROUNDS:-3}" "$folder" \
             $mpirun -n 1 "$build/tests/bench/bench_forward" "$shape" "$folder" 3
     done
     rm -rf "$folder"

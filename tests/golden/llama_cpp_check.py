@@ -7,9 +7,7 @@
 Prints for each family the largest relative L2 distance over positions, and fails above 1e-5, or 3e-4 where its half-precision
 table of GELU rounds differently.
 """
-import ctypes
 import pathlib
-import struct
 import sys
 import tempfile
 
@@ -17,6 +15,7 @@ import numpy as np
 import torch
 
 from family_oracle import GEMMA, GPT, LLAMA, Plan, V, forward, gelu_tanh, tensors
+from llama_cpp import Library, write_gguf
 
 BIG = dict(hidden_size=64, intermediate_size=96, head_dim=16)
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
@@ -35,31 +34,7 @@ CASES = {
                 "max_position_embeddings": 128, "hidden_act": "gelu", "rotary_pct": 0.25, "layer_norm_eps": 1e-5, "use_parallel_residual": True},
 }
 
-# ---- GGUF ---------------------------------------------------------------------------------------
-
-
-def text(s):
-    return struct.pack("<Q", len(s)) + s.encode()
-
-
-def value(v):
-    if isinstance(v, bool):
-        return struct.pack("<IB", 7, v)
-    if isinstance(v, int):
-        return struct.pack("<II", 4, v)
-    if isinstance(v, float):
-        return struct.pack("<If", 6, v)
-    return struct.pack("<I", 8) + text(v)
-
-
-def write_gguf(path, keys, weights):
-    info, data = b"", b""
-    for name, w in weights.items():
-        data += b"\0" * (-len(data) % 32)
-        info += text(name) + struct.pack("<I", w.ndim) + struct.pack(f"<{w.ndim}Q", *reversed(w.shape)) + struct.pack("<IQ", 0, len(data))
-        data += w.astype(np.float32).tobytes()
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(weights), len(keys)) + b"".join(text(k) + value(v) for k, v in keys.items()) + info
-    path.write_bytes(head + b"\0" * (-len(head) % 32) + data)
+# ---- names and layouts ---------------------------------------------------------------------------
 
 
 def gguf_keys(arch, p):
@@ -121,60 +96,6 @@ def gguf_weights(p, stored):
     return out
 
 
-# ---- llama.cpp ----------------------------------------------------------------------------------
-
-
-class Batch(ctypes.Structure):
-    _fields_ = [("n", ctypes.c_int32), ("token", ctypes.POINTER(ctypes.c_int32)), ("embd", ctypes.c_void_p), ("pos", ctypes.POINTER(ctypes.c_int32)),
-                ("n_seq", ctypes.POINTER(ctypes.c_int32)), ("seq", ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
-                ("logits", ctypes.POINTER(ctypes.c_int8))]
-
-
-class Bytes(ctypes.Structure):
-    """A parameter struct whose fields differ between releases: kept as the library's defaults, changed in place."""
-    _fields_ = [("word", ctypes.c_int32 * 64)]
-
-
-class Library:
-    def __init__(self, folder):
-        folder = pathlib.Path(folder)
-        for name in ("libggml-base.so", "libggml.so", "libllama.so"):
-            found = next(folder.glob(name.replace(".so", ".*so")))  # some releases carry their version
-            lib = ctypes.CDLL(str(found), ctypes.RTLD_GLOBAL)
-            if name == "libggml.so":
-                lib.ggml_backend_load_all_from_path(str(folder).encode())
-        self.lib = lib
-        for name, result, arguments in (("llama_model_default_params", Bytes, []), ("llama_context_default_params", Bytes, []),
-                                        ("llama_model_load_from_file", ctypes.c_void_p, [ctypes.c_char_p, Bytes]),
-                                        ("llama_init_from_model", ctypes.c_void_p, [ctypes.c_void_p, Bytes]),
-                                        ("llama_decode", ctypes.c_int32, [ctypes.c_void_p, Batch]),
-                                        ("llama_batch_init", Batch, [ctypes.c_int32, ctypes.c_int32, ctypes.c_int32]),
-                                        ("llama_get_logits_ith", ctypes.POINTER(ctypes.c_float), [ctypes.c_void_p, ctypes.c_int32])):
-            function = getattr(lib, name)
-            function.restype, function.argtypes = result, arguments
-        self.quiet = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *_: None)
-        lib.llama_log_set(self.quiet, None)
-        lib.llama_backend_init()
-
-    def logits(self, path, ids):
-        model = self.lib.llama_model_load_from_file(str(path).encode(), self.lib.llama_model_default_params())
-        assert model, f"llama.cpp does not take {path}"
-        params = self.lib.llama_context_default_params()
-        word = list(params.word)
-        unset = next(i for i in range(60) if word[i:i + 4] == [-1] * 4)  # rope scaling, pooling, attention, flash attention
-        params.word[unset + 3] = 0
-        cache = next(i for i in range(unset + 4, 60) if word[i:i + 2] == [1, 1])  # types of keys and values: F16
-        params.word[cache] = params.word[cache + 1] = 0  # F32
-        params.word[0], params.word[1], params.word[2] = 256, 256, 256
-        context = self.lib.llama_init_from_model(model, params)
-        batch = self.lib.llama_batch_init(len(ids), 0, 1)
-        batch.n = len(ids)
-        for i, t in enumerate(ids):
-            batch.token[i], batch.pos[i], batch.n_seq[i], batch.seq[i][0], batch.logits[i] = int(t), i, 1, 0, 1
-        assert self.lib.llama_decode(context, batch) == 0
-        return np.array([self.lib.llama_get_logits_ith(context, i)[:V] for i in range(len(ids))], dtype=np.float64)
-
-
 def tabled_gelu(x):
     """llama.cpp looks the tanh form up in a table of half precision, whatever the family's own form is."""
     table = gelu_tanh(x.half().float()).half().double()
@@ -196,7 +117,7 @@ def main(folder):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "model.gguf"
             write_gguf(path, gguf_keys("llama" if arch == "mistral" else arch, p), gguf_weights(p, stored))
-            theirs = library.logits(path, ids)
+            theirs = library.logits(path, ids, V)
         worst = max(np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(theirs, ours))
         worst_of_all = max(worst_of_all, worst / (1e-5 if p.act is not tabled_gelu else 3e-4))
         print(f"{arch:8} {worst:.2e}")
