@@ -157,6 +157,24 @@ def loss_by_position(evaluate, names, many=16):
     return _svg(figure)
 
 
+def loss_nulls(nulls, names):
+    """KL of the splice over that of each null, with 95 % intervals: at equal norm, and at the same cosine too."""
+    figure, axes = plt.subplots(1, len(names), figsize=(1.6 + 4.7 * len(names), 0.9 + 0.34 * len(nulls)), sharey=True, squeeze=False)
+    for m, (axis, name) in enumerate(zip(axes[0], names)):
+        for key, label, colour, shift in (("equal", "as far as the reconstruction", BLUE, -0.13), ("cosine", "and at the same angle", ORANGE, 0.13)):
+            if nulls[0][key] is None:
+                continue
+            value, low, high = np.array([null[key][m] for null in nulls]).T
+            errors = np.nan_to_num(np.stack([value - low, high - value])).clip(min=0)
+            axis.errorbar(value, np.arange(len(nulls)) + shift, xerr=errors, fmt="o", ms=4, lw=1.4, capsize=2, color=colour, label=label)
+        axis.axvline(1, color=INK, lw=0.8, ls="--")
+        axis.set(title=name, xlabel="KL of the reconstruction / KL of the perturbation", yticks=range(len(nulls)), yticklabels=[null["name"] for null in nulls])
+        _log(axis.xaxis)
+    axes[0][0].invert_yaxis()
+    axes[0][-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return _svg(figure)
+
+
 def _by_head(axis, values, title, colours, low, high):
     """A heatmap, one row a layer, one column a head."""
     image = axis.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")

@@ -214,7 +214,7 @@ def spectrum_rows(spectrum):
 
 CONDITIONS = {"clean": "themselves (clean)", "spliced": "their reconstruction", "zero": "zero", "mean": "their mean", "isotropic": "+ noise, any direction",
               "covariance_x": "+ noise like the activations", "covariance_e": "+ noise like the error", "other_error": "+ another row's error",
-              "minus_error": "+ the error reversed"}
+              "minus_error": "+ the error reversed", "linear": "- the error's linear part", "nonlinear": "- the error's nonlinear part"}
 
 
 def loss_table(evaluate):
@@ -222,13 +222,17 @@ def loss_table(evaluate):
     if evaluate is None or "loss/nll" not in evaluate:
         return None
     facts = evaluate.group("loss")
-    columns = {k: evaluate[f"loss/{k}"] for k in ("nll", "kl", "top1", "kl_ratio")}
+    columns = {k: evaluate[f"loss/{k}"] for k in ("nll", "kl", "top1", "kl_ratio", "kl_ratio_low", "kl_ratio_high")}
     recovered = [evaluate["loss/recovered"], evaluate["loss/recovered_error"]]
     models = [{"name": facts[f"model{m}"], **{k: [float(part[m, i]) for part in recovered] for i, k in enumerate(("zero", "mean"))}} for m in range(int(facts["models"]))]
-    rows = [{"name": CONDITIONS[facts[f"condition{c}"]],
-             "cells": [{"nll": columns["nll"][m, c], "kl": columns["kl"][m, c], "top1": columns["top1"][m, c], "ratio": float(columns["kl_ratio"][m, c])}
-                       for m in range(len(models))]} for c in range(int(facts["conditions"]))]
-    return {"models": models, "rows": rows, "windows": int(facts["windows"]), "scored": int(facts["scored"])}
+    names = [facts[f"condition{c}"] for c in range(int(facts["conditions"]))]
+    cells = lambda c: [{"nll": columns["nll"][m, c], "kl": columns["kl"][m, c], "top1": columns["top1"][m, c],
+                        "ratio": [float(columns[k][m, c]) for k in ("kl_ratio", "kl_ratio_low", "kl_ratio_high")]} for m in range(len(models))]
+    rows = [{"name": CONDITIONS[name], "cells": cells(c)} for c, name in enumerate(names) if name in CONDITIONS]
+    nulls = [{"name": row["name"], "equal": [cell["ratio"] for cell in row["cells"]],
+              "cosine": [cell["ratio"] for cell in cells(names.index("cosine_" + name))] if "cosine_" + name in names else None}
+             for name, row in zip(names, rows) if row["cells"][0]["ratio"][0] == row["cells"][0]["ratio"][0]]
+    return {"models": models, "rows": rows, "nulls": nulls, **{k: int(facts[k]) for k in ("windows", "documents", "scored")}}
 
 
 HEAD_SCORES = {"induction": "heads/induction", "previous token": "heads/previous_token", "duplicate token": "heads/duplicate_token",
@@ -283,7 +287,7 @@ def build(run, null, title):
     vocabulary = Vocabulary(run.stats) if run.stats is not None else None
     names = [run.diff.attributes[f"model{i}"] for i in (0, 1)] if run.diff is not None else []
     page = {"title": title, "cards": cards(run, null), "corpus": corpus_rows(run), "facts": facts(run), "missing": run.missing, "names": names,
-            "figures": dict.fromkeys(("training", "norms", "density", "loss", "spectra")), "distinguishing": distinguishing(run, vocabulary), "concepts": concept_table(run.diff),
+            "figures": dict.fromkeys(("training", "norms", "density", "loss", "nulls", "spectra")), "distinguishing": distinguishing(run, vocabulary), "concepts": concept_table(run.diff),
             "null": outside_shared(null.diff) if null and null.diff is not None else None,
             "classes": list(zip(CLASSES, (int(c) for c in run.diff["classes/count"]))) if run.diff is not None else None,
             "loss": loss_table(run.evaluate), "lens": lens_models(run.lens),
@@ -302,7 +306,10 @@ def build(run, null, title):
     if run.stats is not None:
         page["figures"]["density"] = figures.density(run.stats["latents/frequency"], int(run.stats.attributes["rows"]))
     if page["loss"]:
-        page["figures"]["loss"] = figures.loss_by_position(run.evaluate, [m["name"] for m in page["loss"]["models"]])
+        names = [m["name"] for m in page["loss"]["models"]]
+        page["figures"]["loss"] = figures.loss_by_position(run.evaluate, names)
+        if page["loss"]["nulls"]:
+            page["figures"]["nulls"] = figures.loss_nulls(page["loss"]["nulls"], names)
     if run.spectrum is not None:
         page["figures"]["spectra"] = figures.spectra(run.spectrum, [r["model"] for r in page["spectrum"]])
     return page

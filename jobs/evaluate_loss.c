@@ -9,7 +9,7 @@ const df_option df_loss_options[] = {
      .type = DF_OPT_BOOL,
      .fallback = "false",
      .help = "run the models on held-out text with the dictionary's sites replaced: loss, KL and "
-             "agreement of the splice, of ablations and of random perturbations as large as its "
+             "agreement of the splice, of ablations and of perturbations as large as its "
              "error"},
     {.key = "evaluate.loss_windows",
      .type = DF_OPT_INT,
@@ -21,7 +21,21 @@ const df_option df_loss_options[] = {
     {.key = "evaluate.loss_nulls",
      .type = DF_OPT_BOOL,
      .fallback = "true",
-     .help = "run the perturbations too: five conditions more"},
+     .help = "run the perturbations too: random directions of three kinds, another row's error, "
+             "the error reversed, its part that is linear in the activations, and the rest, all as "
+             "large as the error"},
+    {.key = "evaluate.loss_same_cosine",
+     .type = DF_OPT_BOOL,
+     .fallback = "true",
+     .help = "run each perturbation once more, turned so that the row's length and its angle to "
+             "the clean one are the reconstruction's: nearly doubles the time"},
+    {.key = "evaluate.loss_ridge",
+     .type = DF_OPT_REAL,
+     .fallback = "1e-6",
+     .min = 0,
+     .max = 1,
+     .help = "ridge of the error's linear part, fitted on half the held-out documents for the "
+             "other half: this share of the mean of the diagonal is added to it"},
     {0}};
 
 /* What the runs read. */
@@ -91,6 +105,8 @@ static df_status open_text(const df_run *run, const df_data *data, sources *out)
     out->input.text = &out->text;
     out->input.seed = (uint64_t)df_job_int(run->job, "seed");
     out->input.nulls = df_job_bool(run->job, "evaluate.loss_nulls");
+    out->input.same_cosine = df_job_bool(run->job, "evaluate.loss_same_cosine");
+    out->input.ridge = df_job_real(run->job, "evaluate.loss_ridge");
 done:
     df_free(tokens);
     df_free(acts);
@@ -103,20 +119,27 @@ static df_status open_sources(const df_run *run, const df_data *data, const df_d
     return open_models(run, data, dict, out);
 }
 
+static void print_condition(const df_loss *loss, size_t m, size_t c) {
+    const df_estimate *f = loss->figure[m][c], ratio = loss->kl_ratio[m][c];
+    const df_interval interval = loss->kl_interval[m][c];
+    char over[80] = "";
+    if (c >= DF_LOSS_ISOTROPIC)
+        snprintf(over, sizeof over, "; KL of the splice %.2f of it, 95 %% %.2f to %.2f",
+                 ratio.value, interval.low, interval.high);
+    df_info("    %-19s loss %.4f, KL %.4f, same top token %.4f%s",
+            df_loss_name((df_loss_condition)c), f[DF_LOSS_NLL].value, f[DF_LOSS_KL].value,
+            f[DF_LOSS_TOP1].value, over);
+}
+
 static void print_loss(const df_loss *loss) {
-    df_info("  loss on %llu tokens of %llu held-out windows, %llu rows spliced",
+    df_info("  loss on %llu tokens of %llu held-out windows (%llu documents), %llu rows spliced",
             (unsigned long long)loss->scored, (unsigned long long)loss->windows,
-            (unsigned long long)loss->changed);
+            (unsigned long long)loss->documents, (unsigned long long)loss->changed);
     for (size_t m = 0; m < loss->models; m++) {
         df_info("  %s: recovered %.4f +- %.4f of zero ablation, %.4f +- %.4f of mean ablation",
                 loss->name[m], loss->recovered[m][0].value, loss->recovered[m][0].error,
                 loss->recovered[m][1].value, loss->recovered[m][1].error);
-        for (size_t c = 0; c < loss->conditions; c++) {
-            const df_estimate *f = loss->figure[m][c];
-            df_info("    %-13s loss %.4f, KL %.4f, same top token %.4f",
-                    df_loss_name((df_loss_condition)c), f[DF_LOSS_NLL].value, f[DF_LOSS_KL].value,
-                    f[DF_LOSS_TOP1].value);
-        }
+        for (size_t c = 0; c < loss->conditions; c++) print_condition(loss, m, c);
     }
 }
 

@@ -169,6 +169,8 @@ typedef enum df_stream {
     DF_STREAM_NULL = 40,   /* perturbations that a dictionary's error is compared with */
     DF_STREAM_SAMPLE = 41, /* tokens of a continuation; index = position */
     DF_STREAM_REPEAT = 42, /* tokens of sequences that are written twice; of sequence s: seed + s */
+    DF_STREAM_BOOTSTRAP = 43, /* units of bootstrap samples; index = sample * units + draw */
+    DF_STREAM_HALVES = 44,    /* which of two documents is in which half; index = pair */
     DF_STREAM_TEST = 100
 } df_stream;
 uint64_t df_random_bits(uint64_t seed, df_stream stream, uint64_t index);

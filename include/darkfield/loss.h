@@ -12,11 +12,20 @@
  *   covariance_e    the same with the covariance of e (Lee and Heimersheim 2024, arXiv 2410.12555)
  *   other_error     x + |e| e'/|e'|, e' the error of another row of the window
  *   minus_error     x + e, as far from x as x^ = x - e is, in the opposite direction
+ *   linear          x - |e| l/|l|, l = W'x + b the part of e that is linear in x: the ridge
+ *                   regression of spectrum.h, fitted on one half of the documents (of the windows,
+ *                   where there is one document) for the rows of the other half
+ *   nonlinear       x - |e| (e - l)/|e - l| (Engels et al., arXiv 2410.14670)
+ *   cosine_...      each of these seven nulls once more, no farther from x than x^ is and at the
+ *                   same angle to it: the error's part along x is kept, and |the rest| goes along
+ *                   the null's direction without its part along x. So |x^| is kept too, and no
+ *                   difference is one of shrinkage
  *
  * Of every condition: the loss in nats per predicted token, KL(clean || condition) of the next
  * token's distribution, and the share of positions whose most likely token is the clean run's.
  * Recovered: (L_r - L_spliced) / (L_r - L_clean) for r = zero, mean. Ratio: KL(spliced) / KL(null).
- * Errors are the jackknife over 64 runs of windows (df_jackknife).
+ * Errors are the jackknife over 64 runs of windows (df_jackknife). Intervals of the ratios are
+ * those of the bootstrap over documents (df_bootstrap).
  *
  * Every number is a function of models, dictionary, text and seed, never of ranks or threads. */
 #ifndef DARKFIELD_LOSS_H
@@ -39,7 +48,10 @@ typedef enum df_loss_condition {
     DF_LOSS_COVARIANCE_E,
     DF_LOSS_OTHER_ERROR,
     DF_LOSS_MINUS_ERROR,
-    DF_LOSS_CONDITIONS
+    DF_LOSS_LINEAR,
+    DF_LOSS_NONLINEAR,
+    DF_LOSS_SAME_COSINE, /* the first null once more, at the same cosine; then the others */
+    DF_LOSS_CONDITIONS = 2 * DF_LOSS_SAME_COSINE - DF_LOSS_ISOTROPIC
 } df_loss_condition;
 const char *df_loss_name(df_loss_condition condition); /* "covariance_x" */
 
@@ -60,6 +72,8 @@ typedef struct df_loss_text {
     uint32_t *token;  // [rows]
     uint8_t *changed; // [rows]
     uint8_t *scored;  // [rows] never the last of a window
+    uint64_t documents;
+    uint64_t *document; // [documents + 1] first row of each, none empty; then the number of rows
 } df_loss_text;
 
 /* The held-out documents of activation files (of one model), packed as the harvest packed its text;
@@ -80,25 +94,29 @@ typedef struct df_loss_input {
     const char *name[DF_LOSS_MODELS];
     size_t models;
     uint64_t seed;
-    bool nulls; /* run isotropic and what follows too */
+    double ridge;     /* of the linear part: this share of the mean variance of x */
+    bool nulls;       /* run isotropic to nonlinear too */
+    bool same_cosine; /* and these at the same cosine */
 } df_loss_input;
 
 /* The same on every rank. Conditions that were not run are NaN. */
 typedef struct df_loss {
     size_t models, conditions, context;
     const char *name[DF_LOSS_MODELS]; /* the input's */
-    uint64_t windows, scored, changed;
+    uint64_t windows, documents, scored, changed;
     df_estimate figure[DF_LOSS_MODELS][DF_LOSS_CONDITIONS][DF_LOSS_QUANTITIES];
-    df_estimate recovered[DF_LOSS_MODELS][2];                 /* of zero, of mean */
-    df_estimate kl_ratio[DF_LOSS_MODELS][DF_LOSS_CONDITIONS]; /* spliced over this null */
+    df_estimate recovered[DF_LOSS_MODELS][2];                    /* of zero, of mean */
+    df_estimate kl_ratio[DF_LOSS_MODELS][DF_LOSS_CONDITIONS];    /* spliced over this null */
+    df_interval kl_interval[DF_LOSS_MODELS][DF_LOSS_CONDITIONS]; /* of the ratio, 95 % */
     double *curve;   /* [models, conditions, DF_LOSS_QUANTITIES, context] means by position; NaN
                         where nothing was scored */
     uint64_t *count; /* [context] scored positions */
 } df_loss;
 
 /* Runs all conditions. Memory per thread: activations of a window of each model, and models + 1
- * times its logits. DF_BAD_INPUT when a site's model is not among those given, DF_USAGE when the
- * text's windows are too long for one. Collective; df_loss_free. */
+ * times its logits. DF_BAD_INPUT when a site's model is not among those given, or with nulls when
+ * half the text has no rows to fit; DF_USAGE when the text's windows are too long for a model.
+ * Collective; df_loss_free. */
 df_status df_loss_run(df_comm *comm, df_kernels *kernels, df_dict *dict, const df_loss_input *input,
                       df_loss *out) DF_MUST_CHECK;
 void df_loss_free(df_loss *loss);
@@ -115,11 +133,11 @@ uint64_t df_loss_bytes(const df_dict_plan *plan, const df_loss_input *input, siz
 
 /* Below /loss of a file of format "darkfield-evaluation" (M models, C conditions):
  *   nll kl top1 (and nll_error, ...) f64 [M, C]      recovered, recovered_error f64 [M, 2]: of
- *   zero, of mean      kl_ratio, kl_ratio_error f64 [M, C]: NaN but for nulls
- *   by_position/{nll,kl,top1} f64 [M, C, context]    by_position/count u64 [context]
- * attributes models, conditions, windows, scored, changed, model0, ..., condition0, ...
+ *   zero, of mean      kl_ratio, kl_ratio_error, kl_ratio_low, kl_ratio_high f64 [M, C]: NaN but
+ *   for nulls      by_position/{nll,kl,top1} f64 [M, C, context]    by_position/count u64 [context]
+ * attributes models, conditions, windows, documents, scored, changed, model0, ..., condition0, ...
  * Declares them and notes their ids: DF_LOSS_DATASETS of them. Collective. */
-enum { DF_LOSS_DATASETS = 14 };
+enum { DF_LOSS_DATASETS = 16 };
 df_status df_loss_declare(df_file *file, const df_loss *loss,
                           int id[static DF_LOSS_DATASETS]) DF_MUST_CHECK;
 /* Writes them; one rank calls it. Not collective. */

@@ -107,4 +107,19 @@ typedef struct df_estimate {
 df_status df_jackknife(const double *buckets, size_t width, df_statistic statistic, void *context,
                        df_estimate *out) DF_MUST_CHECK;
 
+/* ---- the bootstrap -------------------------------------------------------------------------- */
+
+/* Sums over DF_RESAMPLES samples, each of n units (documents) drawn with replacement (Efron 1979):
+ * draw i of sample s is unit floor(n u), u number s n + i of DF_STREAM_BOOTSTRAP. units [n, width],
+ * out [DF_RESAMPLES, width]. The same for any number of threads. Not collective. */
+enum { DF_RESAMPLES = 1000 };
+void df_bootstrap(const double *units, uint64_t n, size_t width, uint64_t seed, double *out);
+
+typedef struct df_interval {
+    double low, high;
+} df_interval;
+/* The 95 % interval of a statistic from its n values over samples: their 2.5 % and 97.5 % points,
+ * linear between neighbours. Sorts them. NaN where one is not finite. Not collective. */
+df_interval df_percentile_interval(double *values, size_t n);
+
 #endif

@@ -18,14 +18,16 @@ typedef struct loss_pass {
     df_range buckets;     // of this rank
     float *rows;          // [context, 2, widest written site]
     double *sums;         // [buckets, sums of a window]
+    double *pieces;       // [pieces of this rank's windows, models * conditions] sums of KL
+    size_t n_pieces;      // that are there
     double *column;       // [DF_BUCKETS, 1 + out] number and sums of changed rows
-    df_moments **moments; // [n_written] while they are gathered
+    df_moments **moments; // [n_written, 2] of each half while they are gathered
     size_t bucket;        // that moments are at; DF_BUCKETS: none yet
     df_carried failure;   // of a worker; at: the window
 } loss_pass;
 
 static uint64_t bucket_start(const loss_pass *p, size_t bucket) {
-    return p->plan.input->text->windows * bucket / DF_BUCKETS;
+    return df_loss_bucket(p->plan.input->text, bucket);
 }
 
 static size_t bucket_of(const loss_pass *p, uint64_t window) {
@@ -57,6 +59,12 @@ static df_status find_model(loss_plan *plan, size_t s) {
                    site->model);
 }
 
+static df_status null_room(loss_site *w, int i) {
+    DF_TRY(DF_NEW(w->root[i], w->width * w->width));
+    DF_TRY(DF_NEW(w->linear[i].w, w->width * w->width));
+    return DF_NEW(w->linear[i].b, w->width);
+}
+
 static df_status make_plan(loss_pass *p, const df_loss_input *input) {
     loss_plan *plan = &p->plan;
     size_t outputs = df_dict_outputs(p->dict);
@@ -75,8 +83,10 @@ static df_status make_plan(loss_pass *p, const df_loss_input *input) {
                          .width = (size_t)site->width,
                          .out = (size_t)site->first - p->dict->out.first};
         DF_TRY(DF_NEW(w->mean, w->width));
-        for (int i = 0; input->nulls && i < 2; i++) DF_TRY(DF_NEW(w->root[i], w->width * w->width));
+        for (int i = 0; input->nulls && i < 2; i++) DF_TRY(null_room(w, i));
     }
+    DF_TRY(DF_NEW(plan->half, input->text->window[input->text->windows]));
+    df_loss_halves(input->text, input->seed, plan->half);
     return DF_OK;
 }
 
@@ -128,6 +138,13 @@ static void close_window(loss_window *w) {
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) df_free(arrays[i]);
 }
 
+static df_status piece_room(loss_pass *p) {
+    uint64_t first = bucket_start(p, p->buckets.first),
+             end = bucket_start(p, p->buckets.first + p->buckets.count);
+    size_t n = df_loss_pieces(p->plan.input->text, first, end);
+    return DF_NEW(p->pieces, n * p->plan.input->models * p->plan.conditions);
+}
+
 static df_status open_pass(loss_pass *p, const df_loss_input *input) {
     DF_TRY(make_plan(p, input));
     size_t rows = p->slots * p->plan.context;
@@ -139,20 +156,27 @@ static df_status open_pass(loss_pass *p, const df_loss_input *input) {
     DF_TRY(DF_NEW(p->rows, p->plan.context * 2 * widest_site(&p->plan)));
     DF_TRY(DF_NEW(p->sums, p->buckets.count * sums_of(p)));
     DF_TRY(DF_NEW(p->column, DF_BUCKETS * (1 + p->dict->out.count)));
-    return DF_NEW(p->moments, p->plan.n_written);
+    if (input->nulls) DF_TRY(piece_room(p));
+    return DF_NEW(p->moments, 2 * p->plan.n_written);
+}
+
+static void close_site(loss_site *w) {
+    df_free(w->mean);
+    for (int i = 0; i < 2; i++) {
+        df_free(w->root[i]);
+        df_free(w->linear[i].w);
+        df_free(w->linear[i].b);
+    }
 }
 
 static void close_pass(loss_pass *p) {
     for (size_t i = 0; p->window != NULL && i < p->slots; i++) close_window(&p->window[i]);
-    for (size_t s = 0; s < p->plan.n_written; s++) {
-        df_free(p->plan.written[s].mean);
-        df_free(p->plan.written[s].root[0]);
-        df_free(p->plan.written[s].root[1]);
-        if (p->moments != NULL) df_moments_free(&p->moments[s]);
-    }
+    for (size_t s = 0; s < p->plan.n_written; s++) close_site(&p->plan.written[s]);
+    for (size_t i = 0; p->moments != NULL && i < 2 * p->plan.n_written; i++)
+        df_moments_free(&p->moments[i]);
     df_coder_close(&p->coder);
-    void *const arrays[] = {p->window, p->x,      p->x_hat,   p->rows,
-                            p->sums,   p->column, p->moments, p->plan.written};
+    void *const arrays[] = {p->window, p->x,       p->x_hat,        p->rows,      p->sums,
+                            p->column, p->moments, p->plan.written, p->plan.half, p->pieces};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) df_free(arrays[i]);
 }
 
@@ -203,15 +227,17 @@ static df_status walk(loss_pass *p, const char *what, df_status (*each)(loss_pas
 
 /* ---- means and covariances ------------------------------------------------------------------ */
 
-// The changed rows of one window at one site, in the model's units, side by side: x, then x^.
-static size_t gather_rows(const loss_pass *p, size_t slot, const loss_site *s, float *out) {
+// The changed rows of one half of the text in one window at one site, in the model's units, side by
+// side: x, then x^.
+static size_t gather_rows(const loss_pass *p, size_t slot, const loss_site *s, uint8_t half,
+                          float *out) {
     const loss_window *w = &p->window[slot];
     const uint8_t *changed = p->plan.input->text->changed + w->rows.first;
     const float *x = w->raw + p->plan.context * (size_t)s->site->first;
     const float *x_hat = p->x_hat + slot * p->plan.context * p->dict->out.count + s->out;
     size_t n = 0;
     for (size_t t = 0; t < w->rows.count; t++) {
-        if (!changed[t]) continue;
+        if (!changed[t] || p->plan.half[w->rows.first + t] != half) continue;
         float *to = out + n++ * 2 * s->width;
         memcpy(to, x + t * s->width, s->width * sizeof *to);
         for (size_t c = 0; c < s->width; c++)
@@ -220,22 +246,24 @@ static size_t gather_rows(const loss_pass *p, size_t slot, const loss_site *s, f
     return n;
 }
 
-static df_status gather_window(loss_pass *p, size_t slot) {
+static df_status gather_site(loss_pass *p, size_t slot, size_t s, uint8_t half) {
     size_t b = bucket_of(p, p->window[slot].number), stride = 1 + p->dict->out.count;
-    for (size_t s = 0; s < p->plan.n_written; s++) {
-        const loss_site *site = &p->plan.written[s];
-        float *rows = p->rows;
-        double *sum = p->column + b * stride + 1 + site->out;
-        size_t n = gather_rows(p, slot, site, rows);
-        for (size_t r = 0; r < n; r++)
-            for (size_t c = 0; c < site->width; c++)
-                sum[c] += (double)rows[r * 2 * site->width + c];
-        if (s == 0) p->column[b * stride] += (double)n;
-        if (p->moments[s] == NULL) continue;
-        if (b != p->bucket) DF_TRY(df_moments_bucket(p->moments[s], b));
-        DF_TRY(df_moments_add(p->moments[s], rows, rows + site->width, n, 2 * site->width));
-    }
-    p->bucket = b;
+    const loss_site *site = &p->plan.written[s];
+    df_moments *moments = p->moments[2 * s + half];
+    double *sum = p->column + b * stride + 1 + site->out;
+    size_t n = gather_rows(p, slot, site, half, p->rows);
+    for (size_t r = 0; r < n; r++)
+        for (size_t c = 0; c < site->width; c++) sum[c] += (double)p->rows[r * 2 * site->width + c];
+    if (s == 0) p->column[b * stride] += (double)n;
+    if (moments == NULL) return DF_OK;
+    if (b != p->bucket) DF_TRY(df_moments_bucket(moments, b));
+    return df_moments_add(moments, p->rows, p->rows + site->width, n, 2 * site->width);
+}
+
+static df_status gather_window(loss_pass *p, size_t slot) {
+    for (size_t s = 0; s < p->plan.n_written; s++)
+        for (uint8_t half = 0; half < 2; half++) DF_TRY(gather_site(p, slot, s, half));
+    p->bucket = bucket_of(p, p->window[slot].number);
     return DF_OK;
 }
 
@@ -262,28 +290,58 @@ static df_status finish_means(loss_pass *p, df_loss *out) {
     return status;
 }
 
-static df_status finish_roots(loss_pass *p) {
-    for (size_t s = 0; s < p->plan.n_written; s++) {
-        loss_site *site = &p->plan.written[s];
-        df_sums *sums = NULL;
-        DF_TRY(df_moments_finish(p->comm, &p->moments[s], &sums));
-        df_sums_covariance(sums, DF_XX, site->root[0]);
-        df_sums_covariance(sums, DF_EE, site->root[1]);
-        df_loss_root(site->root[0], site->width);
-        df_loss_root(site->root[1], site->width);
-        df_sums_free(&sums);
+// Each half's linear map from the other's rows, and the covariances of both.
+static df_status fit_site(const loss_pass *p, loss_site *site, df_sums *half[2], double *scratch) {
+    for (int i = 0; i < 2; i++) {
+        if (half[i]->rows < 2)
+            return df_fail(DF_BAD_INPUT,
+                           "the held-out text has %.0f rows to change in one half, expected at "
+                           "least 2 to fit the linear part of the error: hold out more documents, "
+                           "run more windows, or set evaluate.loss_nulls to false",
+                           half[i]->rows);
+        df_loss_fit(half[i], p->plan.input->ridge, scratch, &site->linear[!i]);
     }
+    df_sums_add(half[0], half[1]);
+    df_sums_covariance(half[0], DF_XX, site->root[0]);
+    df_sums_covariance(half[0], DF_EE, site->root[1]);
+    df_loss_root(site->root[0], site->width);
+    df_loss_root(site->root[1], site->width);
     return DF_OK;
+}
+
+static df_status finish_site(loss_pass *p, size_t s) {
+    size_t width = p->plan.written[s].width;
+    df_sums *half[2] = {NULL, NULL};
+    double *scratch = NULL;
+    df_status status;
+    for (int i = 0; i < 2; i++)
+        DF_GO(df_moments_finish(p->comm, &p->moments[2 * s + (size_t)i], &half[i]));
+    status = DF_NEW(scratch, width * width);
+    if (status == DF_OK) status = fit_site(p, &p->plan.written[s], half, scratch);
+    status = df_agree(p->comm, status);
+done:
+    df_sums_free(&half[0]);
+    df_sums_free(&half[1]);
+    df_free(scratch);
+    return status;
+}
+
+static df_status finish_nulls(loss_pass *p) {
+    df_timer_start("linear fit");
+    df_status status = DF_OK;
+    for (size_t s = 0; status == DF_OK && s < p->plan.n_written; s++) status = finish_site(p, s);
+    df_timer_stop("linear fit");
+    return status;
 }
 
 static df_status first_pass(loss_pass *p, df_loss *out) {
     bool nulls = p->plan.input->nulls;
     p->bucket = DF_BUCKETS;
-    for (size_t s = 0; nulls && s < p->plan.n_written; s++)
-        DF_TRY(df_moments_new(p->comm, p->plan.written[s].width, NULL, &p->moments[s]));
+    for (size_t i = 0; nulls && i < 2 * p->plan.n_written; i++)
+        DF_TRY(df_moments_new(p->comm, p->plan.written[i / 2].width, NULL, &p->moments[i]));
     DF_TRY(walk(p, "loss: means", gather));
     DF_TRY(finish_means(p, out));
-    return nulls ? finish_roots(p) : DF_OK;
+    return nulls ? finish_nulls(p) : DF_OK;
 }
 
 /* ---- the conditions ------------------------------------------------------------------------- */
@@ -300,6 +358,10 @@ static df_status run_conditions(loss_pass *p, size_t n) {
     for (size_t i = 0; i < n; i++) {
         double *to = p->sums + (bucket_of(p, p->window[i].number) - p->buckets.first) * sums;
         for (size_t j = 0; j < sums; j++) to[j] += p->window[i].sums[j];
+        if (p->pieces != NULL)
+            p->n_pieces += df_loss_by_document(&p->plan, &p->window[i],
+                                               p->pieces + p->n_pieces * p->plan.input->models *
+                                                               p->plan.conditions);
     }
     return df_carried_raise(&p->failure);
 }
@@ -352,6 +414,7 @@ static df_status summarise(loss_pass *p, df_loss *out) {
     DF_GO(gather_buckets(p, scored, all));
     DF_GO(df_tree_sum(p->comm, DF_BUCKETS, sums_of(p), p->sums, out->curve));
     divide_curve(out);
+    DF_GO(df_loss_intervals(p->comm, p->plan.input, p->pieces, out));
     status = df_agree(p->comm, df_loss_figures(all, out));
 done:
     df_free(all);

@@ -58,16 +58,34 @@ df_status df_loss_figures(const double *buckets, df_loss *out) {
 
 df_loss df_loss_outline(const df_loss_input *input) {
     df_loss out = {.models = input->models,
-                   .conditions = input->nulls ? DF_LOSS_CONDITIONS : DF_LOSS_ISOTROPIC,
+                   .conditions = !input->nulls        ? DF_LOSS_ISOTROPIC
+                                 : input->same_cosine ? DF_LOSS_CONDITIONS
+                                                      : DF_LOSS_SAME_COSINE,
                    .context = input->text->context,
-                   .windows = input->text->windows};
+                   .windows = input->text->windows,
+                   .documents = input->text->documents};
     for (size_t m = 0; m < input->models; m++) out.name[m] = input->name[m];
     return out;
 }
 
 const char *df_loss_name(df_loss_condition condition) {
-    static const char *const names[DF_LOSS_CONDITIONS] = {
-        "clean",        "spliced",      "zero",        "mean",       "isotropic",
-        "covariance_x", "covariance_e", "other_error", "minus_error"};
+    static const char *const names[DF_LOSS_CONDITIONS] = {"clean",
+                                                          "spliced",
+                                                          "zero",
+                                                          "mean",
+                                                          "isotropic",
+                                                          "covariance_x",
+                                                          "covariance_e",
+                                                          "other_error",
+                                                          "minus_error",
+                                                          "linear",
+                                                          "nonlinear",
+                                                          "cosine_isotropic",
+                                                          "cosine_covariance_x",
+                                                          "cosine_covariance_e",
+                                                          "cosine_other_error",
+                                                          "cosine_minus_error",
+                                                          "cosine_linear",
+                                                          "cosine_nonlinear"};
     return condition < DF_LOSS_CONDITIONS ? names[condition] : "?";
 }

@@ -11,6 +11,7 @@ typedef struct site_rows {
     const float *x_hat;   // [rows, out.count] in the dictionary's units
     size_t stride;        // of x_hat
     const uint8_t *used;  // [rows]
+    const uint8_t *half;  // [rows]
     size_t n, index;      // index: of the site among the written ones
     uint64_t first, seed; // first: the window's first row in the text
     float *values;
@@ -62,23 +63,95 @@ static void other_error(const site_rows *r, size_t t, double *u) {
     for (size_t c = 0; c < r->site->width; c++) u[c] = error_at(r, row, c);
 }
 
+// Minus the part l of the error that is linear in x into u, or minus the rest.
+static void linear_part(const site_rows *r, size_t t, bool rest, double *u) {
+    size_t width = r->site->width;
+    const loss_linear *linear = &r->site->linear[r->half[t]];
+    const float *x = r->x + t * width;
+    for (size_t c = 0; c < width; c++) u[c] = -linear->b[c];
+    for (size_t i = 0; i < width; i++)
+        for (size_t c = 0; c < width; c++) u[c] -= linear->w[i * width + c] * (double)x[i];
+    for (size_t c = 0; rest && c < width; c++) u[c] = -error_at(r, t, c) - u[c];
+}
+
+// The direction of a null into u; scratch [2, width], u its second half.
+static void find_direction(const site_rows *r, size_t t, df_loss_condition null, double *scratch) {
+    const loss_site *s = r->site;
+    double *u = scratch + s->width;
+    switch (null) {
+    case DF_LOSS_ISOTROPIC:
+        draw(r, t, null, NULL, scratch);
+        return;
+    case DF_LOSS_COVARIANCE_X:
+    case DF_LOSS_COVARIANCE_E:
+        draw(r, t, null, s->root[null == DF_LOSS_COVARIANCE_E], scratch);
+        return;
+    case DF_LOSS_OTHER_ERROR:
+        other_error(r, t, u);
+        return;
+    case DF_LOSS_MINUS_ERROR:
+        for (size_t c = 0; c < s->width; c++) u[c] = error_at(r, t, c);
+        return;
+    default:
+        linear_part(r, t, null == DF_LOSS_NONLINEAR, u);
+    }
+}
+
+/* ---- steps ---------------------------------------------------------------------------------- */
+
+static double product(const double *a, const double *b, size_t n) {
+    double sum = 0.0;
+    for (size_t i = 0; i < n; i++) sum += a[i] * b[i];
+    return sum;
+}
+
 // x + |e| u / |u|
 static void step_along(const site_rows *r, size_t t, const double *u) {
     size_t width = r->site->width;
-    double square = 0.0;
-    for (size_t c = 0; c < width; c++) square += u[c] * u[c];
+    double square = product(u, u, width);
     double factor = square > 0.0 ? error_size(r, t) / sqrt(square) : 0.0;
     for (size_t c = 0; c < width; c++)
         r->values[t * width + c] = (float)((double)r->x[t * width + c] + factor * u[c]);
 }
 
+// As far from x as x^ is and at the same angle: -e has a part a x along x; the rest goes along u
+// without its own part along x. scratch [2, width], u its second half; the first is overwritten.
+static void step_at_cosine(const site_rows *r, size_t t, double *scratch) {
+    size_t width = r->site->width;
+    double *x = scratch, *u = scratch + width, along = 0.0, e = error_size(r, t);
+    for (size_t c = 0; c < width; c++) {
+        x[c] = (double)r->x[t * width + c];
+        along -= error_at(r, t, c) * x[c];
+    }
+    double square = product(x, x, width), before = product(u, u, width);
+    double a = square > 0.0 ? along / square : 0.0;
+    double shared = square > 0.0 ? product(u, x, width) / square : 0.0;
+    for (size_t c = 0; c < width; c++) u[c] -= shared * x[c];
+    double left = product(u, u, width), rest = e * e - a * a * square;
+    bool some = left > 1e-24 * before && rest > 0.0; // below: what rounding leaves of nothing
+    double factor = some ? sqrt(rest / left) : 0.0;
+    for (size_t c = 0; c < width; c++)
+        r->values[t * width + c] = (float)(x[c] + a * x[c] + factor * u[c]);
+}
+
 /* ---- all conditions ------------------------------------------------------------------------- */
+
+static void fill_null(const site_rows *r, size_t t, df_loss_condition condition, double *scratch) {
+    bool turned = condition >= DF_LOSS_SAME_COSINE;
+    size_t null = turned ? condition - DF_LOSS_SAME_COSINE + DF_LOSS_ISOTROPIC : condition;
+    find_direction(r, t, (df_loss_condition)null, scratch);
+    if (turned)
+        step_at_cosine(r, t, scratch);
+    else
+        step_along(r, t, scratch + r->site->width);
+}
 
 static void fill_row(const site_rows *r, size_t t, df_loss_condition condition, double *scratch) {
     const loss_site *s = r->site;
     float *to = r->values + t * s->width;
-    const float *x = r->x + t * s->width;
     switch (condition) {
+    case DF_LOSS_CLEAN:
+        return;
     case DF_LOSS_SPLICED:
         for (size_t c = 0; c < s->width; c++)
             to[c] = (float)((double)r->x_hat[t * r->stride + s->out + c] / s->site->scale);
@@ -89,24 +162,9 @@ static void fill_row(const site_rows *r, size_t t, df_loss_condition condition, 
     case DF_LOSS_MEAN:
         memcpy(to, s->mean, s->width * sizeof *to);
         return;
-    case DF_LOSS_MINUS_ERROR:
-        for (size_t c = 0; c < s->width; c++) to[c] = (float)((double)x[c] + error_at(r, t, c));
-        return;
-    case DF_LOSS_ISOTROPIC:
-    case DF_LOSS_COVARIANCE_X:
-    case DF_LOSS_COVARIANCE_E:
-        draw(r, t, condition,
-             condition == DF_LOSS_ISOTROPIC ? NULL : s->root[condition == DF_LOSS_COVARIANCE_E],
-             scratch);
-        break;
-    case DF_LOSS_OTHER_ERROR:
-        other_error(r, t, scratch + s->width);
-        break;
-    case DF_LOSS_CLEAN:
-    case DF_LOSS_CONDITIONS:
-        return;
+    default:
+        fill_null(r, t, condition, scratch);
     }
-    step_along(r, t, scratch + s->width);
 }
 
 void df_loss_fill(const loss_plan *plan, loss_window *w, df_loss_condition condition, size_t s,
@@ -117,6 +175,7 @@ void df_loss_fill(const loss_plan *plan, loss_window *w, df_loss_condition condi
                          .x_hat = x_hat,
                          .stride = plan->dict->out.count,
                          .used = plan->input->text->changed + w->rows.first,
+                         .half = plan->half + w->rows.first,
                          .n = w->rows.count,
                          .index = s,
                          .first = w->rows.first,
@@ -135,6 +194,7 @@ void df_loss_root(double *c, size_t n) {
         for (size_t k = 0; k < j; k++) pivot -= c[j * n + k] * c[j * n + k];
         double root = pivot > 1e-12 * largest ? sqrt(pivot) : 0.0;
         c[j * n + j] = root;
+#pragma omp parallel for schedule(static) if (j > 256)
         for (size_t i = j + 1; i < n; i++) {
             double sum = c[i * n + j];
             for (size_t k = 0; k < j; k++) sum -= c[i * n + k] * c[j * n + k];

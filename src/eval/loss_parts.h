@@ -5,12 +5,19 @@
 #include "darkfield/hooks.h"
 #include "darkfield/loss.h"
 
+/* The error that x predicts: l = W'x + b. */
+typedef struct loss_linear {
+    double *w; // [width of x, width of e]
+    double *b; // [width]
+} loss_linear;
+
 /* One written site. */
 typedef struct loss_site {
     const df_dict_site *site;
     size_t model, width, out; // out: its first column of x^
     float *mean;              // [width]
     double *root[2];          // [width, width] Cholesky factors of the covariances of x and of e
+    loss_linear linear[2];    // for the rows of each half, fitted on the other
 } loss_site;
 
 /* What all windows share. */
@@ -20,6 +27,7 @@ typedef struct loss_plan {
     size_t conditions, context;
     loss_site *written; // [n_written]
     size_t n_written;
+    uint8_t *half;                 // [rows of the text] 0 or 1
     size_t of_model[DF_MAX_SITES]; // the model of each site of a row
 } loss_plan;
 
@@ -49,6 +57,11 @@ typedef struct loss_window {
     df_range rows;                       // of the text
 } loss_window;
 
+/* The first window of a bucket; of DF_BUCKETS the number of windows. */
+static inline uint64_t df_loss_bucket(const df_loss_text *text, size_t bucket) {
+    return text->windows * bucket / DF_BUCKETS;
+}
+
 /* The clean run of every model: raw, and x [n, dict width] in the dictionary's units. */
 df_status df_loss_clean(const loss_plan *plan, loss_window *w, float *x) DF_MUST_CHECK;
 /* All conditions of the window, from x_hat [n, out.count]; fills sums. */
@@ -68,6 +81,19 @@ static inline double *df_loss_sums(const loss_plan *plan, double *sums, size_t m
 /* The lower factor L of a covariance C = L L', in place of C [n, n]; columns of directions without
  * variance are zero. */
 void df_loss_root(double *c, size_t n);
+
+/* Deals the text's rows to two halves, whole documents (windows where there is one document). */
+void df_loss_halves(const df_loss_text *text, uint64_t seed, uint8_t *half);
+/* Fits e = W'x + b with the ridge on the sums of a half's rows. scratch [width, width]. */
+void df_loss_fit(const df_sums *sums, double ridge, double *scratch, loss_linear *out);
+
+/* The number of pieces (what a window holds of a document) of windows [first, end). */
+size_t df_loss_pieces(const df_loss_text *text, uint64_t first, uint64_t end);
+/* Sums of the window's KL into pieces [n, models * conditions]; returns n. */
+size_t df_loss_by_document(const loss_plan *plan, const loss_window *w, double *pieces);
+/* The intervals of *out from the pieces of this rank's windows. Collective. */
+df_status df_loss_intervals(df_comm *comm, const df_loss_input *input, const double *mine,
+                            df_loss *out) DF_MUST_CHECK;
 
 /* Figures from the sums of each bucket of windows [DF_BUCKETS, 1 + models * conditions *
  * DF_LOSS_QUANTITIES], the number of scored positions first. */

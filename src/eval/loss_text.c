@@ -33,7 +33,7 @@ static bool next_window(packing *p) {
     return true;
 }
 
-static bool add_document(packing *p, const df_acts *acts, uint64_t document) {
+static bool add_rows(packing *p, const df_acts *acts, uint64_t document) {
     df_loss_text *t = p->text;
     for (uint64_t r = acts->document[document]; r < acts->document[document + 1]; r++) {
         bool first = p->by_document && r == acts->document[document];
@@ -49,15 +49,26 @@ static bool add_document(packing *p, const df_acts *acts, uint64_t document) {
     return true;
 }
 
+static bool add_document(packing *p, const df_acts *acts, uint64_t document) {
+    uint64_t first = p->rows;
+    bool room = add_rows(p, acts, document);
+    if (p->rows > first) p->text->document[p->text->documents++] = first;
+    return room;
+}
+
 static df_status allocate(df_acts *const *acts, size_t files, df_loss_text *t) {
-    uint64_t rows = 0;
+    uint64_t rows = 0, documents = 0;
     for (size_t f = 0; f < files; f++)
         for (uint64_t d = 0; d < acts[f]->documents; d++)
-            if (acts[f]->heldout[d]) rows += acts[f]->document[d + 1] - acts[f]->document[d];
+            if (acts[f]->heldout[d]) {
+                rows += acts[f]->document[d + 1] - acts[f]->document[d];
+                documents++;
+            }
     if (rows == 0)
         return df_fail(DF_BAD_INPUT, "%s holds no held-out rows: harvest with text.heldout above 0",
                        acts[0]->path);
     DF_TRY(DF_NEW(t->window, rows + 1));
+    DF_TRY(DF_NEW(t->document, documents + 1));
     DF_TRY(DF_NEW(t->token, rows));
     DF_TRY(DF_NEW(t->changed, rows));
     return DF_NEW(t->scored, rows);
@@ -74,7 +85,7 @@ df_status df_loss_text_make(df_acts *const *acts, size_t files, const df_acts_fi
     for (size_t f = 0; f < files && room; f++)
         for (uint64_t d = 0; d < acts[f]->documents && room; d++)
             if (acts[f]->heldout[d]) room = add_document(&p, acts[f], d);
-    out->window[out->windows] = p.rows;
+    out->window[out->windows] = out->document[out->documents] = p.rows;
 done:
     if (status != DF_OK) df_loss_text_free(out);
     return status;
@@ -82,6 +93,7 @@ done:
 
 void df_loss_text_free(df_loss_text *text) {
     df_free(text->window);
+    df_free(text->document);
     df_free(text->token);
     df_free(text->changed);
     df_free(text->scored);

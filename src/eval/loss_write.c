@@ -4,13 +4,15 @@
 #include <string.h>
 
 /* The figures with their errors, then the curves. */
-enum { FIGURES = 5, CURVE = 2 * FIGURES, COUNT = CURVE + DF_LOSS_QUANTITIES };
+enum { FIGURES = 5, INTERVAL = 2 * FIGURES, CURVE = INTERVAL + 2 };
+enum { COUNT = CURVE + DF_LOSS_QUANTITIES };
 
 static df_status describe(df_file *file, const df_loss *loss) {
     char name[32];
     DF_TRY(df_file_int(file, "/loss", "models", (int64_t)loss->models));
     DF_TRY(df_file_int(file, "/loss", "conditions", (int64_t)loss->conditions));
     DF_TRY(df_file_int(file, "/loss", "windows", (int64_t)loss->windows));
+    DF_TRY(df_file_int(file, "/loss", "documents", (int64_t)loss->documents));
     DF_TRY(df_file_int(file, "/loss", "scored", (int64_t)loss->scored));
     DF_TRY(df_file_int(file, "/loss", "changed", (int64_t)loss->changed));
     for (size_t m = 0; m < loss->models; m++) {
@@ -52,6 +54,20 @@ df_status df_loss_declare(df_file *file, const df_loss *loss, int id[static DF_L
         {"/loss/recovered_error", DF_F64, 2, {m, 2}, "1", error, "model, reference"},
         {"/loss/kl_ratio", DF_F64, 2, {m, c}, "1", "KL of the splice over that of the null", both},
         {"/loss/kl_ratio_error", DF_F64, 2, {m, c}, "1", error, both},
+        {"/loss/kl_ratio_low",
+         DF_F64,
+         2,
+         {m, c},
+         "1",
+         "2.5 % point of the ratio over bootstrap samples of documents",
+         both},
+        {"/loss/kl_ratio_high",
+         DF_F64,
+         2,
+         {m, c},
+         "1",
+         "97.5 % point of the ratio over bootstrap samples of documents",
+         both},
         {"/loss/by_position/nll",
          DF_F64,
          3,
@@ -90,6 +106,16 @@ static void row_of(const df_loss *loss, size_t m, size_t f, double *value, doubl
     }
 }
 
+static df_status write_intervals(df_file *file, const df_loss *loss, size_t m, const int *id) {
+    double low[DF_LOSS_CONDITIONS], high[DF_LOSS_CONDITIONS];
+    for (size_t c = 0; c < loss->conditions; c++) {
+        low[c] = loss->kl_interval[m][c].low;
+        high[c] = loss->kl_interval[m][c].high;
+    }
+    DF_TRY(df_file_write(file, id[INTERVAL], m, 1, low));
+    return df_file_write(file, id[INTERVAL + 1], m, 1, high);
+}
+
 // One quantity's curves, [models, conditions, context].
 static df_status write_curve(df_file *file, const df_loss *loss, size_t quantity, int id) {
     size_t row = loss->conditions * loss->context;
@@ -109,12 +135,14 @@ static df_status write_curve(df_file *file, const df_loss *loss, size_t quantity
 
 df_status df_loss_write(df_file *file, const df_loss *loss, const int id[static DF_LOSS_DATASETS]) {
     double value[DF_LOSS_CONDITIONS], error[DF_LOSS_CONDITIONS];
-    for (size_t m = 0; m < loss->models; m++)
+    for (size_t m = 0; m < loss->models; m++) {
         for (size_t f = 0; f < FIGURES; f++) {
             row_of(loss, m, f, value, error);
             DF_TRY(df_file_write(file, id[2 * f], m, 1, value));
             DF_TRY(df_file_write(file, id[2 * f + 1], m, 1, error));
         }
+        DF_TRY(write_intervals(file, loss, m, id));
+    }
     for (size_t q = 0; q < DF_LOSS_QUANTITIES; q++)
         DF_TRY(write_curve(file, loss, q, id[CURVE + q]));
     return df_file_write(file, id[COUNT], 0, loss->context, loss->count);

@@ -1,0 +1,62 @@
+/* The part of a dictionary's error that is linear in x, fitted on other rows than it is used for.
+ * What is written from it must not depend on the number of ranks, so every rank solves the same
+ * system by itself, in one fixed order of operations. */
+#include "loss_parts.h"
+
+enum { PANEL = 64 }; // columns solved at a time
+
+/* ---- the halves of the text ----------------------------------------------------------------- */
+
+// Of two neighbours one is in each half; which one is drawn.
+static uint8_t half_of(uint64_t seed, uint64_t unit) {
+    return (uint8_t)((unit ^ df_random_bits(seed, DF_STREAM_HALVES, unit / 2)) & 1);
+}
+
+void df_loss_halves(const df_loss_text *text, uint64_t seed, uint8_t *half) {
+    bool by_document = text->documents > 1;
+    const uint64_t *first = by_document ? text->document : text->window;
+    uint64_t units = by_document ? text->documents : text->windows;
+    for (uint64_t u = 0; u < units; u++)
+        for (uint64_t r = first[u]; r < first[u + 1]; r++) half[r] = half_of(seed, u);
+}
+
+/* ---- the fit -------------------------------------------------------------------------------- */
+
+// Columns [first, end) of b become those of (L L')^-1 b; b [n, n]. Directions without variance are
+// left at zero.
+static void solve_panel(const double *l, size_t n, double *b, df_range columns) {
+    size_t first = columns.first, end = columns.first + columns.count;
+    for (size_t i = 0; i < n; i++) {
+        double inverse = l[i * n + i] > 0.0 ? 1.0 / l[i * n + i] : 0.0;
+        for (size_t k = 0; k < i; k++)
+            for (size_t c = first; c < end; c++) b[i * n + c] -= l[i * n + k] * b[k * n + c];
+        for (size_t c = first; c < end; c++) b[i * n + c] *= inverse;
+    }
+    for (size_t i = n; i-- > 0;) {
+        double inverse = l[i * n + i] > 0.0 ? 1.0 / l[i * n + i] : 0.0;
+        for (size_t c = first; c < end; c++) b[i * n + c] *= inverse;
+        for (size_t k = 0; k < i; k++)
+            for (size_t c = first; c < end; c++) b[k * n + c] -= l[i * n + k] * b[i * n + c];
+    }
+}
+
+static void solve(const double *l, size_t n, double *b) {
+#pragma omp parallel for schedule(dynamic)
+    for (size_t first = 0; first < n; first += PANEL)
+        solve_panel(l, n, b, (df_range){first, n - first < PANEL ? n - first : PANEL});
+}
+
+void df_loss_fit(const df_sums *sums, double ridge, double *scratch, loss_linear *out) {
+    size_t d = sums->width;
+    double trace = 0.0;
+    df_sums_scatter(sums, DF_XX, scratch);
+    for (size_t i = 0; i < d; i++) trace += scratch[i * d + i];
+    for (size_t i = 0; i < d; i++) scratch[i * d + i] += ridge * trace / (double)d;
+    df_loss_root(scratch, d);
+    df_sums_scatter(sums, DF_XE, out->w);
+    solve(scratch, d, out->w);
+    for (size_t c = 0; c < d; c++) out->b[c] = sums->sum[d + c];
+    for (size_t i = 0; i < d; i++)
+        for (size_t c = 0; c < d; c++) out->b[c] -= out->w[i * d + c] * sums->sum[i];
+    for (size_t c = 0; c < d; c++) out->b[c] /= sums->rows;
+}
