@@ -158,12 +158,6 @@ void df_dot4(const float *x, const float *const w[4], size_t n,
              float out[4]); /* four df_dots that share x */
 void df_dot_pairs(const float *const x[4], const float *const w[4], size_t n,
                   float out[4]); /* df_dot of each pair */
-/* df_dot of x[r] and w[l] to out[4 * r + l]. */
-#define DF_DOT_ROWS 6
-#define DF_DOT_LATENTS 4
-void df_dot_tile(const float *const x[DF_DOT_ROWS], const float *const w[DF_DOT_LATENTS], size_t n,
-                 float out[DF_DOT_ROWS * DF_DOT_LATENTS]);
-
 /* y += a * x, the product rounded before the sum. */
 void df_add_scaled(float *y, float a, const float *x, size_t n);
 /* The same for four rows, one after another. */
@@ -235,6 +229,24 @@ uint32_t df_screen_tile(const df_tile *tile, float product[static DF_TILE_ENTRIE
                         uint32_t mask[static DF_TILE_ROWS]);
 uint32_t df_screen_tile_plain(const df_tile *tile, float product[static DF_TILE_ENTRIES],
                               uint32_t mask[static DF_TILE_ROWS]); /* up to rounding */
+
+/* ---- whole products ---- */
+
+/* out [14, 32] = left [n, 14]' right [n, 32]: every number is one chain of fused multiply-adds,
+ * from 0, first to last. add: it is then added to what stands there. The same bits in every form.
+ */
+void df_multiply_tile(const float *left, const float *right, size_t n, bool add,
+                      float out[static DF_TILE_ENTRIES]);
+void df_multiply_tile_plain(const float *left, const float *right, size_t n, bool add,
+                            float out[static DF_TILE_ENTRIES]);
+
+/* The same for df_dot of 14 vectors of n floats and 32, from panels in which each lane's elements
+ * stand together: df_dot_floats(n) times 14 or 32 floats. */
+size_t df_dot_floats(size_t n);
+/* Packs count <= lanes vectors, ld apart; the lanes behind them become zero. */
+void df_pack_dots(const float *from, df_extent extent, size_t ld, size_t lanes, float *to);
+void df_dot_tile(const float *left, const float *right, size_t n,
+                 float out[static DF_TILE_ENTRIES]);
 
 /* A level that at least k of n finite values reach, no lower than `level` (which is returned when
  * fewer than k reach it), and not much below the k-th largest. Branch-free, hence much quicker than

@@ -140,7 +140,10 @@ static df_status encode_batch(df_coder *c, df_code_store *out) {
 }
 
 static df_status encode_above(df_coder *c, float threshold, df_code_store *out) {
-    if (c->was_dense) return df_agree(c->comm, df_dense_encode(c, threshold, out));
+    if (c->was_dense) { // the threshold is 0 then
+        df_dense_encode(c, out);
+        return DF_OK;
+    }
     df_status status =
         df_screen_lists(c, threshold > FLT_TRUE_MIN ? threshold : FLT_TRUE_MIN, SIZE_MAX);
     if (status == DF_OK) {
@@ -161,20 +164,25 @@ df_status df_encode_best(df_coder *c, bool training, float threshold, df_code_st
 
 /* Without a rectangle only active entries are above their cuts. */
 static df_status encode_jump(df_coder *c, double half) {
+    df_code_store *s = half > 0.0 ? &c->side : &c->main;
     df_jump_prepare(c, half);
-    DF_TRY(encode_above(c, 0.0f, half > 0.0 ? &c->side : &c->main));
+    DF_TRY(encode_above(c, 0.0f, s));
+    if (s->panels) df_dense_list(c, s);
     return half > 0.0 ? df_agree(c->comm, df_jump_split(c)) : DF_OK;
 }
 
 static df_status encode_gated(df_coder *c) {
     DF_TRY(encode_above(c, 0.0f, &c->side));
+    if (c->side.panels) df_dense_list(c, &c->side);
     return df_agree(c->comm, df_gated_open(c));
 }
 
 df_status df_coder_encode(df_coder *c, const float *x, size_t rows, bool training,
                           const df_codes **codes) {
     *codes = &c->main.codes;
-    return df_encode(c, x, rows, training, 0.0);
+    DF_TRY(df_encode(c, x, rows, training, 0.0));
+    if (c->main.panels) df_dense_list(c, &c->main);
+    return DF_OK;
 }
 
 /* A candidate of int8 that was not selected costs about as much as the wider screen does for 40
@@ -198,7 +206,7 @@ static void note_active(df_coder *c) {
 
 df_status df_encode(df_coder *c, const float *x, size_t rows, bool training, double bandwidth) {
     choose_screen(c);
-    c->dense = false;
+    c->dense = c->main.panels = false;
     for (int t = 0; t < c->threads; t++) {
         df_worker *w = &c->worker[t];
         w->settled_rows = w->missed_rows = w->wasted = 0;
@@ -233,7 +241,7 @@ void df_decode(df_coder *c, const df_codes *codes, bool whole, float *out) {
     if (whole) df_skip(c, codes->rows);
     if (c->size > 1) {
         if (c->dense && codes == &c->main.codes)
-            df_dense_decode(c, codes, c->partials);
+            df_dense_decode(c, c->partials);
         else
             df_decode_local(c, codes);
         df_decode_exchange(c, codes->rows);

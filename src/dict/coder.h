@@ -13,8 +13,8 @@
 #define BLOCK_TERMS 3 /* sums that a block of latents adds to the losses (objective.h) */
 #define STAT_ROWS 64  /* rows in one leaf of the batch statistics */
 #define DENSE_UNIT 8  /* tiles of rows in a unit of dense.c */
-#define DENSE_LATENTS (19 * DF_TILE_ROWS) /* whose gradients dense.c makes together, at most */
-#define DENSE_CHUNK 512                   /* rows whose products dense.c sums at a time */
+#define DENSE_LATENTS (8 * DF_TILE_LATENTS) /* whose gradients dense.c makes together, at most */
+#define DENSE_CHUNK 512                     /* rows whose products dense.c sums at a time */
 #define STACK_DEPTH 20 /* of the tree over blocks: at most 64, and one more for each group */
 
 /* Candidates of one row (TopK) or of a thread's rows (others). The first `exact` are settled: upper
@@ -68,8 +68,10 @@ typedef struct df_code_store {
     uint64_t *latent_start; /* [local + 1] the same entries by latent, rows ascending */
     uint32_t *sorted_row;   /* [capacity] */
     float *sorted_value, *sorted_gradient; /* [capacity] */
-    bool decoupled;                        /* codes.sites exist, and: */
-    uint32_t *sorted_sites;                /* [capacity] in training */
+    bool panels; /* codes lie in panels (dense.c): their values where sorted_value is, their dL/df
+                    where sorted_gradient is; only codes.start and rows stand */
+    bool decoupled;         /* codes.sites exist, and: */
+    uint32_t *sorted_sites; /* [capacity] in training */
 } df_code_store;
 
 /* Where the next batch's floor begins. */
@@ -98,7 +100,10 @@ typedef struct df_worker {
     float *stack;         /* [STACK_DEPTH, out] of the tree */
     float *g_enc, *g_dec; /* of one latent */
     float *dense_left, *dense_sums;
-    float *tile; /* [DF_SKIP_ROWS, in.count] of W_skip's gradient */
+    double *dense_bias;                  /* [DF_TILE_LATENTS] */
+    uint32_t *entry_row;                 /* [max_rows] one latent's entries, out of their panel */
+    float *entry_value, *entry_gradient; /* [max_rows] */
+    float *tile;                         /* [DF_SKIP_ROWS, in.count] of W_skip's gradient */
     double screen_seconds, settle_seconds;
     uint64_t wasted;       /* candidates that were settled and not selected here */
     uint64_t settled_rows; /* rows whose candidates did not fit */
@@ -191,7 +196,7 @@ struct df_coder {
     uint64_t active;        /* entries of the batch, over all ranks */
     bool dense;             /* the batch is */
     bool was_dense;         /* the last one was: this one is not screened, but settled whole */
-    float *dense_packed;    /* W_dec, or the rows, in panels of tiles */
+    float *dense_packed;    /* W_enc, W_dec or the rows, in panels of tiles */
     float *error;           /* [max_rows, out] x - x^ of all rows */
     float *aux_error;       /* [max_rows, out] e^_aux - e of all rows */
     double *row_leaves;     /* [leaves of rows on this rank, df_statistics_width] of df_tree_sum */
@@ -323,8 +328,8 @@ float df_parts_dot(const df_coder *c, uint32_t sites, const float *v, const floa
 
 /* ---- the whole ------------------------------------------------------------------------------ */
 
-/* df_coder_encode; in training, JumpReLU's `side` gets the rectangle of this bandwidth. Collective.
- */
+/* df_coder_encode, but that main may be in panels; in training, JumpReLU's `side` gets the
+ * rectangle of this bandwidth. Collective. */
 df_status df_encode(df_coder *c, const float *x, size_t rows, bool training, double bandwidth);
 /* Multi-TopK's latents per row. */
 static inline size_t df_multi_k(const df_dict *d) {

@@ -3,14 +3,16 @@
  *
  * A batch takes it by its number of active entries over all ranks, and every sum has an order that
  * latent blocks, chunks of rows and the width decide: the bytes are the same on any number of ranks
- * and threads. */
+ * and threads. Values and gradients of codes lie in panels of 32 latents, [panels][rows, 32], 0
+ * where a latent is not active: tiles are written there as they are made and read from there as
+ * they are. */
 #include "step.h"
 
+#include <math.h>
 #include <string.h>
 
-#define ONES_8 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f
-#define SORT_EDGE 64
 #define SUM_LEVELS 8 /* of the tree over at most 64 blocks, and one more */
+#define LIST_ROWS 64 /* whose lists are made together */
 
 void df_coder_dense_above(df_coder *c, double share) {
     c->dense_above = share;
@@ -26,6 +28,8 @@ void df_dense_choose(df_coder *c) {
     df_sum_u64(c->comm, &c->active, 1);
     c->dense = df_dense_fits(c) && (double)c->active >= c->dense_above * entries;
     c->was_dense = c->dense;
+    if (c->dense && !c->main.panels) df_dense_spread(c);
+    if (!c->dense && c->main.panels) df_dense_list(c, &c->main);
 }
 
 /* ---- memory --------------------------------------------------------------------------------- */
@@ -34,69 +38,35 @@ static size_t larger(size_t a, size_t b) {
     return a > b ? a : b;
 }
 
+static size_t at_most(size_t n, size_t most) {
+    return n < most ? n : most;
+}
+
 static size_t panels_of(size_t columns) {
     return (columns + DF_TILE_LATENTS - 1) / DF_TILE_LATENTS;
 }
 
+/* Columns in whole tiles. */
+static size_t tiled(size_t columns) {
+    return df_row_tiles(columns) * DF_TILE_ROWS;
+}
+
 size_t df_dense_packed(const df_coder *c) {
-    size_t out = panels_of(c->out), in = panels_of(c->dict->in.count);
-    size_t decoder =
-        larger(c->local * out * DF_TILE_LATENTS, panels_of(c->local) * DF_TILE_LATENTS * c->out);
-    return larger(decoder, c->max_rows * (in + out) * DF_TILE_LATENTS);
+    size_t encoder = panels_of(c->local) * DF_TILE_LATENTS * df_dot_floats(c->dict->in.count);
+    size_t decoder = larger(c->local * panels_of(c->out) * DF_TILE_LATENTS,
+                            panels_of(c->local) * DF_TILE_LATENTS * c->out);
+    size_t rows = c->max_rows * (tiled(c->dict->in.count) + tiled(c->out));
+    return larger(encoder, larger(decoder, rows));
 }
 
 size_t df_dense_left(const df_coder *c) {
-    size_t unit = DENSE_UNIT * DF_TILE_ROWS * larger(c->dict->block, c->out);
-    return larger(unit, 2 * DENSE_LATENTS * DENSE_CHUNK);
+    size_t columns = larger(df_dot_floats(c->dict->in.count), larger(c->dict->block, c->out));
+    return larger(DENSE_UNIT * DF_TILE_ROWS * columns, DENSE_LATENTS * DENSE_CHUNK);
 }
 
 size_t df_dense_sums(const df_coder *c) {
     return larger(SUM_LEVELS * DENSE_UNIT * DF_TILE_ROWS * c->out,
-                  DENSE_LATENTS * (c->dict->in.count + c->out));
-}
-
-/* ---- tiles ---------------------------------------------------------------------------------- */
-
-/* product [14, 32] = left [n, 14]' right [n, 32]. */
-static void multiply(const float *left, const float *right, size_t n, df_worker *w) {
-    static const float ones[] = {ONES_8, ONES_8, ONES_8, ONES_8}, zeros[DF_TILE_LATENTS];
-    df_tile t = {.screen = DF_SCREEN_FP32,
-                 .width = n,
-                 .rows = left,
-                 .latents = right,
-                 .gain = ones,
-                 .lift = zeros,
-                 .unit = ones,
-                 .floor = zeros};
-    (void)df_screen_tile(&t, w->product, w->mask);
-}
-
-/* Columns 32 at a time: [panels][rows, 32], zeros behind the last. */
-static void pack_columns(const float *from, size_t ld, df_range rows, size_t columns, float *to) {
-    for (size_t q = 0; q < panels_of(columns); q++) {
-        size_t first = q * DF_TILE_LATENTS, left = columns - first;
-        size_t n = left < DF_TILE_LATENTS ? left : DF_TILE_LATENTS;
-        for (size_t r = 0; r < rows.count; r++, to += DF_TILE_LATENTS) {
-            memcpy(to, from + (rows.first + r) * ld + first, n * sizeof *to);
-            if (n < DF_TILE_LATENTS) memset(to + n, 0, (DF_TILE_LATENTS - n) * sizeof *to);
-        }
-    }
-}
-
-/* Writes or adds what lies inside `to` [rows, columns] of a product. */
-static void take_product(const df_worker *w, size_t rows, size_t columns, float *to, size_t ld,
-                         bool add) {
-    for (size_t r = 0; r < rows; r++) {
-        const float *from = w->product + r * DF_TILE_LATENTS;
-        if (add)
-            df_add_row(to + r * ld, from, columns);
-        else
-            memcpy(to + r * ld, from, columns * sizeof *to);
-    }
-}
-
-static size_t at_most(size_t n, size_t most) {
-    return n < most ? n : most;
+                  DENSE_LATENTS * (tiled(c->dict->in.count) + tiled(c->out)));
 }
 
 /* ---- units of rows -------------------------------------------------------------------------- */
@@ -110,173 +80,207 @@ static df_range unit_rows(const df_coder *c, size_t unit) {
     return (df_range){first, at_most(c->rows - first, DENSE_UNIT * DF_TILE_ROWS)};
 }
 
-/* ---- encode --------------------------------------------------------------------------------- */
-
-typedef struct extent {
-    size_t rows, latents;
-} extent;
-
-/* Appends to each of some rows, whose entries begin `local` apart, which of some latents score
- * above; `count` of the rows so far. */
-static void append_tile(const df_coder *c, size_t row, size_t j, extent part, float above,
-                        df_codes *to, uint64_t *count) {
-    const df_dict *d = c->dict;
-    const float *x[DF_DOT_ROWS], *enc[DF_DOT_LATENTS];
-    const float *cut = d->activation == DF_JUMPRELU ? c->cut : NULL;
-    float product[DF_DOT_ROWS * DF_DOT_LATENTS];
-    for (size_t i = 0; i < DF_DOT_ROWS; i++)
-        x[i] = c->input + (row + at_most(i, part.rows - 1)) * c->width + d->in.first;
-    for (size_t i = 0; i < DF_DOT_LATENTS; i++)
-        enc[i] = df_dict_enc(d, j + at_most(i, part.latents - 1));
-    df_dot_tile(x, enc, d->in.count, product);
-    for (size_t r = 0; r < part.rows; r++) {
-        float *value = to->value + (row + r) * c->local;
-        uint32_t *latent = to->latent + (row + r) * c->local;
-        uint64_t n = count[r];
-        for (size_t l = 0; l < part.latents; l++) { // without branches: half of them may pass
-            latent[n] = (uint32_t)(j + l);
-            n += df_settled(c, cut, j + l, product[DF_DOT_LATENTS * r + l], &value[n]) > above;
-        }
-        count[r] = n;
-    }
-}
-
-static void encode_unit(const df_coder *c, df_range unit, float above, df_codes *to) {
-    uint64_t *count = to->start + unit.first + 1;
-    memset(count, 0, unit.count * sizeof *count);
-    for (size_t j = 0; j < c->local; j += DF_DOT_LATENTS)
-        for (size_t r = 0; r < unit.count; r += DF_DOT_ROWS)
-            append_tile(c, unit.first + r, j,
-                        (extent){at_most(unit.count - r, DF_DOT_ROWS),
-                                 at_most(c->local - j, DF_DOT_LATENTS)},
-                        above, to, count + r);
-}
-
-static void move_row(const df_coder *c, df_codes *to, size_t r) {
-    size_t n = to->start[r + 1] - to->start[r];
-    memmove(to->value + to->start[r], to->value + r * c->local, n * sizeof *to->value);
-    memmove(to->latent + to->start[r], to->latent + r * c->local, n * sizeof *to->latent);
-}
-
-/* Rows move to the left, one behind the other: together those that end left of where the first of
- * them lies, which are about as many again as have moved when half of the entries are active. */
-static void close_gaps(const df_coder *c, df_codes *to) {
-    to->start[0] = 0;
-    for (size_t r = 0; r < c->rows; r++) to->start[r + 1] += to->start[r];
-    for (size_t first = 0, end; first < c->rows; first = end) {
-        end = first + 1;
-        while (end < c->rows && to->start[end + 1] <= first * c->local) end++;
-#pragma omp parallel for schedule(static) if (end - first > 8)
-        for (size_t r = first; r < end; r++) move_row(c, to, r);
-    }
-}
-
-df_status df_dense_encode(df_coder *c, float above, df_code_store *out) {
-    df_codes *to = &out->codes;
-    DF_TRY(df_codes_reserve(out, c->rows * c->local));
-#pragma omp parallel for schedule(dynamic)
-    for (size_t i = 0; i < count_units(c); i++) encode_unit(c, unit_rows(c, i), above, to);
-    to->rows = c->rows;
-    close_gaps(c, to);
-    return DF_OK;
-}
-
-/* ---- by latent ------------------------------------------------------------------------------ */
-
-/* Entries of some rows and latents on their way into the order of latents: without it, thousands of
- * places would be written in turns. */
-typedef struct corner {
-    uint32_t row[SORT_EDGE][SORT_EDGE];
-    float value[SORT_EDGE][SORT_EDGE], gradient[SORT_EDGE][SORT_EDGE];
-    size_t count[SORT_EDGE];
-} corner;
-
-/* at [rows.count] moves behind what was taken. */
-static void fill_corner(const df_code_store *s, df_range rows, df_range latents, uint64_t *at,
-                        corner *k) {
-    memset(k->count, 0, sizeof k->count);
-    for (size_t r = 0; r < rows.count; r++) {
-        uint64_t i = at[r], end = s->codes.start[rows.first + r + 1];
-        for (; i < end && s->codes.latent[i] < latents.first + latents.count; i++) {
-            size_t l = s->codes.latent[i] - latents.first, n = k->count[l]++;
-            k->row[l][n] = (uint32_t)(rows.first + r);
-            k->value[l][n] = s->codes.value[i];
-            k->gradient[l][n] = s->gradient[i];
-        }
-        at[r] = i;
-    }
-}
-
-static void flush_corner(const corner *k, df_range latents, uint64_t *place, df_code_store *s) {
-    for (size_t l = 0; l < latents.count; l++) {
-        size_t n = k->count[l];
-        uint64_t at = place[latents.first + l];
-        memcpy(s->sorted_row + at, k->row[l], n * sizeof *s->sorted_row);
-        memcpy(s->sorted_value + at, k->value[l], n * sizeof *s->sorted_value);
-        memcpy(s->sorted_gradient + at, k->gradient[l], n * sizeof *s->sorted_gradient);
-        place[latents.first + l] += n;
-    }
-}
-
-void df_dense_sort_range(df_code_store *s, df_range latents, uint64_t *place) {
-    corner k;
-    uint64_t at[SORT_EDGE];
-    for (size_t row = 0; row < s->codes.rows; row += SORT_EDGE) {
-        df_range rows = {row, at_most(s->codes.rows - row, SORT_EDGE)};
-        for (size_t r = 0; r < rows.count; r++)
-            at[r] = df_code_entry(&s->codes, row + r, latents.first);
-        for (size_t l = 0; l < latents.count; l += SORT_EDGE) {
-            df_range some = {latents.first + l, at_most(latents.count - l, SORT_EDGE)};
-            fill_corner(s, rows, some, at, &k);
-            flush_corner(&k, some, place, s);
-        }
-    }
-}
-
-/* ---- decode --------------------------------------------------------------------------------- */
-
-/* The codes of a tile's rows, [latents, 14]. */
-static void spread_codes(const df_codes *codes, df_range rows, df_range latents, float *to) {
-    memset(to, 0, latents.count * DF_TILE_ROWS * sizeof *to);
-    for (size_t r = 0; r < rows.count; r++) {
-        size_t row = rows.first + r;
-        for (uint64_t i = df_code_entry(codes, row, latents.first);
-             i < codes->start[row + 1] && codes->latent[i] < latents.first + latents.count; i++)
-            to[(codes->latent[i] - latents.first) * DF_TILE_ROWS + r] = codes->value[i];
-    }
-}
-
 static df_range tile_rows(df_range unit, size_t tile) {
     size_t first = tile * DF_TILE_ROWS;
     return (df_range){unit.first + first, at_most(unit.count - first, DF_TILE_ROWS)};
 }
 
+/* While tile t of a unit is multiplied by a panel of weights, its part of the next panel is asked
+ * for; behind the last one that does no harm. */
+static void ask_ahead(const float *panel, size_t floats, size_t t) {
+    size_t part = floats / DENSE_UNIT;
+    df_prefetch(panel + floats + t * part, part);
+}
+
+/* ---- encode --------------------------------------------------------------------------------- */
+
+/* What a panel's latents add and must exceed; no score exceeds what stands behind the last. */
+typedef struct panel_terms {
+    size_t first;
+    float bias[DF_TILE_LATENTS], cut[DF_TILE_LATENTS];
+    bool below; /* values below 0 are kept: scores are p - cut */
+} panel_terms;
+
+static panel_terms terms_of(const df_coder *c, size_t first) {
+    panel_terms t = {.first = first, .below = c->dict->activation == DF_JUMPRELU};
+    for (size_t l = 0; l < DF_TILE_LATENTS; l++) {
+        bool is = first + l < c->local;
+        t.bias[l] = is ? c->dict->b_enc[first + l] : 0.0f;
+        t.cut[l] = !is ? INFINITY : t.below ? c->cut[first + l] : 0.0f;
+    }
+    return t;
+}
+
+/* Writes a tile's codes; adds to each row's count how many are above their cut. */
+static void take_codes(const df_worker *w, const panel_terms *t, size_t rows, float *to,
+                       uint64_t *count) {
+    for (size_t r = 0; r < rows; r++, to += DF_TILE_LATENTS) {
+        const float *product = w->product + r * DF_TILE_LATENTS;
+        uint32_t n = 0;
+        for (size_t l = 0; l < DF_TILE_LATENTS; l++) {
+            float p = product[l] + t->bias[l];
+            to[l] = p > 0.0f || t->below ? p : 0.0f;
+            n += to[l] - t->cut[l] > 0.0f;
+        }
+        count[r] += n;
+    }
+}
+
+static void encode_unit(const df_coder *c, df_worker *w, df_range unit, df_code_store *s) {
+    size_t width = c->dict->in.count, each = df_dot_floats(width);
+    uint64_t *count = s->codes.start + unit.first + 1;
+    memset(count, 0, unit.count * sizeof *count);
+    for (size_t t = 0; t < df_row_tiles(unit.count); t++) {
+        df_range rows = tile_rows(unit, t);
+        df_pack_dots(c->input + rows.first * c->width + c->dict->in.first,
+                     (df_extent){rows.count, width}, c->width, DF_TILE_ROWS,
+                     w->dense_left + t * DF_TILE_ROWS * each);
+    }
+    for (size_t j = 0; j < c->local; j += DF_TILE_LATENTS) {
+        panel_terms terms = terms_of(c, j);
+        const float *panel = c->dense_packed + j * each;
+        for (size_t t = 0; t < df_row_tiles(unit.count); t++) {
+            df_range rows = tile_rows(unit, t);
+            ask_ahead(panel, DF_TILE_LATENTS * each, t);
+            df_dot_tile(w->dense_left + t * DF_TILE_ROWS * each, panel, width, w->product);
+            take_codes(w, &terms, rows.count, s->sorted_value + df_dense_at(c, j, rows.first),
+                       count + t * DF_TILE_ROWS);
+        }
+    }
+}
+
+void df_dense_encode(df_coder *c, df_code_store *out) {
+    size_t width = c->dict->in.count, each = df_dot_floats(width);
+#pragma omp parallel for schedule(static)
+    for (size_t j = 0; j < c->local; j += DF_TILE_LATENTS)
+        df_pack_dots(df_dict_enc(c->dict, j),
+                     (df_extent){at_most(c->local - j, DF_TILE_LATENTS), width}, width,
+                     DF_TILE_LATENTS, c->dense_packed + j * each);
+#pragma omp parallel for schedule(dynamic)
+    for (size_t i = 0; i < count_units(c); i++)
+        encode_unit(c, df_coder_worker(c), unit_rows(c, i), out);
+    out->codes.start[0] = 0;
+    for (size_t r = 0; r < c->rows; r++) out->codes.start[r + 1] += out->codes.start[r];
+    out->codes.rows = c->rows;
+    out->panels = true;
+}
+
+/* ---- panels and lists ----------------------------------------------------------------------- */
+
+static df_range list_rows(const df_coder *c, size_t first) {
+    return (df_range){first, at_most(c->rows - first, LIST_ROWS)};
+}
+
+/* What is above its cut in a row of a panel goes to entry `at`; returns how many. */
+static size_t list_panel_row(const float *from, const panel_terms *t, df_codes *to, uint64_t at) {
+    float value[DF_TILE_LATENTS];
+    uint32_t latent[DF_TILE_LATENTS];
+    size_t n = 0;
+    for (size_t l = 0; l < DF_TILE_LATENTS; l++) { // without branches: half of them may pass
+        value[n] = from[l];
+        latent[n] = (uint32_t)(t->first + l);
+        n += from[l] - t->cut[l] > 0.0f;
+    }
+    memcpy(to->value + at, value, n * sizeof *value);
+    memcpy(to->latent + at, latent, n * sizeof *latent);
+    return n;
+}
+
+static void list_some(const df_coder *c, df_code_store *s, df_range rows) {
+    uint64_t at[LIST_ROWS];
+    memcpy(at, s->codes.start + rows.first, rows.count * sizeof *at);
+    for (size_t j = 0; j < c->local; j += DF_TILE_LATENTS) {
+        panel_terms terms = terms_of(c, j);
+        for (size_t r = 0; r < rows.count; r++)
+            at[r] += list_panel_row(s->sorted_value + df_dense_at(c, j, rows.first + r), &terms,
+                                    &s->codes, at[r]);
+    }
+}
+
+void df_dense_list(const df_coder *c, df_code_store *s) {
+#pragma omp parallel for schedule(static)
+    for (size_t first = 0; first < c->rows; first += LIST_ROWS)
+        list_some(c, s, list_rows(c, first));
+    s->panels = false;
+}
+
+static void spread_some(const df_coder *c, const df_code_store *s, df_range rows) {
+    uint64_t at[LIST_ROWS];
+    memcpy(at, s->codes.start + rows.first, rows.count * sizeof *at);
+    for (size_t j = 0; j < c->local; j += DF_TILE_LATENTS)
+        for (size_t r = 0; r < rows.count; r++) {
+            float *to = s->sorted_value + df_dense_at(c, j, rows.first + r);
+            uint64_t i = at[r], end = s->codes.start[rows.first + r + 1];
+            memset(to, 0, DF_TILE_LATENTS * sizeof *to);
+            for (; i < end && s->codes.latent[i] < j + DF_TILE_LATENTS; i++)
+                to[s->codes.latent[i] - j] = s->codes.value[i];
+            at[r] = i;
+        }
+}
+
+void df_dense_spread(df_coder *c) {
+#pragma omp parallel for schedule(static)
+    for (size_t first = 0; first < c->rows; first += LIST_ROWS)
+        spread_some(c, &c->main, list_rows(c, first));
+    c->main.panels = true;
+}
+
+/* ---- decode --------------------------------------------------------------------------------- */
+
+/* Columns so many at a time: [panels][rows, lanes], zeros behind the last. */
+static void pack_columns(const float *from, size_t ld, df_extent extent, size_t lanes, float *to) {
+    for (size_t first = 0; first < extent.width; first += lanes) {
+        size_t n = at_most(extent.width - first, lanes);
+        for (size_t r = 0; r < extent.rows; r++, to += lanes) {
+            memcpy(to, from + r * ld + first, n * sizeof *to);
+            if (n < lanes) memset(to + n, 0, (lanes - n) * sizeof *to);
+        }
+    }
+}
+
+/* The codes of a tile's rows, [latents, 14]; what stands behind its last row is not used. */
+static void turn_codes(const df_coder *c, df_range rows, df_range latents, float *to) {
+    for (size_t j = latents.first; j < latents.first + latents.count;) {
+        size_t lane = j % DF_TILE_LATENTS,
+               n = at_most(latents.first + latents.count - j, DF_TILE_LATENTS - lane);
+        const float *from = c->main.sorted_value + df_dense_at(c, j, rows.first);
+        for (size_t l = 0; l < n; l++)
+            for (size_t r = 0; r < rows.count; r++)
+                to[l * DF_TILE_ROWS + r] = from[r * DF_TILE_LATENTS + l];
+        to += n * DF_TILE_ROWS;
+        j += n;
+    }
+}
+
 /* What a block adds to a unit's rows: leaf [unit.count, out]. */
-static void block_leaf(const df_coder *c, df_worker *w, const df_codes *codes, df_range unit,
-                       df_range latents, float *leaf) {
+static void block_leaf(const df_coder *c, df_worker *w, df_range unit, df_range latents,
+                       float *leaf) {
     size_t tiles = df_row_tiles(unit.count), each = latents.count * DF_TILE_ROWS;
     const float *right = c->dense_packed + latents.first * panels_of(c->out) * DF_TILE_LATENTS;
     for (size_t t = 0; t < tiles; t++)
-        spread_codes(codes, tile_rows(unit, t), latents, w->dense_left + t * each);
-    for (size_t q = 0; q < panels_of(c->out); q++) {
-        size_t first = q * DF_TILE_LATENTS, columns = at_most(c->out - first, DF_TILE_LATENTS);
+        turn_codes(c, tile_rows(unit, t), latents, w->dense_left + t * each);
+    for (size_t first = 0; first < c->out; first += DF_TILE_LATENTS) {
+        size_t columns = at_most(c->out - first, DF_TILE_LATENTS);
         for (size_t t = 0; t < tiles; t++) {
-            multiply(w->dense_left + t * each, right + first * latents.count, latents.count, w);
-            take_product(w, tile_rows(unit, t).count, columns,
-                         leaf + t * DF_TILE_ROWS * c->out + first, c->out, false);
+            df_range rows = tile_rows(unit, t);
+            float *to = leaf + t * DF_TILE_ROWS * c->out + first;
+            const float *panel = right + first * latents.count;
+            ask_ahead(panel, DF_TILE_LATENTS * latents.count, t);
+            df_multiply_tile(w->dense_left + t * each, panel, latents.count, false, w->product);
+            for (size_t r = 0; r < rows.count; r++)
+                memcpy(to + r * c->out, w->product + r * DF_TILE_LATENTS, columns * sizeof *to);
         }
     }
 }
 
 /* The partials of a unit's rows, one per maximal subtree of this rank: out [rows, nodes, out]. */
-static void decode_unit(const df_coder *c, df_worker *w, const df_codes *codes, df_range unit,
-                        float *out) {
+static void decode_unit(const df_coder *c, df_worker *w, df_range unit, float *out) {
     size_t first = c->node_start[c->rank], n = c->node_start[c->rank + 1] - first, b = 0;
     for (size_t i = 0; i < n; i++) {
         size_t end = (size_t)(c->nodes[first + i].index + 1) << c->nodes[first + i].height;
         df_sum_tree t = {.sums = w->dense_sums, .width = unit.count * c->out};
         for (; b < c->my_blocks.count && c->my_blocks.first + b < end; b++)
-            block_leaf(c, w, codes, unit, df_local_block(c, b),
+            block_leaf(c, w, unit, df_local_block(c, b),
                        df_sum_tree_leaf(&t, c->my_blocks.first + b, (df_range){0, t.width}));
         df_sum_tree_close(&t);
         for (size_t r = 0; r < unit.count; r++)
@@ -285,132 +289,183 @@ static void decode_unit(const df_coder *c, df_worker *w, const df_codes *codes, 
     }
 }
 
-void df_dense_decode(df_coder *c, const df_codes *codes, float *out) {
+void df_dense_decode(df_coder *c, float *out) {
 #pragma omp parallel for schedule(static)
     for (size_t b = 0; b < c->my_blocks.count; b++) {
         df_range latents = df_local_block(c, b);
-        pack_columns(c->dict->w_dec, c->out, latents, c->out,
+        pack_columns(df_dict_dec(c->dict, latents.first), c->out,
+                     (df_extent){latents.count, c->out}, DF_TILE_LATENTS,
                      c->dense_packed + latents.first * panels_of(c->out) * DF_TILE_LATENTS);
     }
 #pragma omp parallel for schedule(dynamic)
     for (size_t i = 0; i < count_units(c); i++)
-        decode_unit(c, df_coder_worker(c), codes, unit_rows(c, i), out);
+        decode_unit(c, df_coder_worker(c), unit_rows(c, i), out);
 }
 
 /* ---- gradients of codes --------------------------------------------------------------------- */
 
-static void pack_tile(size_t width, const float *from, df_range rows, float *to) {
-    float unit[DF_TILE_ROWS], lost[DF_TILE_ROWS];
-    df_panel panel = {DF_SCREEN_FP32, DF_TILE_ROWS, width, to};
-    df_pack(&panel, from + rows.first * width, width, rows.count, (df_packed){unit, lost, NULL});
+/* Up to `lanes` vectors side by side: [width, lanes]. */
+static void pack_vectors(const float *from, df_extent extent, size_t lanes, float *to) {
+    float unit[DF_TILE_LATENTS], lost[DF_TILE_LATENTS];
+    df_panel panel = {DF_SCREEN_FP32, lanes, extent.width, to};
+    df_pack(&panel, from, extent.width, extent.rows, (df_packed){unit, lost, NULL});
 }
 
-/* Takes the entries of latents below `end` from a tile's products; at [rows] moves behind them. */
-static void take_code_gradients(const df_coder *c, const df_worker *w, df_code_store *s,
-                                df_range rows, df_range latents, uint64_t *at,
+static void take_code_gradients(const df_coder *c, const df_worker *w, df_range rows, size_t j,
                                 df_code_factor factor) {
-    for (size_t r = 0; r < rows.count; r++)
-        for (uint64_t stop = s->codes.start[rows.first + r + 1]; at[r] < stop; at[r]++) {
-            size_t j = s->codes.latent[at[r]];
-            if (j >= latents.first + latents.count) break;
-            float product = w->product[r * DF_TILE_LATENTS + j - latents.first];
-            s->gradient[at[r]] = df_code_slope(c, factor, product, j);
-        }
+    const float *value = c->main.sorted_value + df_dense_at(c, j, rows.first);
+    float *to = c->main.sorted_gradient + df_dense_at(c, j, rows.first), price[DF_TILE_LATENTS];
+    for (size_t l = 0; l < DF_TILE_LATENTS; l++)
+        price[l] = factor.norm * c->price[at_most(j + l, c->local - 1)];
+    for (size_t i = 0; i < rows.count * DF_TILE_LATENTS; i += DF_TILE_LATENTS) {
+        float slope[DF_TILE_LATENTS]; // of all, so that nothing branches
+        for (size_t l = 0; l < DF_TILE_LATENTS; l++)
+            slope[l] = factor.product * w->product[i + l] + price[l];
+        for (size_t l = 0; l < DF_TILE_LATENTS; l++)
+            to[i + l] = value[i + l] > 0.0f ? slope[l] : 0.0f;
+    }
 }
 
-static void code_gradient_unit(const df_coder *c, df_worker *w, df_code_store *s, df_range unit,
-                               const float *vectors, df_code_factor factor) {
+static void code_gradient_unit(const df_coder *c, df_worker *w, df_range unit, const float *vectors,
+                               df_code_factor factor) {
     size_t tiles = df_row_tiles(unit.count), each = c->out * DF_TILE_ROWS;
-    uint64_t at[DENSE_UNIT * DF_TILE_ROWS];
-    memcpy(at, s->codes.start + unit.first, unit.count * sizeof *at);
-    for (size_t t = 0; t < tiles; t++)
-        pack_tile(c->out, vectors, tile_rows(unit, t), w->dense_left + t * each);
+    for (size_t t = 0; t < tiles; t++) {
+        df_range rows = tile_rows(unit, t);
+        pack_vectors(vectors + rows.first * c->out, (df_extent){rows.count, c->out}, DF_TILE_ROWS,
+                     w->dense_left + t * each);
+    }
     for (size_t j = 0; j < c->local; j += DF_TILE_LATENTS)
         for (size_t t = 0; t < tiles; t++) {
-            multiply(w->dense_left + t * each, c->dense_packed + j * c->out, c->out, w);
-            take_code_gradients(c, w, s, tile_rows(unit, t), (df_range){j, DF_TILE_LATENTS},
-                                at + t * DF_TILE_ROWS, factor);
+            const float *panel = c->dense_packed + j * c->out;
+            ask_ahead(panel, DF_TILE_LATENTS * c->out, t);
+            df_multiply_tile(w->dense_left + t * each, panel, c->out, false, w->product);
+            take_code_gradients(c, w, tile_rows(unit, t), j, factor);
         }
 }
 
-void df_dense_code_gradients(df_coder *c, df_code_store *s, const float *vectors,
-                             df_code_factor factor) {
+void df_dense_code_gradients(df_coder *c, const float *vectors, df_code_factor factor) {
 #pragma omp parallel for schedule(static)
-    for (size_t j = 0; j < c->local; j += DF_TILE_LATENTS) {
-        float unit[DF_TILE_LATENTS], lost[DF_TILE_LATENTS];
-        df_panel to = {DF_SCREEN_FP32, DF_TILE_LATENTS, c->out, c->dense_packed + j * c->out};
-        df_pack(&to, df_dict_dec(c->dict, j), c->out, at_most(c->local - j, DF_TILE_LATENTS),
-                (df_packed){unit, lost, NULL});
-    }
+    for (size_t j = 0; j < c->local; j += DF_TILE_LATENTS)
+        pack_vectors(df_dict_dec(c->dict, j),
+                     (df_extent){at_most(c->local - j, DF_TILE_LATENTS), c->out}, DF_TILE_LATENTS,
+                     c->dense_packed + j * c->out);
 #pragma omp parallel for schedule(dynamic)
     for (size_t i = 0; i < count_units(c); i++)
-        code_gradient_unit(c, df_coder_worker(c), s, unit_rows(c, i), vectors, factor);
+        code_gradient_unit(c, df_coder_worker(c), unit_rows(c, i), vectors, factor);
+}
+
+/* ---- sums over rows ------------------------------------------------------------------------- */
+
+void df_dense_code_sums(const df_coder *c, size_t latent, double *priced, double *codes) {
+    size_t first = latent - latent % DF_TILE_LATENTS;
+    const float *value = c->main.sorted_value + df_dense_at(c, first, 0);
+    double price[DF_TILE_LATENTS], a[DF_TILE_LATENTS] = {0.0}, b[DF_TILE_LATENTS] = {0.0};
+    for (size_t l = 0; l < DF_TILE_LATENTS; l++)
+        price[l] = (double)c->price[at_most(first + l, c->local - 1)];
+    for (size_t r = 0; r < c->rows; r++, value += DF_TILE_LATENTS)
+        for (size_t l = 0; l < DF_TILE_LATENTS; l++) {
+            a[l] += (double)value[l] * price[l];
+            b[l] += (double)value[l];
+        }
+    memcpy(priced, a, sizeof a);
+    memcpy(codes, b, sizeof b);
+}
+
+void df_dense_fired(const df_coder *c, size_t panel, float above, bool *fired) {
+    size_t first = panel * DF_TILE_LATENTS, n = at_most(c->local - first, DF_TILE_LATENTS);
+    const float *value = c->main.sorted_value + df_dense_at(c, first, 0);
+    size_t left = n;
+    for (size_t l = 0; l < n; l++) fired[l] = false;
+    for (size_t row = 0; row < c->rows && left > 0; row += LIST_ROWS) {
+        float most[DF_TILE_LATENTS] = {0.0f};
+        size_t rows = list_rows(c, row).count;
+        for (size_t r = 0; r < rows; r++, value += DF_TILE_LATENTS)
+            for (size_t l = 0; l < DF_TILE_LATENTS; l++)
+                most[l] = value[l] > most[l] ? value[l] : most[l];
+        left = n;
+        for (size_t l = 0; l < n; l++) left -= fired[l] |= most[l] > above;
+    }
 }
 
 /* ---- gradients of weights ------------------------------------------------------------------- */
 
-/* Chunk k of the rows: its columns of what encoders read, or of the error. */
+/* Chunk k of the rows: its columns of what encoders read, or of the error, in tiles [rows, 14]. */
 static float *chunk_columns(const df_coder *c, size_t k, bool of_error) {
     size_t first = k * DENSE_CHUNK, n = at_most(c->rows - first, DENSE_CHUNK);
-    size_t in = panels_of(c->dict->in.count), out = panels_of(c->out);
-    return c->dense_packed + (first * (in + out) + (of_error ? n * in : 0)) * DF_TILE_LATENTS;
+    size_t in = tiled(c->dict->in.count), out = tiled(c->out);
+    return c->dense_packed + first * (in + out) + (of_error ? n * in : 0);
 }
 
 void df_dense_prepare(df_coder *c) {
     size_t chunks = (c->rows + DENSE_CHUNK - 1) / DENSE_CHUNK;
 #pragma omp parallel for schedule(static)
     for (size_t k = 0; k < chunks; k++) {
-        df_range rows = {k * DENSE_CHUNK, at_most(c->rows - k * DENSE_CHUNK, DENSE_CHUNK)};
-        pack_columns(c->input + c->dict->in.first, c->width, rows, c->dict->in.count,
-                     chunk_columns(c, k, false));
-        pack_columns(c->error, c->out, rows, c->out, chunk_columns(c, k, true));
+        size_t first = k * DENSE_CHUNK, n = at_most(c->rows - first, DENSE_CHUNK);
+        pack_columns(c->input + first * c->width + c->dict->in.first, c->width,
+                     (df_extent){n, c->dict->in.count}, DF_TILE_ROWS, chunk_columns(c, k, false));
+        pack_columns(c->error + first * c->out, c->out, (df_extent){n, c->out}, DF_TILE_ROWS,
+                     chunk_columns(c, k, true));
     }
 }
 
-/* The entries of a tile's latents in a chunk of rows, [rows, 14]: dL/df, and what the decoder's
- * gradient multiplies the error by. at [latents] moves behind them. */
-static void spread_entries(const df_coder *c, df_range latents, df_range rows, uint64_t *at,
-                           float *left[2]) {
-    const df_code_store *s = &c->main;
-    for (size_t k = 0; k < 2; k++) memset(left[k], 0, rows.count * DF_TILE_ROWS * sizeof(float));
-    for (size_t l = 0; l < latents.count; l++)
-        for (uint64_t stop = s->latent_start[latents.first + l + 1]; at[l] < stop; at[l]++) {
-            size_t r = s->sorted_row[at[l]] - rows.first;
-            if (r >= rows.count) break;
-            left[0][r * DF_TILE_ROWS + l] = s->sorted_gradient[at[l]];
-            left[1][r * DF_TILE_ROWS + l] = c->error_factor * s->sorted_value[at[l]];
-        }
+/* The gradients of a panel's latents: [columns read and written in whole tiles, 32]. */
+static float *panel_sums(const df_coder *c, const df_worker *w, size_t panel) {
+    return w->dense_sums + panel * (tiled(c->dict->in.count) + tiled(c->out)) * DF_TILE_LATENTS;
 }
 
-/* Adds what a chunk of rows gives to the encoder's or the decoder's gradient. */
-static void add_chunk(const df_coder *c, df_worker *w, df_range latents, size_t chunk, bool error) {
+/* Adds what a chunk of rows gives to the gradients of the encoder or the decoder; panel p's codes
+ * stand at right + p * apart, [rows, 32]. */
+static void add_chunk(const df_coder *c, df_worker *w, size_t chunk, bool error, size_t panels,
+                      const float *right, size_t apart) {
     size_t n = at_most(c->rows - chunk * DENSE_CHUNK, DENSE_CHUNK);
-    size_t in = c->dict->in.count, columns = error ? c->out : in;
-    float *to = w->dense_sums + (error ? latents.count * in : 0);
-    const float *left = w->dense_left + (error ? DENSE_LATENTS * DENSE_CHUNK : 0);
-    const float *right = chunk_columns(c, chunk, error);
-    for (size_t q = 0; q < columns; q += DF_TILE_LATENTS)
-        for (size_t l = 0; l < latents.count; l += DF_TILE_ROWS) {
-            multiply(left + l * DENSE_CHUNK, right + q * n, n, w);
-            take_product(w, at_most(latents.count - l, DF_TILE_ROWS),
-                         at_most(columns - q, DF_TILE_LATENTS), to + l * columns + q, columns,
-                         chunk > 0);
-        }
+    size_t columns = error ? c->out : c->dict->in.count;
+    size_t at = error ? tiled(c->dict->in.count) * DF_TILE_LATENTS : 0;
+    const float *left = chunk_columns(c, chunk, error);
+    for (size_t t = 0; t < df_row_tiles(columns); t++)
+        for (size_t p = 0; p < panels; p++)
+            df_multiply_tile(left + t * n * DF_TILE_ROWS, right + p * apart, n, chunk > 0,
+                             panel_sums(c, w, p) + at + t * DF_TILE_ENTRIES);
 }
 
-void df_dense_latents(const df_coder *c, df_worker *w, df_range latents) {
-    uint64_t at[DENSE_LATENTS];
-    size_t chunks = (c->rows + DENSE_CHUNK - 1) / DENSE_CHUNK;
-    memcpy(at, c->main.latent_start + latents.first, latents.count * sizeof *at);
-    for (size_t k = 0; k < chunks; k++) {
-        df_range rows = {k * DENSE_CHUNK, at_most(c->rows - k * DENSE_CHUNK, DENSE_CHUNK)};
-        for (size_t l = 0; l < latents.count; l += DF_TILE_ROWS) {
-            float *left[2] = {w->dense_left + l * DENSE_CHUNK,
-                              w->dense_left + (DENSE_LATENTS + l) * DENSE_CHUNK};
-            df_range tile = {latents.first + l, at_most(latents.count - l, DF_TILE_ROWS)};
-            spread_entries(c, tile, rows, at + l, left);
-        }
-        add_chunk(c, w, latents, k, false);
-        add_chunk(c, w, latents, k, true);
+/* A chunk's codes times the error's factor: to [panels][DENSE_CHUNK, 32]. */
+static void scale_codes(const df_coder *c, size_t chunk, size_t first, size_t panels, float *to) {
+    size_t row = chunk * DENSE_CHUNK, n = at_most(c->rows - row, DENSE_CHUNK) * DF_TILE_LATENTS;
+    for (size_t p = 0; p < panels; p++, to += DENSE_CHUNK * DF_TILE_LATENTS) {
+        const float *from = c->main.sorted_value + df_dense_at(c, first + p * DF_TILE_LATENTS, row);
+        for (size_t i = 0; i < n; i++) to[i] = c->error_factor * from[i];
     }
+}
+
+/* Gradients of the latents of some panels, the first of which begins with latent `first`. */
+static void panel_gradients(const df_coder *c, df_worker *w, size_t first, size_t panels) {
+    size_t chunks = (c->rows + DENSE_CHUNK - 1) / DENSE_CHUNK;
+    for (size_t k = 0; k < chunks; k++) {
+        const float *gradient = c->main.sorted_gradient + df_dense_at(c, first, k * DENSE_CHUNK);
+        add_chunk(c, w, k, false, panels, gradient, c->rows * DF_TILE_LATENTS);
+        scale_codes(c, k, first, panels, w->dense_left);
+        add_chunk(c, w, k, true, panels, w->dense_left, DENSE_CHUNK * DF_TILE_LATENTS);
+    }
+}
+
+/* sum of dL/df of the latents of a panel. */
+static void panel_biases(const df_coder *c, size_t first, double *out) {
+    const float *gradient = c->main.sorted_gradient + df_dense_at(c, first, 0);
+    double sum[DF_TILE_LATENTS] = {0.0};
+    for (size_t r = 0; r < c->rows; r++, gradient += DF_TILE_LATENTS)
+        for (size_t l = 0; l < DF_TILE_LATENTS; l++) sum[l] += (double)gradient[l];
+    memcpy(out, sum, sizeof sum);
+}
+
+double df_dense_latent(const df_coder *c, df_worker *w, size_t j) {
+    df_range block = df_local_block(c, df_dict_block_of(c->dict, j) - c->my_blocks.first);
+    size_t group = j - j % DENSE_LATENTS, first = larger(block.first, group);
+    size_t end = at_most(block.first + block.count, group + DENSE_LATENTS);
+    size_t panel = first / DF_TILE_LATENTS, lane = j % DF_TILE_LATENTS;
+    if (j == first) panel_gradients(c, w, panel * DF_TILE_LATENTS, panels_of(end) - panel);
+    if (j == first || lane == 0) panel_biases(c, j - lane, w->dense_bias);
+    const float *from = panel_sums(c, w, j / DF_TILE_LATENTS - panel) + lane;
+    for (size_t i = 0; i < c->dict->in.count; i++) w->g_enc[i] = from[i * DF_TILE_LATENTS];
+    from += tiled(c->dict->in.count) * DF_TILE_LATENTS;
+    for (size_t i = 0; i < c->out; i++) w->g_dec[i] = from[i * DF_TILE_LATENTS];
+    return w->dense_bias[lane];
 }

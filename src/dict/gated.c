@@ -44,13 +44,13 @@ df_status df_gated_error(df_coder *c, const df_objective *o, df_step_report *rep
 
 /* f = exp(r) product + b_mag on active entries: df/dr = f - b_mag, df/db_mag = 1, df/d product =
  * exp(r). */
-void df_gated_latent(df_coder *c, size_t j) {
+void df_gated_latent(df_coder *c, size_t j, const df_entries *active) {
     double of_r = 0.0, of_b = 0.0;
-    for (uint64_t i = c->main.latent_start[j]; i < c->main.latent_start[j + 1]; i++) {
-        double g = (double)c->main.sorted_gradient[i];
-        of_r += g * ((double)c->main.sorted_value[i] - (double)c->dict->b_mag[j]);
+    for (size_t i = 0; i < active->n; i++) {
+        double g = (double)active->gradient[i];
+        of_r += g * ((double)active->value[i] - (double)c->dict->b_mag[j]);
         of_b += g;
-        c->main.sorted_gradient[i] *= c->magnify[j];
+        active->gradient[i] *= c->magnify[j];
     }
     c->r_gradient[j] = (float)of_r;
     c->b_gradient[j] = (float)of_b;

@@ -64,22 +64,20 @@ static void add_entry(rectangle *x, float *gradient, bool active) {
 
 /* The step function of DL sees the code, which is 0 for all inactive entries: they lie in the
  * rectangle all together or not at all. */
-static double step_of_codes(const df_coder *c, size_t j, double step) {
-    uint64_t active = c->main.latent_start[j + 1] - c->main.latent_start[j];
+static double step_of_codes(const df_coder *c, size_t j, uint64_t active, double step) {
     return c->dict->theta[j] < c->half_window ? step * (double)(c->rows - active) : 0.0;
 }
 
-void df_jump_latent(df_coder *c, size_t j, const df_objective *o, double step_weight) {
-    double step = step_weight / o->bandwidth, theta = (double)c->dict->theta[j];
+void df_jump_latent(df_coder *c, size_t j, const df_objective *o, const df_jump_entries *e) {
+    double step = e->step_weight / o->bandwidth, theta = (double)c->dict->theta[j];
     rectangle x = {theta / o->bandwidth, step, 0.0, o->gradient_to_all};
-    for (uint64_t i = c->main.latent_start[j]; i < c->main.latent_start[j + 1]; i++)
-        if (inside(c, j, c->main.sorted_value[i])) add_entry(&x, &c->main.sorted_gradient[i], true);
+    for (size_t i = 0; i < e->active.n; i++)
+        if (inside(c, j, e->active.value[i])) add_entry(&x, &e->active.gradient[i], true);
     if (o->step_on_codes) {
-        x.theta -= step_of_codes(c, j, step);
+        x.theta -= step_of_codes(c, j, e->active.n, step);
         x.step = 0.0;
     }
-    for (uint64_t i = c->side.latent_start[j]; i < c->side.latent_start[j + 1]; i++)
-        add_entry(&x, &c->side.sorted_gradient[i], false);
+    for (size_t i = 0; i < e->side.n; i++) add_entry(&x, &e->side.gradient[i], false);
     bool plain = o->raw_threshold || o->plain_log;
     c->theta_gradient[j] = (float)(x.theta * (plain ? 1.0 : theta));
 }

@@ -54,9 +54,11 @@ size_t df_part_capacity(const df_coder *c) {
     return c->max_rows * selected(c->dict, false);
 }
 
+/* All latents where k does not bound them, in whole panels of dense.c. */
 size_t df_code_capacity(const df_coder *c) {
     size_t k = selected(c->dict, c->main.training) * df_dict_thresholds(c->dict);
-    return c->max_rows * (df_has_k(c->dict) ? smaller(k, c->local) : c->local);
+    size_t all = (c->local + DF_TILE_LATENTS - 1) / DF_TILE_LATENTS * DF_TILE_LATENTS;
+    return c->max_rows * (df_has_k(c->dict) ? smaller(k, c->local) : all);
 }
 
 size_t df_codes_expected(const df_dict *d, size_t rows) {
@@ -305,6 +307,10 @@ void df_layout_train(df_coder *c, df_layout *l) {
         if (df_dense_fits(c)) {
             TAKE(w->dense_left, df_dense_left(c));
             TAKE(w->dense_sums, df_dense_sums(c));
+            TAKE(w->dense_bias, DF_TILE_LATENTS);
+            TAKE(w->entry_row, c->max_rows);
+            TAKE(w->entry_value, c->max_rows);
+            TAKE(w->entry_gradient, c->max_rows);
         }
         TAKE(w->g_dec, c->out);
         if (c->dict->kind == DF_SKIP_TRANSCODER) TAKE(w->tile, DF_SKIP_ROWS * widest);

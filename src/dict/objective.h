@@ -29,7 +29,11 @@ df_status df_objective_terms(df_coder *c, const df_step_settings *set, df_step_r
 /* ---- jumprelu.c ----------------------------------------------------------------------------- */
 
 /* The straight-through gradients of latent j; step_weight is dL/dH of one entry's step function. */
-void df_jump_latent(df_coder *c, size_t j, const df_objective *o, double step_weight);
+typedef struct df_jump_entries {
+    df_entries active, side;
+    double step_weight;
+} df_jump_entries;
+void df_jump_latent(df_coder *c, size_t j, const df_objective *o, const df_jump_entries *e);
 
 /* ---- gated.c -------------------------------------------------------------------------------- */
 
@@ -37,7 +41,7 @@ void df_jump_latent(df_coder *c, size_t j, const df_objective *o, double step_we
  * Collective. */
 df_status df_gated_error(df_coder *c, const df_objective *o, df_step_report *report);
 /* Gradients of latent j's magnitude parameters; its entries' gradients become dL/d pre. */
-void df_gated_latent(df_coder *c, size_t j);
+void df_gated_latent(df_coder *c, size_t j, const df_entries *active);
 
 /* ---- unsquared.c ---------------------------------------------------------------------------- */
 

@@ -72,7 +72,13 @@ typedef struct latent_terms {
     const df_step_settings *set;
     double per_row, step_weight; /* 1 / rows; dL/dH of an entry's step function */
     double *sum;                 /* [TERMS] of the block */
+    df_entries main, side;       /* of the latent; side is empty where the kind has none */
 } latent_terms;
+
+/* Entries whose codes the penalty sees: of a Gated dictionary the gate's, else the active ones. */
+static const df_entries *penalised(const df_coder *c, const latent_terms *t) {
+    return c->dict->activation == DF_GATED ? &t->side : &t->main;
+}
 
 /* What the latent's penalty is multiplied by. */
 static double share_of(const df_coder *c, size_t j, const df_objective *o) {
@@ -88,41 +94,48 @@ void df_objective_prices(df_coder *c, const df_objective *o) {
     for (size_t j = 0; j < c->local; j++) c->price[j] = c->norm[j] * (float)share_of(c, j, o);
 }
 
-/* sum f norm; the gradient of the codes was filled with the product already, except a gate's. */
+/* sum f norm, from sum f price and sum f. */
+static void take_l1(df_coder *c, size_t j, const latent_terms *t, double priced, double codes) {
+    const df_objective *o = &t->set->objective;
+    double weight = o->penalty == DF_PENALTY_L1 ? o->weight * t->per_row : 0.0;
+    t->sum[TERM_SPARSITY] += priced;
+    c->norm_gradient[j] = (float)(weight * share_of(c, j, o) * codes);
+}
+
+/* The gradient of the codes was filled with the product already, except a gate's. */
 static void add_l1(df_coder *c, size_t j, const latent_terms *t) {
     const df_objective *o = &t->set->objective;
-    df_code_store *s = df_penalised(c);
+    const df_entries *e = penalised(c, t);
     double sum = 0.0, codes = 0.0, price = (double)c->price[j];
     double weight = o->penalty == DF_PENALTY_L1 ? o->weight * t->per_row : 0.0;
-    float of_gate = s == &c->side ? (float)(weight * price) : 0.0f;
-    for (uint64_t i = s->latent_start[j]; i < s->latent_start[j + 1]; i++) {
-        sum += (double)s->sorted_value[i] * price;
-        codes += (double)s->sorted_value[i];
-        if (of_gate > 0.0f) s->sorted_gradient[i] += of_gate;
+    float of_gate = e == &t->side ? (float)(weight * price) : 0.0f;
+    for (size_t i = 0; i < e->n; i++) {
+        sum += (double)e->value[i] * price;
+        codes += (double)e->value[i];
+        if (of_gate > 0.0f) e->gradient[i] += of_gate;
     }
-    t->sum[TERM_SPARSITY] += sum;
-    c->norm_gradient[j] = (float)(weight * share_of(c, j, o) * codes);
+    take_l1(c, j, t, sum, codes);
 }
 
 static void add_curved(df_coder *c, size_t j, const latent_terms *t) {
     const df_objective *o = &t->set->objective;
-    df_code_store *s = df_penalised(c);
+    const df_entries *e = penalised(c, t);
     double of_norm = 0.0, norm = (double)c->norm[j], share = share_of(c, j, o);
     double weight = o->weight * t->per_row * share;
-    for (uint64_t i = s->latent_start[j]; i < s->latent_start[j + 1]; i++) {
-        double f = (double)s->sorted_value[i];
+    for (size_t i = 0; i < e->n; i++) {
+        double f = (double)e->value[i];
         if (!(f * norm > 0.0)) continue;
-        double row = o->rooted ? c->row_powers[s->sorted_row[i]] : 0.0;
+        double row = o->rooted ? c->row_powers[e->row[i]] : 0.0;
         slope at = of_code(o, f * norm, row);
-        s->sorted_gradient[i] += (float)(weight * at.derivative * norm);
+        e->gradient[i] += (float)(weight * at.derivative * norm);
         of_norm += weight * at.derivative * f;
         t->sum[TERM_SPARSITY] += share * at.value;
         if (o->next_power > 0.0) t->sum[TERM_NEXT] += share * pow(f * norm, o->next_power);
     }
     c->norm_gradient[j] = (float)of_norm;
     if (c->dict->activation != DF_JUMPRELU) return;
-    for (uint64_t i = c->side.latent_start[j]; i < c->side.latent_start[j + 1]; i++)
-        c->side.sorted_gradient[i] += (float)(weight * o->tanh_scale * norm); // at f = 0
+    for (size_t i = 0; i < t->side.n; i++)
+        t->side.gradient[i] += (float)(weight * o->tanh_scale * norm); // at f = 0
 }
 
 /* sum over inactive entries of (theta - p) norm, from the sum over all rows less the active ones:
@@ -131,18 +144,18 @@ static void add_curved(df_coder *c, size_t j, const latent_terms *t) {
 static void add_preact(df_coder *c, size_t j, const latent_terms *t) {
     const df_objective *o = &t->set->objective;
     const df_dict *d = c->dict;
-    df_code_store *s = df_penalised(c);
+    const df_entries *e = penalised(c, t);
     df_range in = df_dict_group_of(d, j)->in;
     const float *row = df_dict_enc(d, j);
     const double *input = c->input_sum + (in.first - d->in.first);
     double theta = d->activation == DF_JUMPRELU ? (double)d->theta[j] : 0.0;
-    double active = (double)(s->latent_start[j + 1] - s->latent_start[j]);
+    double active = (double)e->n;
     double rows = (double)c->rows, all = rows * (double)d->b_enc[j], some = 0.0;
     double norm = (double)c->norm[j], weight = o->preact * t->per_row;
     for (size_t i = 0; i < in.count; i++) all += (double)row[i] * input[i];
-    for (uint64_t i = s->latent_start[j]; i < s->latent_start[j + 1]; i++) {
-        some += (double)s->sorted_value[i];
-        s->sorted_gradient[i] += (float)(weight * norm);
+    for (size_t i = 0; i < e->n; i++) {
+        some += (double)e->value[i];
+        e->gradient[i] += (float)(weight * norm);
     }
     double below = (rows - active) * theta - (all - some);
     t->sum[TERM_PREACT] += norm * below;
@@ -160,8 +173,9 @@ static void add_latent(df_coder *c, size_t j, const latent_terms *t) {
         add_l1(c, j, t);
     else if (o->penalty < DF_PENALTY_L0)
         add_curved(c, j, t);
-    if (c->dict->activation == DF_JUMPRELU) df_jump_latent(c, j, o, t->step_weight);
-    if (c->dict->activation == DF_GATED) df_gated_latent(c, j);
+    if (c->dict->activation == DF_JUMPRELU)
+        df_jump_latent(c, j, o, &(df_jump_entries){t->main, t->side, t->step_weight});
+    if (c->dict->activation == DF_GATED) df_gated_latent(c, j, &t->main);
     if (!(o->preact > 0.0)) return;
     c->preact_factor[j] = 0.0f;
     if (!o->preact_dead || c->state.silent[j] >= t->set->dead_rows) add_preact(c, j, t);
@@ -177,11 +191,13 @@ static df_status sum_powers(df_coder *c, double power) {
         double *sum = c->power_leaves + b * c->rows;
         df_range latents = df_local_block(c, b);
         memset(sum, 0, c->rows * sizeof *sum);
-        for (size_t j = latents.first; j < latents.first + latents.count; j++)
-            for (uint64_t i = s->latent_start[j]; i < s->latent_start[j + 1]; i++) {
-                double code = (double)s->sorted_value[i] * (double)c->norm[j];
-                if (code > 0.0) sum[s->sorted_row[i]] += pow(code, power);
+        for (size_t j = latents.first; j < latents.first + latents.count; j++) {
+            df_entries e = df_entries_of(c, df_coder_worker(c), s, j);
+            for (size_t i = 0; i < e.n; i++) {
+                double code = (double)e.value[i] * (double)c->norm[j];
+                if (code > 0.0) sum[e.row[i]] += pow(code, power);
             }
+        }
     }
     return df_tree_sum(c->comm, c->dict->blocks, c->rows, c->power_leaves, c->row_powers);
 }
@@ -222,6 +238,32 @@ static df_status sum_input(df_coder *c) {
                           c->input_sum);
 }
 
+/* Latents of a dense batch whose penalty is linear: sums over panels tell all. */
+static void add_panels(df_coder *c, df_range latents, const latent_terms *t) {
+    double priced[DF_TILE_LATENTS], codes[DF_TILE_LATENTS];
+    for (size_t j = latents.first; j < latents.first + latents.count; j++) {
+        size_t lane = j % DF_TILE_LATENTS;
+        if (j == latents.first || lane == 0) df_dense_code_sums(c, j, priced, codes);
+        take_l1(c, j, t, priced[lane], codes[lane]);
+    }
+}
+
+static void add_latents(df_coder *c, df_range latents, latent_terms *t) {
+    df_worker *w = df_coder_worker(c);
+    bool sides = !df_has_k(c->dict) && c->dict->activation != DF_RELU;
+    for (size_t j = latents.first; j < latents.first + latents.count; j++) {
+        t->main = df_entries_of(c, w, &c->main, j);
+        if (sides) t->side = df_entries_of(c, w, &c->side, j);
+        add_latent(c, j, t);
+        df_entries_put(c, &c->main, j, &t->main);
+    }
+}
+
+static bool by_panels(const df_coder *c, const df_objective *o) {
+    bool linear = o->penalty == DF_PENALTY_NONE || o->penalty == DF_PENALTY_L1;
+    return c->dense && linear && !(o->preact > 0.0) && c->dict->activation == DF_RELU;
+}
+
 df_status df_objective_terms(df_coder *c, const df_step_settings *set, df_step_report *report) {
     const df_objective *o = &set->objective;
     double total[TERMS], per_row = 1.0 / (double)c->rows;
@@ -231,10 +273,13 @@ df_status df_objective_terms(df_coder *c, const df_step_settings *set, df_step_r
     double weight = step_weight(c, o, report->l0);
 #pragma omp parallel for schedule(static)
     for (size_t b = 0; b < c->my_blocks.count; b++) {
-        latent_terms t = {set, per_row, weight, c->block_leaves + b * TERMS};
+        latent_terms t = {set, per_row, weight, c->block_leaves + b * TERMS, {0}, {0}};
         df_range latents = df_local_block(c, b);
         memset(t.sum, 0, TERMS * sizeof *t.sum);
-        for (size_t j = latents.first; j < latents.first + latents.count; j++) add_latent(c, j, &t);
+        if (by_panels(c, o))
+            add_panels(c, latents, &t);
+        else
+            add_latents(c, latents, &t);
     }
     DF_TRY(df_tree_sum(c->comm, c->dict->blocks, TERMS, c->block_leaves, total));
     bool rooted = o->penalty == DF_PENALTY_LP && o->rooted;

@@ -124,7 +124,8 @@ df_status df_coder_resample(df_coder *c, const float *x, size_t rows, const df_r
     if (!c->training) return df_fail(DF_FAILED, "resampling needs df_coder_train_open first");
     DF_TRY(count_dead(c, how, &before, replaced));
     if (*replaced == 0) return DF_OK;
-    DF_TRY(df_encode(c, x, rows, true, 0.0));
+    const df_codes *codes;
+    DF_TRY(df_coder_encode(c, x, rows, true, &codes));
     df_error_rows(c, &c->main, c->error, NULL);
     return replace(c, how, before, replaced);
 }

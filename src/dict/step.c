@@ -83,7 +83,7 @@ static void error_rows_alone(df_coder *c, df_code_store *s, float *out,
     bool dense = c->dense && s == &c->main;
     if (c->late && s == &c->main) factor = NULL;
     df_skip(c, c->rows);
-    if (dense) df_dense_decode(c, &s->codes, out);
+    if (dense) df_dense_decode(c, out);
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < c->rows; r++) {
         float *e = out + r * c->out;
@@ -93,7 +93,7 @@ static void error_rows_alone(df_coder *c, df_code_store *s, float *out,
         for (size_t i = 0; i < c->out; i++) e[i] = x[i] - (e[i] + c->dict->b_dec[i]);
         if (factor != NULL && !dense) df_code_gradient_row(c, s, r, e, *factor);
     }
-    if (factor != NULL && dense) df_dense_code_gradients(c, s, out, *factor);
+    if (factor != NULL && dense) df_dense_code_gradients(c, out, *factor);
 }
 
 void df_gather_rows(df_coder *c, const float *mine, float *all) {
@@ -105,7 +105,7 @@ void df_gather_rows(df_coder *c, const float *mine, float *all) {
 void df_code_gradients(df_coder *c, df_code_store *s, const float *vectors, df_code_factor factor) {
     if (c->late && s == &c->main) return;
     if (c->dense && s == &c->main) {
-        df_dense_code_gradients(c, s, vectors, factor);
+        df_dense_code_gradients(c, vectors, factor);
         return;
     }
 #pragma omp parallel for schedule(static)
@@ -308,7 +308,7 @@ static df_status forward(df_coder *c, const float *x, size_t rows, const df_step
     double t1 = df_now();
     DF_TRY(errors(c, set, report));
     double t2 = df_now();
-    df_sort_by_latent(c, &c->main);
+    if (!c->dense) df_sort_by_latent(c, &c->main);
     if (set->multi > 0.0) df_sort_by_latent(c, &c->multi);
     if (!df_has_k(c->dict) && c->dict->activation != DF_RELU) df_sort_by_latent(c, &c->side);
     DF_TRY(df_objective_terms(c, set, report));
@@ -344,8 +344,13 @@ static bool fired(const df_coder *c, size_t j, float above) {
 }
 
 static void count_silent(df_coder *c, float above) {
-    for (size_t j = 0; j < c->local; j++)
-        c->state.silent[j] = fired(c, j, above) ? 0 : c->state.silent[j] + c->rows;
+    bool dense[DF_TILE_LATENTS];
+    for (size_t j = 0; j < c->local; j++) {
+        size_t lane = j % DF_TILE_LATENTS;
+        if (c->dense && lane == 0) df_dense_fired(c, j / DF_TILE_LATENTS, above, dense);
+        bool active = c->dense ? dense[lane] : fired(c, j, above);
+        c->state.silent[j] = active ? 0 : c->state.silent[j] + c->rows;
+    }
 }
 
 df_status df_coder_step(df_coder *c, const float *x, size_t rows, const df_step_settings *set,

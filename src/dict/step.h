@@ -38,19 +38,29 @@ size_t df_dense_packed(const df_coder *c);
 size_t df_dense_left(const df_coder *c);
 size_t df_dense_sums(const df_coder *c);
 
-/* All scores above, settled without a screen. Not collective, as all that follow. */
-df_status df_dense_encode(df_coder *c, float above, df_code_store *out);
-/* Entries of these latents in their order; `place` is where each latent's next one goes. */
-void df_dense_sort_range(df_code_store *s, df_range latents, uint64_t *place);
-/* df_decode_local, into out [rows, nodes of this rank, out]. */
-void df_dense_decode(df_coder *c, const df_codes *codes, float *out);
-void df_dense_code_gradients(df_coder *c, df_code_store *s, const float *vectors,
-                             df_code_factor factor);
-/* Packs the batch for df_dense_latents. */
+/* Where panels hold a latent's code of a row. */
+static inline size_t df_dense_at(const df_coder *c, size_t latent, size_t row) {
+    return (latent / DF_TILE_LATENTS * c->rows + row) * DF_TILE_LATENTS + latent % DF_TILE_LATENTS;
+}
+
+/* The codes of all latents above their cuts, settled without a screen, in panels (of JumpReLU, the
+ * others too); codes.start counts them. Not collective, as all that follow. */
+void df_dense_encode(df_coder *c, df_code_store *out);
+/* From panels to lists, and main from lists to panels. */
+void df_dense_list(const df_coder *c, df_code_store *s);
+void df_dense_spread(df_coder *c);
+/* Of main, in panels: df_decode_local, into out [rows, nodes of this rank, out]; dL/df. */
+void df_dense_decode(df_coder *c, float *out);
+void df_dense_code_gradients(df_coder *c, const float *vectors, df_code_factor factor);
+/* sum f price and sum f, [DF_TILE_LATENTS], of the panel of a latent. */
+void df_dense_code_sums(const df_coder *c, size_t latent, double *priced, double *codes);
+/* Which latents of a panel have a code above: fired [DF_TILE_LATENTS]. */
+void df_dense_fired(const df_coder *c, size_t panel, float above, bool *fired);
+/* Packs the batch for df_dense_latent. */
 void df_dense_prepare(df_coder *c);
-/* What the main codes of at most DENSE_LATENTS latents give: dense_sums becomes [latents, in] of
- * the encoder, then [latents, out] of the decoder. */
-void df_dense_latents(const df_coder *c, df_worker *w, df_range latents);
+/* What main gives latent j: g_enc, g_dec, and sum of dL/df. Those of a block come in order: the
+ * first of some makes them all. */
+double df_dense_latent(const df_coder *c, df_worker *w, size_t j);
 
 /* ---- auxiliary.c ---------------------------------------------------------------------------- */
 
@@ -109,10 +119,21 @@ void df_bind_gradient(const df_dict *d, size_t j, float *g_enc, float *g_dec);
 /* After latent j has moved: shared parts and their moments are the same to the bit. */
 void df_bind_moved(df_coder *c, size_t j);
 
-/* The first of a row's entries with this latent or a later one. */
-uint64_t df_code_entry(const df_codes *codes, size_t row, size_t latent);
-/* The codes' entries by latent, rows ascending. */
+/* ---- entries.c ------------------------------------------------------------------------------ */
+
+/* Sorts lists by latent, rows ascending. */
 void df_sort_by_latent(const df_coder *c, df_code_store *s);
+
+/* One latent's entries of main or side, rows ascending: sorted lists, or out of a panel into the
+ * worker's scratch, from where df_entries_put takes gradients back. */
+typedef struct df_entries {
+    const uint32_t *row;
+    const float *value;
+    float *gradient; /* dL/df */
+    size_t n;
+} df_entries;
+df_entries df_entries_of(const df_coder *c, df_worker *w, const df_code_store *s, size_t j);
+void df_entries_put(const df_coder *c, const df_code_store *s, size_t j, const df_entries *e);
 
 /* ---- extras.c, clip.c ----------------------------------------------------------------------- */
 

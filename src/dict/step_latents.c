@@ -6,54 +6,6 @@
 #include <math.h>
 #include <string.h>
 
-/* The first of a row's entries with this latent or a later one. */
-uint64_t df_code_entry(const df_codes *codes, size_t row, size_t latent) {
-    uint64_t low = codes->start[row], high = codes->start[row + 1];
-    while (low < high) {
-        uint64_t middle = low + (high - low) / 2;
-        if (codes->latent[middle] < latent)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
-/* Counts a range of latents (place [latent + 1]), or puts their entries where `place` says. */
-static void sort_range(df_code_store *s, df_range latents, bool count, bool late, uint64_t *place) {
-    for (size_t r = 0; r < s->codes.rows; r++) {
-        uint64_t i = df_code_entry(&s->codes, r, latents.first), end = s->codes.start[r + 1];
-        for (; i < end && s->codes.latent[i] < latents.first + latents.count; i++) {
-            uint64_t at = place[s->codes.latent[i] + count]++;
-            if (count) continue;
-            s->sorted_row[at] = (uint32_t)r;
-            s->sorted_value[at] = s->codes.value[i];
-            if (!late) s->sorted_gradient[at] = s->gradient[i];
-            if (s->decoupled) s->sorted_sites[at] = s->codes.sites[i];
-        }
-    }
-}
-
-void df_sort_by_latent(const df_coder *c, df_code_store *s) {
-    uint64_t *start = s->latent_start;
-    bool late = c->late && s == &c->main;
-    memset(start, 0, (c->local + 1) * sizeof *start);
-#pragma omp parallel for schedule(static)
-    for (int t = 0; t < c->threads; t++)
-        sort_range(s, df_share(c->local, c->threads, t), true, late, start);
-    for (size_t j = 0; j < c->local; j++) start[j + 1] += start[j];
-#pragma omp parallel for schedule(static)
-    for (int t = 0; t < c->threads; t++) {
-        df_range latents = df_share(c->local, c->threads, t);
-        if (c->dense)
-            df_dense_sort_range(s, latents, start);
-        else
-            sort_range(s, latents, false, late, start);
-    }
-    memmove(start + 1, start, c->local * sizeof *start);
-    start[0] = 0;
-}
-
 /* The rows of the next latents' entries are asked for while this one's are added. */
 static void ask_ahead(const df_coder *c, const df_code_store *s, const float *vectors, uint64_t i) {
     for (uint64_t n = i + 4; n < i + 8 && n < s->latent_start[c->local]; n++) {
@@ -123,22 +75,6 @@ static double add_entries(const df_coder *c, df_worker *w, const df_code_store *
     return bias;
 }
 
-/* The same for the main codes of a dense batch: those of many latents are made with the first. */
-static double take_dense(const df_coder *c, df_worker *w, size_t j) {
-    size_t in = c->dict->in.count, b = df_dict_block_of(c->dict, j) - c->my_blocks.first;
-    df_range block = df_local_block(c, b);
-    size_t at = (j - block.first) % DENSE_LATENTS, first = j - at;
-    size_t left = block.first + block.count - first,
-           n = left < DENSE_LATENTS ? left : DENSE_LATENTS;
-    double bias = 0.0;
-    if (at == 0) df_dense_latents(c, w, (df_range){first, n});
-    memcpy(w->g_enc, w->dense_sums + at * in, in * sizeof *w->g_enc);
-    memcpy(w->g_dec, w->dense_sums + n * in + at * c->out, c->out * sizeof *w->g_dec);
-    for (uint64_t i = c->main.latent_start[j]; i < c->main.latent_start[j + 1]; i++)
-        bias += (double)c->main.sorted_gradient[i];
-    return bias;
-}
-
 /* The same for the encoder alone. */
 static double add_encoder_entries(const df_coder *c, df_worker *w, const df_code_store *s,
                                   size_t j) {
@@ -198,7 +134,7 @@ static flow latent_gradient(const df_coder *c, df_worker *w, size_t j) {
     bool gated = c->dict->activation == DF_GATED;
     memset(w->g_enc, 0, g->in.count * sizeof *w->g_enc);
     memset(w->g_dec, 0, g->out.count * sizeof *w->g_dec);
-    double main = c->dense ? take_dense(c, w, j)
+    double main = c->dense ? df_dense_latent(c, w, j)
                            : add_entries(c, w, &c->main, j, df_vectors_of(c, j), c->error_factor);
     double bias = 0.0;
     if (c->aux.codes.rows > 0) bias += add_entries(c, w, &c->aux, j, c->aux_error, c->aux_factor);

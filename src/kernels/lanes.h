@@ -153,15 +153,6 @@ static inline size_t lanes_count(lanes a, lanes b) {
 }
 #endif
 
-/* Keeps a in a register, where the compiler would load it anew for each use. */
-static inline void lanes_hold(lanes *a) {
-#ifdef __AVX512F__
-    __asm__("" : "+v"(*a));
-#else
-    (void)a;
-#endif
-}
-
 /* The fixed tree over 16 lanes: i with i + 8, then i + 4, i + 2, i + 1; of four at a time. */
 #ifdef __AVX512F__
 static inline __m128 lanes_quarter(lanes a) { // i with i + 8, i + 4

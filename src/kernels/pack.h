@@ -16,6 +16,8 @@ uint32_t df_tile_masks(const df_tile *tile, const float *product, uint32_t *mask
 uint32_t df_tile_fp32_avx512(const df_tile *tile, float *product, uint32_t *mask);
 uint32_t df_tile_bf16_avx512(const df_tile *tile, float *product, uint32_t *mask);
 uint32_t df_tile_int8_avx512(const df_tile *tile, float *product, uint32_t *mask);
+/* Where df_has_avx512(DF_SCREEN_FP32). */
+void df_multiply_avx512(const float *left, const float *right, size_t n, bool add, float *out);
 bool df_has_avx512(df_screen screen);
 
 #endif

@@ -60,51 +60,6 @@ void df_dot_pairs(const float *const x[4], const float *const w[4], size_t n, fl
     lanes_sum4(sums, out);
 }
 
-/* 24 sums, four vectors w and one x: 29 registers. Held, because compilers would load x four times.
- */
-#define ROW_SUMS(DO, r) DO(r, 0) DO(r, 1) DO(r, 2) DO(r, 3)
-#define EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5)
-#define ZERO(r, l) lanes s##r##l = lanes_all(0.0f);
-#define ZERO_ROW(r) ROW_SUMS(ZERO, r)
-#define STEP(r, l) s##r##l = lanes_fma(v, w##l, s##r##l);
-#define STEP_ROW(r)                                                                                \
-    {                                                                                              \
-        lanes v = LOAD(x[r]);                                                                      \
-        lanes_hold(&v);                                                                            \
-        ROW_SUMS(STEP, r)                                                                          \
-    }
-#define LOAD_FOUR                                                                                  \
-    lanes w0 = LOAD(w[0]), w1 = LOAD(w[1]), w2 = LOAD(w[2]), w3 = LOAD(w[3]);                      \
-    lanes_hold(&w0);                                                                               \
-    lanes_hold(&w1);                                                                               \
-    lanes_hold(&w2);                                                                               \
-    lanes_hold(&w3);
-#define SUM_ROW(r)                                                                                 \
-    {                                                                                              \
-        const lanes sums[4] = {s##r##0, s##r##1, s##r##2, s##r##3};                                \
-        lanes_sum4(sums, out + 4 * r);                                                             \
-    }
-_Static_assert(DF_DOT_ROWS == 6 && DF_DOT_LATENTS == 4, "the registers");
-
-void df_dot_tile(const float *const x[DF_DOT_ROWS], const float *const w[DF_DOT_LATENTS], size_t n,
-                 float out[DF_DOT_ROWS * DF_DOT_LATENTS]) {
-    EACH_ROW(ZERO_ROW)
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-#define LOAD(row) lanes_load((row) + i)
-        LOAD_FOUR
-        EACH_ROW(STEP_ROW)
-#undef LOAD
-    }
-    if (i < n) {
-#define LOAD(row) lanes_load_part((row) + i, n - i)
-        LOAD_FOUR
-        EACH_ROW(STEP_ROW)
-#undef LOAD
-    }
-    EACH_ROW(SUM_ROW)
-}
-
 void df_add_scaled(float *y, float a, const float *x, size_t n) {
     lanes scale = lanes_all(a);
     size_t i = 0;

@@ -62,6 +62,28 @@ FOR("") uint32_t df_tile_fp32_avx512(const df_tile *t, float *product, uint32_t 
     return any;
 }
 
+#define STORE(r)                                                                                   \
+    _mm512_storeu_ps(out + (r)*32, s0_##r);                                                        \
+    _mm512_storeu_ps(out + (r)*32 + 16, s1_##r);
+#define ADD(r)                                                                                     \
+    _mm512_storeu_ps(out + (r)*32, _mm512_add_ps(_mm512_loadu_ps(out + (r)*32), s0_##r));          \
+    _mm512_storeu_ps(out + (r)*32 + 16, _mm512_add_ps(_mm512_loadu_ps(out + (r)*32 + 16), s1_##r));
+
+FOR("") void df_multiply_avx512(const float *a, const float *b, size_t n, bool add, float *out) {
+    EACH_ROW(ZERO)
+    for (size_t k = 0; k < n; k++) {
+        const __m512 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + 16);
+        EACH_ROW(STEP_FP32)
+        a += DF_TILE_ROWS;
+        b += DF_TILE_LATENTS;
+    }
+    if (add) {
+        EACH_ROW(ADD)
+    } else {
+        EACH_ROW(STORE)
+    }
+}
+
 #define STEP_BF16(r)                                                                               \
     {                                                                                              \
         __m512bh x = (__m512bh)_mm512_set1_epi32(a[r]);                                            \
@@ -125,6 +147,10 @@ bool df_has_avx512(df_screen screen) {
 
 uint32_t df_tile_fp32_avx512(const df_tile *t, float *product, uint32_t *mask) {
     return df_screen_tile_plain(t, product, mask);
+}
+
+void df_multiply_avx512(const float *left, const float *right, size_t n, bool add, float *out) {
+    df_multiply_tile_plain(left, right, n, add, out);
 }
 
 uint32_t df_tile_bf16_avx512(const df_tile *t, float *product, uint32_t *mask) {

@@ -32,13 +32,6 @@ static void test_dot(void **state) {
             float plain = df_dot_plain(left[i], w[i], n);
             assert_true(same_bits(&plain, &out[i], 1));
         }
-        const float *six[DF_DOT_ROWS] = {w[1], x, w[0], w[3], w[2], x};
-        float tile[DF_DOT_ROWS * DF_DOT_LATENTS];
-        df_dot_tile(six, rows, n, tile);
-        for (size_t i = 0; i < DF_DOT_ROWS * DF_DOT_LATENTS; i++) {
-            float plain = df_dot_plain(six[i / DF_DOT_LATENTS], w[i % DF_DOT_LATENTS], n);
-            assert_true(same_bits(&plain, &tile[i], 1));
-        }
         double squares = df_sum_squares(x, n), twin = df_sum_squares_plain(x, n);
         assert_memory_equal(&squares, &twin, sizeof twin);
     }

@@ -145,6 +145,49 @@ static void test_int8_rounding(void **state) {
     assert_true(start == 0 && unit == 0.0f && lost >= 1e-33f && panel[0] == 0);
 }
 
+static bool same_bits(const float *a, const float *b, size_t n) {
+    return memcmp(a, b, n * sizeof *a) == 0;
+}
+
+static void test_whole_products(void **state) {
+    (void)state;
+    static float left[WIDTH * ROWS], right[WIDTH * LATENTS];
+    float fast[DF_TILE_ENTRIES], plain[DF_TILE_ENTRIES];
+    fill(left, WIDTH * ROWS, 1, 1.0f);
+    fill(right, WIDTH * LATENTS, 2, 1.0f);
+    fill(fast, DF_TILE_ENTRIES, 3, 1.0f);
+    memcpy(plain, fast, sizeof plain);
+    for (size_t n = 0; n <= WIDTH; n += 1 + n / 3)
+        for (int add = 1; add >= 0; add--) {
+            df_multiply_tile(left, right, n, add != 0, fast);
+            df_multiply_tile_plain(left, right, n, add != 0, plain);
+            assert_true(same_bits(fast, plain, DF_TILE_ENTRIES));
+        }
+}
+
+static void test_dot_tile(void **state) {
+    (void)state;
+    static tile_case t;
+    static float left[(WIDTH + 15) * ROWS], right[(WIDTH + 15) * LATENTS];
+    float out[DF_TILE_ENTRIES];
+    assert_true(df_dot_floats(WIDTH) <= WIDTH + 15);
+    fill(t.x, ROWS * (WIDTH + 3), 1, 1.0f);
+    fill(t.w, LATENTS * WIDTH, 2, 1.0f);
+    for (size_t n = 1; n <= WIDTH; n += 1 + n / 5) {
+        size_t rows = n % ROWS + 1, latents = n % LATENTS + 1;
+        df_pack_dots(t.x, (df_extent){rows, n}, WIDTH + 3, ROWS, left);
+        df_pack_dots(t.w, (df_extent){latents, n}, WIDTH, LATENTS, right);
+        df_dot_tile(left, right, n, out);
+        for (size_t r = 0; r < ROWS; r++)
+            for (size_t l = 0; l < LATENTS; l++) {
+                float plain = 0.0f;
+                if (r < rows && l < latents)
+                    plain = df_dot_plain(t.x + r * (WIDTH + 3), t.w + l * WIDTH, n);
+                assert_true(same_bits(&plain, &out[r * LATENTS + l], 1));
+            }
+    }
+}
+
 static void test_choice(void **state) {
     (void)state;
     df_kernels *kernels;
@@ -163,10 +206,9 @@ static void test_choice(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tiles),
-        cmocka_unit_test(test_bf16_rounding),
-        cmocka_unit_test(test_int8_rounding),
-        cmocka_unit_test(test_choice),
+        cmocka_unit_test(test_tiles),         cmocka_unit_test(test_bf16_rounding),
+        cmocka_unit_test(test_int8_rounding), cmocka_unit_test(test_whole_products),
+        cmocka_unit_test(test_dot_tile),      cmocka_unit_test(test_choice),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }
