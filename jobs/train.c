@@ -40,21 +40,22 @@ static void close_chosen(chosen *c) {
     df_data_close(&c->data);
 }
 
-static void tell_live(const df_data *data) {
+static void tell_live(const df_data *data, const df_train_options *o) {
     df_info("train: rows come from the models, which run over the text as training asks for them: "
             "windows once for every run of %d rows that they share",
             (int)DF_ORDER_CHUNK);
-    df_info("  a dictionary that begins needs the rows' scales first: the models run once over the "
+    df_info("  a dictionary that begins needs the rows' scales first: the models run %s over the "
             "training text, %llu rows",
+            df_train_passes(o) > 1 ? "twice" : "once",
             (unsigned long long)df_rows_count(data->rows));
 }
 
 /* A dry run comes before the rows are shuffled. Collective. */
-static df_status choose(const df_run *run, chosen *c) {
+static df_status choose(const df_run *run, const df_train_options *o, chosen *c) {
     *c = (chosen){0};
     DF_TRY(df_data_open(run, false, &c->data));
     c->rows = c->data.rows;
-    if (df_job_is_live(run)) tell_live(&c->data);
+    if (df_job_is_live(run)) tell_live(&c->data, o);
     if (df_chosen_shuffle(run) != DF_SHUFFLE_GLOBAL || run->dry_run || df_job_is_synthetic(run))
         return DF_OK;
     df_status status = df_agree(run->world, open_shuffled(run, c));
@@ -201,7 +202,7 @@ static df_status run_with(df_run *run, trained *all, size_t n) {
         print_sizes(all, n);
         return DF_OK;
     }
-    DF_TRY(choose(run, &c));
+    DF_TRY(choose(run, &all[0].options, &c));
     df_status status = run->dry_run ? df_agree(run->world, print_plan(run, &c, all, n))
                                     : train_all(run, &c, all, n);
     close_chosen(&c);

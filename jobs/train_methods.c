@@ -161,11 +161,27 @@ const df_option df_method_options[] = {
      .fixed = true,
      .type = DF_OPT_CHOICE,
      .fallback = "rms",
-     .choices = "rms norm none",
+     .choices = "rms norm none deviation",
      .help = "rows of a site are multiplied by 1/sqrt(mean |x|^2) (dictionary_learning, Gemma "
-             "Scope), by sqrt(width)/mean |x| (Anthropic, SAELens, OpenMOSS), or not; penalties "
-             "and thresholds stand in these units, and decoder norms of models of different "
-             "width compare in the first alone"},
+             "Scope), by sqrt(width)/mean |x| (Anthropic, SAELens, OpenMOSS), not, or by 1/sqrt of "
+             "the sum of their columns' variances + 1e-8 (crosscoder_learning); penalties and "
+             "thresholds stand in these units, and decoder norms of models of different width "
+             "compare in the first and the last alone"},
+    {.key = "train.centre",
+     .fixed = true,
+     .type = DF_OPT_BOOL,
+     .fallback = "false",
+     .help = "rows come less the mean of their site's training rows, and |x| in train.normalise is "
+             "that of such rows (crosscoder_learning: with deviation); the dictionary that is "
+             "written reads and writes rows as they are, its biases hold the mean"},
+    {.key = "train.scale",
+     .fixed = true,
+     .type = DF_OPT_REAL,
+     .fallback = "1",
+     .min = 1e-9,
+     .max = 1e9,
+     .help = "rows are multiplied by this besides (target_rms of crosscoder_learning; 100 in "
+             "diffing-toolkit)"},
     {.key = "train.init_norm_of",
      .type = DF_OPT_CHOICE,
      .fallback = "site",
@@ -284,12 +300,14 @@ static void read_dead(const df_run *run, df_train_options *o) {
 static void read_start(const df_run *run, df_train_options *o) {
     static const char *const biases[] = {"mean", "zero", "median", NULL};
     static const char *const encoder_biases[] = {"zero", "uniform", "quantile", NULL};
-    static const char *const scales[] = {"rms", "norm", "none", NULL};
+    static const char *const scales[] = {"rms", "norm", "none", "deviation", NULL};
     o->init_bias = (df_init_bias)chosen(run, "train.init_bias", biases);
     o->init_bias_enc = (df_init_bias_enc)chosen(run, "train.init_bias_enc", encoder_biases);
     o->init_active = df_job_real(run->job, "train.init_active");
     o->init_untied = strcmp(df_job_text(run->job, "train.init_encoder_draw"), "free") == 0;
     o->normalise = (df_normalise)chosen(run, "train.normalise", scales);
+    o->centre = df_job_bool(run->job, "train.centre");
+    o->scale = df_job_real(run->job, "train.scale");
     o->init_whole_row = strcmp(df_job_text(run->job, "train.init_norm_of"), "row") == 0;
     o->init_uniform = strcmp(df_job_text(run->job, "train.init_draw"), "uniform") == 0;
     o->init_encoder = df_job_real(run->job, "train.init_encoder");

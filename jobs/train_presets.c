@@ -26,6 +26,11 @@ typedef struct preset {
     "init_bias=zero lr=3e-4 " ADAM "warmup=0 warmup_law=torch decay=0 clip=1 dead_rows=1000x "
 #define SL_AUX "aux=1 aux_k=0 aux_normaliser=none aux_bias=decode aux_scaled=true code_norm=root "
 #define CROSSCODER "subtract_bias=false code_norm=sum decoder=free "
+#define CL_BATCHTOPK                                                                               \
+    "activation=batchtopk reconstruction=unsquared init_norm=1 init_bias=median centre=true "      \
+    "normalise=deviation lr=1e-4 " ADAM                                                            \
+    "warmup=1000 warmup_law=zero decay=0 clip=1 aux=0.03125 aux_k=0 dead_rows=10000000 "           \
+    "threshold_rate=0.001 threshold_start=1000 "
 
 static const preset presets[] = {
     {"dictionary_learning-standard",
@@ -105,17 +110,15 @@ static const preset presets[] = {
                 "penalty_weight=2 penalty_warmup=5% "
                 "lr=5e-5 " ADAM "warmup=0 decay=20% clip=1 aux=0"},
     {"crosscoder-batchtopk", "BatchTopK crosscoder (science-of-finetuning, crosscoder_learning)",
-     CROSSCODER
-     "activation=batchtopk reconstruction=unsquared init_norm=1 init_bias=median lr=1e-4 " ADAM
-     "warmup=1000 warmup_law=zero decay=0 clip=1 aux=0.03125 aux_k=0 "
-     "dead_rows=10000000 threshold_rate=0.001 threshold_start=1000"},
+     CROSSCODER CL_BATCHTOPK},
+    {"crosscoder-diffing-toolkit",
+     "the same as diffing-toolkit runs it: rows 100 times as long, k from 1024 in 2000 steps",
+     CROSSCODER CL_BATCHTOPK "scale=100 k_start=1024 k_steps=2000"},
     {"crosscoder-decoupled",
-     "the same, k latents for each site, selected by that site's decoder norm (code normalisation "
+     "crosscoder-batchtopk with k latents for each site, selected by that site's decoder norm "
+     "(code normalisation "
      "DECOUPLED there)",
-     "subtract_bias=false code_norm=decoupled decoder=free activation=batchtopk "
-     "reconstruction=unsquared init_norm=1 init_bias=median lr=1e-4 " ADAM
-     "warmup=1000 warmup_law=zero decay=0 clip=1 aux=0.03125 aux_k=0 "
-     "dead_rows=10000000 threshold_rate=0.001 threshold_start=1000"},
+     "subtract_bias=false code_norm=decoupled decoder=free " CL_BATCHTOPK},
 };
 enum { PRESETS = sizeof presets / sizeof *presets };
 

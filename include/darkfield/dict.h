@@ -66,8 +66,8 @@ enum { DF_MAX_SITES = 256, DF_MAX_PREFIXES = 16 };
 typedef struct df_dict_site {
     char *name, *model;
     uint64_t first, width;
-    double scale;       /* 1 / sqrt(mean |x|^2) over the training rows: every site has unit mean
-                           squared norm */
+    double scale; /* by default 1 / sqrt(mean |x|^2) over the training rows: every site has unit
+                     mean squared norm */
     bool input, output; /* read, written; at least one of them */
 } df_dict_site;
 
@@ -225,6 +225,11 @@ void df_dict_free(df_dict **dict);
  * [out.count]. Not collective; same numbers on any rank count. */
 void df_dict_initialise(df_dict *dict, uint64_t seed, double norm, double encoder_scale,
                         const float *b_dec);
+/* A dictionary of rows less a mean [width], in dictionary units, becomes the same of whole rows:
+ * b_enc -= W_enc mean_in (Gated: b_mag -= exp(r_mag) W_enc mean_in too), unless the encoder
+ * subtracts b_dec; b_dec += mean_out - W_skip mean_in. Codes stay as they are, up to the rounding
+ * of the biases. Collective where there is a W_skip, else not, and `comm` may be NULL. */
+df_status df_dict_fold_mean(df_comm *comm, df_dict *dict, const float *mean) DF_MUST_CHECK;
 
 /* ---- the coder ------------------------------------------------------------------------------ */
 

@@ -27,13 +27,21 @@ typedef enum df_init_bias_enc {
 } df_init_bias_enc;
 enum { DF_QUANTILE_ROWS = 8192, DF_FIT_ROWS = 256 };
 
-/* What the rows of each site are multiplied by, mean over the training rows:
- *   RMS   1 / sqrt(mean |x|^2)       dictionary_learning, Gemma Scope
- *   NORM  sqrt(width) / mean |x|     Anthropic, SAELens (expected_average_only_in), OpenMOSS
- *   NONE  1
+/* What the rows of each site are multiplied by, means over the training rows, x being less its mean
+ * where rows are centred:
+ *   RMS        1 / sqrt(mean |x|^2)              dictionary_learning, Gemma Scope
+ *   NORM       sqrt(width) / mean |x|            Anthropic, SAELens (expected_average_only_in),
+ *                                                OpenMOSS
+ *   NONE       1
+ *   DEVIATION  1 / sqrt(sum of the columns' variances + 1e-8), centred or not: crosscoder_learning
  * Penalties and thresholds stand in these units. Decoder norms of models of one width compare in
- * all of them, of different widths with RMS alone. */
-typedef enum df_normalise { DF_NORMALISE_RMS, DF_NORMALISE_NORM, DF_NORMALISE_NONE } df_normalise;
+ * all of them, of different widths with RMS and DEVIATION alone. */
+typedef enum df_normalise {
+    DF_NORMALISE_RMS,
+    DF_NORMALISE_NORM,
+    DF_NORMALISE_NONE,
+    DF_NORMALISE_DEVIATION
+} df_normalise;
 
 typedef struct df_train_options {
     df_dict_kind kind; /* SAE and CROSSCODER: all sites are read and written */
@@ -73,6 +81,11 @@ typedef struct df_train_options {
     bool init_untied;   /* encoders are drawn for themselves (crosscoder_learning's
                            init_with_transpose = False), of the norm they would have */
     df_normalise normalise;
+    bool
+        centre; /* rows are taken less the mean of their site's training rows (crosscoder_learning);
+                   the biases of the dictionary that is written have taken it up */
+    double scale; /* and multiplied by this besides (target_rms of crosscoder_learning; 100 in
+                     diffing-toolkit); 0: 1 */
     bool init_whole_row; /* init_norm is that of a whole decoder row, not of each site's part */
     bool init_uniform;   /* decoder rows uniform in +-1 / sqrt(columns) instead */
     double init_encoder; /* encoder = decoder times this; 0: times 1 */
@@ -106,6 +119,10 @@ typedef struct df_train_options {
 df_status df_train(df_comm *comm, df_kernels *kernels, const df_rows *rows,
                    const df_train_options *options) DF_MUST_CHECK;
 
+/* How many passes over the rows find their scales when a training begins: one, or two where norms
+ * are those of centred rows, whose mean must be known first. Not collective. */
+int df_train_passes(const df_train_options *options);
+
 /* ---- a sweep -------------------------------------------------------------------------------- */
 
 /* One dictionary of a sweep. */
@@ -117,9 +134,9 @@ typedef struct df_train_member {
 } df_train_member;
 /* Trains the members on the same rows, read once, side by side. Each becomes the dictionary that
  * df_train makes with its options and its sites alone, to the bit. They agree in batch, order_seed,
- * shuffle, buffer_rows and normalise: DF_USAGE where they do not. Each has its own output and
- * checkpoints, resumes from its newest one and waits there for those that are behind; a checkpoint
- * or a stop is one of all. Collective. */
+ * shuffle, buffer_rows, normalise, centre and scale: DF_USAGE where they do not. Each has its own
+ * output and checkpoints, resumes from its newest one and waits there for those that are behind; a
+ * checkpoint or a stop is one of all. Collective. */
 df_status df_train_sweep(df_comm *comm, df_kernels *kernels, const df_rows *rows,
                          const df_train_member *members, size_t n) DF_MUST_CHECK;
 /* Where members are trained: ranks [first, first + count). With at least as many ranks as members a

@@ -159,7 +159,7 @@ static df_status write_file(const train_run *run, const char *path) {
     int id[CHECKPOINT_PARTS + 4];
     df_file *file = NULL;
     df_status status;
-    size_t n = checkpoint_parts(run->dict, run->state, parts);
+    size_t n = checkpoint_parts(run, run->state, parts);
     DF_GO(df_file_create(run->comm, path, "darkfield-checkpoint", &file));
     DF_GO(df_file_agree(file, declare(file, run, parts, n, id)));
     DF_GO(df_file_ready(file));

@@ -62,7 +62,7 @@ static df_status read_thresholds(const df_reader *file, df_dict *dict) {
 
 static df_status read_weights(const df_reader *file, const train_run *run) {
     checkpoint_part parts[CHECKPOINT_PARTS];
-    size_t n = checkpoint_parts(run->dict, NULL, parts);
+    size_t n = checkpoint_parts(run, NULL, parts);
     for (size_t i = 0; i < n; i++) DF_TRY(read_part(file, &parts[i]));
     DF_TRY(read_thresholds(file, run->dict));
     for (size_t s = 0; s < run->dict->sites; s++) {
@@ -100,8 +100,8 @@ static df_status read_interval(const df_reader *file, df_history *history) {
 
 static df_status read_state(const df_reader *file, train_run *run, const header *h) {
     checkpoint_part parts[CHECKPOINT_PARTS];
-    size_t weights = checkpoint_parts(run->dict, NULL, parts);
-    size_t n = checkpoint_parts(run->dict, run->state, parts);
+    size_t weights = checkpoint_parts(run, NULL, parts);
+    size_t n = checkpoint_parts(run, run->state, parts);
     for (size_t i = weights; i < n; i++) DF_TRY(read_part(file, &parts[i]));
     DF_TRY(df_reader_rows(file, "/history", 0, h->history_rows, true, run->history.values));
     DF_TRY(read_anneal(file, &run->anneal));

@@ -25,10 +25,11 @@ static checkpoint_part replicated(const char *path, size_t n, void *data) {
         .path = path, .type = DF_F32, .replicated = true, .data = data, .mine = {0, n}, .all = n};
 }
 
-size_t checkpoint_parts(const df_dict *d, const df_trainer_state *state,
+size_t checkpoint_parts(const train_run *run, const df_trainer_state *state,
                         checkpoint_part out[static CHECKPOINT_PARTS]) {
     static const df_trainer_state none;
     static const df_dict no_averages;
+    const df_dict *d = run->dict;
     const df_trainer_state *t = state != NULL ? state : &none;
     const df_dict *a = t->ema != NULL ? t->ema : &no_averages;
     bool means = t->ema != NULL;
@@ -48,6 +49,7 @@ size_t checkpoint_parts(const df_dict *d, const df_trainer_state *state,
         part("/weights/theta", DF_F32, jump, d->theta),
         part("/weights/r_mag", DF_F32, gate, d->r_mag),
         part("/weights/b_mag", DF_F32, gate, d->b_mag),
+        replicated("/mean", run->mean != NULL ? d->width : 0, run->mean),
         part("/moments/m_enc", DF_F32, enc, t->m_enc),
         part("/moments/v_enc", DF_F32, enc, t->v_enc),
         part("/moments/m_dec", DF_F32, dec, t->m_dec),

@@ -15,11 +15,12 @@ typedef struct checkpoint_part {
     size_t all;    // elements
 } checkpoint_part;
 
-/* WEIGHTS come first: they are read before the coder is opened over them. */
-enum { CHECKPOINT_WEIGHTS = 8, CHECKPOINT_PARTS = 33 };
+/* WEIGHTS come first, the mean of centred rows among them: they are read before the coder is opened
+ * over them. */
+enum { CHECKPOINT_WEIGHTS = 9, CHECKPOINT_PARTS = 34 };
 
 /* state may be NULL: then only the weights are listed. Returns how many. */
-size_t checkpoint_parts(const df_dict *d, const df_trainer_state *state,
+size_t checkpoint_parts(const train_run *run, const df_trainer_state *state,
                         checkpoint_part out[static CHECKPOINT_PARTS]);
 
 /* The attribute that holds the n-th threshold of BatchTopK; into `room`, which it returns. */

@@ -1,4 +1,5 @@
-/* Reading rows in dictionary units, and the normalisation that makes these units. */
+/* Reading rows in dictionary units, and the normalisation that makes these units: what rows are
+ * multiplied by and, where they are centred, the mean that they come less. */
 #include "train_internal.h"
 
 #include <math.h>
@@ -21,7 +22,13 @@ void df_rows_scale(const df_dict *dict, float *x, size_t n) {
     scale_sites(dict->site, dict->sites, dict->width, x, n);
 }
 
+static void subtract(const float *mean, size_t width, float *x, size_t n) {
+    for (size_t r = 0; r < n; r++, x += width)
+        for (size_t c = 0; c < width; c++) x[c] -= mean[c];
+}
+
 void row_sites_scale(const row_sites *all, float *x, size_t n) {
+    if (all->mean != NULL) subtract(all->mean, all->width, x, n);
     scale_sites(all->site, all->n, all->width, x, n);
 }
 
@@ -90,9 +97,9 @@ static size_t leaf_columns(const row_sites *all) {
     return all->width + 2 * all->n;
 }
 
-/* The leaves of this rank, [mine.count, leaf_columns]. */
-static df_status sum_chunks(const df_rows *rows, const row_sites *all, df_range mine,
-                            double *leaves) {
+/* The leaves of this rank, [mine.count, leaf_columns], of rows less `mean` (NULL: as they are). */
+static df_status sum_chunks(const df_rows *rows, const row_sites *all, const float *mean,
+                            df_range mine, double *leaves) {
     float *x = NULL; // [PIECE, width]
     uint64_t number[PIECE];
     df_status status = DF_NEW(x, PIECE * all->width);
@@ -102,49 +109,112 @@ static df_status sum_chunks(const df_rows *rows, const row_sites *all, df_range 
             size_t n = chunk.count - done < PIECE ? chunk.count - done : PIECE;
             for (size_t r = 0; r < n; r++) number[r] = chunk.first + done + r;
             status = df_rows_read(rows, number, n, x);
-            if (status == DF_OK) add_rows(all, x, n, leaves + i * leaf_columns(all));
+            if (status != DF_OK) break;
+            if (mean != NULL) subtract(mean, all->width, x, n);
+            add_rows(all, x, n, leaves + i * leaf_columns(all));
         }
     }
     df_free(x);
     return status;
 }
 
-static double scale_of(df_normalise how, const df_dict_site *site, double square, double length) {
-    if (how == DF_NORMALISE_NONE) return 1.0;
-    return how == DF_NORMALISE_NORM ? sqrt((double)site->width) / length : 1.0 / sqrt(square);
+/* The sums over all rows, [leaf_columns]. Collective. */
+static df_status sum_rows(df_comm *comm, const df_rows *rows, const row_sites *all,
+                          const float *mean, double *sums) {
+    size_t columns = leaf_columns(all);
+    df_range mine = df_share(CHUNKS, df_comm_size(comm), df_comm_rank(comm));
+    double *leaves = NULL;
+    df_status status = DF_NEW(leaves, mine.count * columns);
+    if (status == DF_OK) status = sum_chunks(rows, all, mean, mine, leaves);
+    status = df_agree(comm, status);
+    if (status == DF_OK) status = df_tree_sum(comm, CHUNKS, columns, leaves, sums);
+    df_free(leaves);
+    return status;
 }
 
-static df_status set_scales(const df_rows *set, const double *sums, df_normalise how,
+/* Means over the training rows of one site. */
+typedef struct moments {
+    double square, spread, length; // |x|^2, |x - mean x|^2, |x| (centred: |x - mean x|)
+} moments;
+
+static moments moments_of(const row_sites *all, size_t s, const double *sums, double rows) {
+    const df_dict_site *columns = &all->site[s];
+    double square = sums[all->width + s] / rows, mean = 0;
+    for (size_t c = columns->first; c < columns->first + columns->width; c++)
+        mean += (sums[c] / rows) * (sums[c] / rows);
+    return (moments){square, square - mean, sums[all->width + all->n + s] / rows};
+}
+
+/* Rows that vary by less than this of their mean square are taken for constant: no more is left of
+ * the difference of two sums. */
+#define LEAST_SPREAD 1e-10
+#define DEVIATION_EPSILON 1e-8
+
+static df_status check_moments(const df_train_options *o, const df_dict_site *columns,
+                               const moments *of) {
+    if (!(of->square > 0) || !isfinite(of->square))
+        return df_fail(DF_BAD_INPUT,
+                       "%s of model %s has mean |x|^2 = %g over the training rows, it must "
+                       "be positive and finite",
+                       columns->name, columns->model, of->square);
+    bool varies = of->spread > LEAST_SPREAD * of->square;
+    if (varies || (!o->centre && o->normalise != DF_NORMALISE_DEVIATION)) return DF_OK;
+    return df_fail(DF_BAD_INPUT,
+                   "%s of model %s is the same in all training rows (mean |x|^2 = %g, mean "
+                   "|x - mean x|^2 = %g): its rows cannot be centred or divided by their deviation",
+                   columns->name, columns->model, of->square, of->spread);
+}
+
+static double scale_of(const df_train_options *o, uint64_t width, const moments *of) {
+    double square = o->centre ? of->spread : of->square;
+    double scale = o->normalise == DF_NORMALISE_NONE   ? 1.0
+                   : o->normalise == DF_NORMALISE_NORM ? sqrt((double)width) / of->length
+                   : o->normalise == DF_NORMALISE_RMS  ? 1.0 / sqrt(square)
+                                                       : 1.0 / sqrt(of->spread + DEVIATION_EPSILON);
+    return o->scale > 0 ? o->scale * scale : scale;
+}
+
+static df_status set_scales(const df_rows *set, const df_train_options *o, const double *sums,
                             row_sites *all, float *center) {
     double rows = (double)rows_counted(set);
     for (size_t s = 0; s < all->n; s++) {
         df_dict_site *columns = &all->site[s];
-        double square = sums[all->width + s] / rows;
-        if (!(square > 0) || !isfinite(square))
-            return df_fail(DF_BAD_INPUT,
-                           "%s of model %s has mean |x|^2 = %g over the training rows, it must "
-                           "be positive and finite",
-                           columns->name, columns->model, square);
-        double length = sums[all->width + all->n + s] / rows;
-        columns->scale = scale_of(how, columns, square, length);
+        moments of = moments_of(all, s, sums, rows);
+        DF_TRY(check_moments(o, columns, &of));
+        columns->scale = scale_of(o, columns->width, &of);
         for (size_t c = columns->first; c < columns->first + columns->width; c++)
-            center[c] = (float)(sums[c] / rows * columns->scale);
+            center[c] = o->centre ? 0.0f : (float)(sums[c] / rows * columns->scale);
     }
     return DF_OK;
 }
 
-df_status data_normalise(df_comm *comm, const df_rows *rows, df_normalise how, row_sites *all,
-                         float *center) {
-    size_t columns = leaf_columns(all);
-    df_range mine = df_share(CHUNKS, df_comm_size(comm), df_comm_rank(comm));
-    double *leaves = NULL, *sums = NULL;
-    df_status status = DF_NEW(leaves, mine.count * columns);
-    if (status == DF_OK) status = DF_NEW(sums, columns);
-    if (status == DF_OK) status = sum_chunks(rows, all, mine, leaves);
+int df_train_passes(const df_train_options *o) {
+    return o->centre && o->normalise == DF_NORMALISE_NORM ? 2 : 1;
+}
+
+/* The lengths of centred rows take the place of those of rows as they are; scratch: as sums.
+ * Collective. */
+static df_status centred_lengths(df_comm *comm, const df_rows *rows, const row_sites *all,
+                                 double *sums, double *scratch) {
+    size_t lengths = all->width + all->n;
+    DF_TRY(sum_rows(comm, rows, all, all->mean, scratch));
+    memcpy(sums + lengths, scratch + lengths, all->n * sizeof *sums);
+    return DF_OK;
+}
+
+df_status data_normalise(df_comm *comm, const df_rows *rows, const df_train_options *o,
+                         row_sites *all, float *center) {
+    double *sums = NULL, *scratch = NULL, n = (double)rows_counted(rows);
+    df_status status = DF_NEW(sums, leaf_columns(all));
+    if (status == DF_OK) status = DF_NEW(scratch, leaf_columns(all));
     status = df_agree(comm, status);
-    if (status == DF_OK) status = df_tree_sum(comm, CHUNKS, columns, leaves, sums);
-    if (status == DF_OK) status = set_scales(rows, sums, how, all, center);
-    df_free(leaves);
+    if (status == DF_OK) status = sum_rows(comm, rows, all, NULL, sums);
+    for (size_t c = 0; c < all->width && status == DF_OK && o->centre; c++)
+        all->mean[c] = (float)(sums[c] / n);
+    if (status == DF_OK && df_train_passes(o) > 1)
+        status = centred_lengths(comm, rows, all, sums, scratch);
+    if (status == DF_OK) status = set_scales(rows, o, sums, all, center);
     df_free(sums);
+    df_free(scratch);
     return status;
 }

@@ -227,12 +227,7 @@ static df_status load_mean(const exchange *x, const exchange_tensor *t, df_dict 
     for (size_t s = 0; !none && s < d->sites; s++)
         for (size_t c = d->site[s].first; c < d->site[s].first + d->site[s].width; c++)
             mean[c] = (float)((double)mean[c] * d->site[s].scale);
-    for (size_t j = 0; !none && j < d->mine.count; j++) {
-        double sum = 0.0;
-        for (size_t c = 0; c < d->width; c++) sum += (double)df_dict_enc(d, j)[c] * (double)mean[c];
-        d->b_enc[j] = (float)((double)d->b_enc[j] - sum);
-    }
-    for (size_t c = 0; !none && c < d->width; c++) d->b_dec[c] += mean[c];
+    if (!none && status == DF_OK) status = df_dict_fold_mean(NULL, d, mean); // there is no W_skip
     df_free(mean);
     return status;
 }

@@ -27,9 +27,9 @@ static df_range chunk_of(const sample *s, size_t chunk) {
     return df_share(s->n, CHUNKS, (int)chunk);
 }
 
-/* Reads whole rows of the data set, a piece at a time, and keeps the columns of the dictionary. */
-static df_status read_sample(const train_rows *from, const df_dict *dict, uint64_t seed,
-                             sample *s) {
+/* Reads whole rows of the data set, a piece at a time, and keeps the columns of the dictionary, in
+ * the units of training. */
+static df_status read_sample(const train_rows *from, uint64_t seed, sample *s) {
     enum { PIECE = 256 };
     uint64_t wanted[PIECE], n = rows_counted(from->rows);
     float *x = NULL; // [PIECE, columns of the data set]
@@ -39,10 +39,10 @@ static df_status read_sample(const train_rows *from, const df_dict *dict, uint64
         for (size_t i = 0; i < count; i++)
             wanted[i] = df_random_permute(seed, DF_STREAM_INIT, n, s->rows.first + done + i);
         status = df_rows_read(from->rows, wanted, count, x);
-        if (status == DF_OK)
-            row_sites_pick(from->all, from->site, from->sites, x, count, s->x + done * s->width);
+        if (status != DF_OK) break;
+        row_sites_scale(from->all, x, count);
+        row_sites_pick(from->all, from->site, from->sites, x, count, s->x + done * s->width);
     }
-    df_rows_scale(dict, s->x, s->rows.count);
     df_free(x);
     return status;
 }
@@ -61,7 +61,7 @@ static df_status open_sample(df_comm *comm, const train_rows *from, const df_dic
     DF_TRY(DF_NEW(s->x, s->rows.count * s->width));
     DF_TRY(DF_NEW(s->leaves, mine.count * (s->width + 1)));
     DF_TRY(DF_NEW(s->sums, s->width + 1));
-    return read_sample(from, dict, seed, s);
+    return read_sample(from, seed, s);
 }
 
 static double distance(const float *x, const double *center, size_t n) {
@@ -203,7 +203,7 @@ static void set_bias(df_dict *d, size_t j, const float *x, size_t n, double shar
 static df_status sample_all(const train_rows *from, const df_dict *d, uint64_t seed, size_t n,
                             float *x) {
     sample s = {.n = n, .width = d->width, .rows = {0, n}, .x = x};
-    DF_TRY(read_sample(from, d, seed, &s));
+    DF_TRY(read_sample(from, seed, &s));
     for (size_t i = 0; i < n && d->subtract_bias; i++)
         for (size_t c = 0; c < d->in.count; c++) x[i * d->width + d->in.first + c] -= d->b_dec[c];
     return DF_OK;

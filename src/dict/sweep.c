@@ -3,6 +3,7 @@
 #include "sweep.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 /* A status of this rank's dictionaries becomes that of all ranks. */
@@ -27,6 +28,7 @@ static df_status open_mine(sweep *s) {
     int size = df_comm_size(s->comm);
     if (s->n < 1) return df_fail(DF_USAGE, "a sweep has no members");
     DF_TRY(row_sites_open(s->rows, &s->all));
+    if (s->members[0].options->centre) DF_TRY(DF_NEW(s->all.mean, s->all.width));
     DF_TRY(DF_NEW(s->place, s->n));
     DF_TRY(DF_NEW(s->run, s->n));
     DF_TRY(DF_NEW(s->member, s->n));
@@ -78,9 +80,9 @@ static df_status sweep_open(sweep *s, df_kernels *kernels) {
 }
 
 static void sweep_close(sweep *s) {
-    loader_close(&s->loader); // reads into the scales of the sites: first
+    loader_close(&s->loader); // reads with the scales and means of the sites: first
     for (size_t r = 0; r < s->runs; r++) train_close(&s->run[r]);
-    void *owned[] = {s->place, s->run, s->member, s->begin, s->counts, s->lines, s->x};
+    void *owned[] = {s->place, s->run, s->member, s->begin, s->counts, s->lines, s->x, s->all.mean};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) df_free(owned[i]);
     df_comm_free(&s->own);
 }
@@ -102,14 +104,32 @@ static df_status resume(sweep *s) {
     return DF_OK;
 }
 
-/* The scales of all sites: from a pass over the rows when a dictionary begins (center [width] is
+/* The means of all sites as the checkpoints have them. Collective. */
+static df_status gather_means(sweep *s) {
+    double *mean = NULL; // [width]
+    DF_TRY(df_agree(s->comm, DF_NEW(mean, s->all.width)));
+    for (size_t c = 0; c < s->all.width; c++) mean[c] = -INFINITY; // of a site that nobody reads
+    for (size_t r = 0; r < s->runs; r++)
+        for (size_t i = 0; i < s->run[r].from.sites; i++) {
+            const df_dict_site *from = &s->run[r].dict->site[i];
+            for (size_t c = 0; c < from->width; c++)
+                mean[s->all.site[s->run[r].site[i]].first + c] =
+                    (double)s->run[r].mean[from->first + c];
+        }
+    df_max_double(s->comm, mean, s->all.width);
+    for (size_t c = 0; c < s->all.width; c++)
+        s->all.mean[c] = isfinite(mean[c]) ? (float)mean[c] : 0.0f;
+    df_free(mean);
+    return DF_OK;
+}
+
+/* The scales and means of all sites: from the rows when a dictionary begins (center [width] is
  * then the mean of the scaled rows), else as the checkpoints have them. */
 static df_status find_scales(sweep *s, bool any_fresh, float *center) {
     double scale[DF_MAX_SITES] = {0};
     if (any_fresh) {
         df_timer_start("normalise");
-        df_status status =
-            data_normalise(s->comm, s->rows, s->members[0].options->normalise, &s->all, center);
+        df_status status = data_normalise(s->comm, s->rows, s->members[0].options, &s->all, center);
         df_timer_stop("normalise");
         return status;
     }
@@ -119,7 +139,7 @@ static df_status find_scales(sweep *s, bool any_fresh, float *center) {
     df_max_double(s->comm, scale, s->all.n);
     for (size_t i = 0; i < s->all.n; i++)
         s->all.site[i].scale = scale[i] > 0.0 ? scale[i] : 1.0; // a site that nobody reads
-    return DF_OK;
+    return s->all.mean != NULL ? gather_means(s) : DF_OK;
 }
 
 static df_status begin(sweep *s) {

@@ -34,10 +34,11 @@ static df_status check_members(const df_train_member *members, size_t n) {
     const df_train_options *a = members[0].options;
     for (size_t m = 1; m < n; m++) {
         const df_train_options *b = members[m].options;
-        if (b->normalise != a->normalise)
+        if (b->normalise != a->normalise || b->centre != a->centre || b->scale != a->scale)
             return df_fail(DF_USAGE,
                            "members %s and %s of a sweep scale rows differently, which all of them "
-                           "share: give one train.normalise beside the sweep",
+                           "share: give one train.normalise, train.centre and train.scale beside "
+                           "the sweep",
                            members[0].name, members[m].name);
         if (b->batch != a->batch || b->order_seed != a->order_seed || b->shuffle != a->shuffle ||
             b->buffer_rows != a->buffer_rows)
@@ -111,7 +112,8 @@ static size_t member_bytes(const df_train_options *o, const df_dict *d, df_scree
     df_train_room room = train_room(o);
     size_t outputs = df_dict_outputs(d);
     size_t history = history_rows(o) * history_columns(outputs) + history_sums(outputs);
-    return df_dict_bytes(d) + history * sizeof(double) +
+    size_t mean = o->centre ? d->width * sizeof(float) : 0;
+    return df_dict_bytes(d) + history * sizeof(double) + mean +
            df_coder_plan_bytes(d, screen, o->batch, size, true) +
            df_coder_room_bytes(d, o->batch, size, &room);
 }
@@ -149,6 +151,7 @@ df_status df_train_plan_rank(const df_train_member *members, size_t n, const df_
         if (out->rank >= place[m].first && out->rank < place[m].first + place[m].count)
             DF_GO(add_member(&members[m], &all, screen, &place[m], out));
     out->bytes += FILE_BYTES + loader_plan_bytes(&order, o->batch, all.width, size) + out->scratch;
+    if (o->centre) out->bytes += all.width * sizeof(float);
     out->cost = df_cost_add(out->cost, train_loop_cost(all.width, o->batch, size, out->rank));
     if (n > 1) out->cost = df_cost_add(out->cost, df_cost_agree(size));
 done:

@@ -39,6 +39,9 @@ df_status train_begin(train_run *run, const float *all) {
     float *center = NULL; // [width]
     for (size_t s = 0; s < run->dict->sites; s++)
         run->dict->site[s].scale = run->from.all->site[run->site[s]].scale;
+    if (run->mean != NULL)
+        row_sites_pick(run->from.all, run->site, run->from.sites, run->from.all->mean, 1,
+                       run->mean);
     for (size_t n = 0; n < df_dict_thresholds(run->dict); n++)
         *df_dict_threshold(run->dict, n) = -1.0f;
     run->anneal = (df_anneal){.factor = 1.0};
@@ -111,6 +114,7 @@ df_status train_open(train_run *run, const df_train_member *member, const row_si
     run->whole = n == all->n;
     for (size_t s = 0; s < n; s++) run->whole = run->whole && run->site[s] == s;
     DF_TRY(new_dict(run, sites));
+    if (o->centre) DF_TRY(DF_NEW(run->mean, run->dict->width));
     DF_TRY(history_open(history_rows(o), df_dict_outputs(run->dict), &run->history));
     run->kernel_history = df_strdup(df_kernels_path(run->kernels));
     return run->kernel_history != NULL ? DF_OK : DF_FAILED;
@@ -121,6 +125,7 @@ void train_close(train_run *run) {
     df_dict_free(&run->dict);
     history_close(&run->history);
     df_free(run->site);
+    df_free(run->mean);
     df_free(run->kernel_history);
     df_free(run->checkpoint);
 }
@@ -166,6 +171,15 @@ df_status train_step(train_run *run, const float *x) {
 
 /* ---- the end -------------------------------------------------------------------------------- */
 
+/* What is written is a dictionary of rows as they are. */
+static df_status fold_mean(train_run *run) {
+    const df_dict *d = run->dict;
+    for (size_t s = 0; s < d->sites; s++)
+        for (size_t c = d->site[s].first; c < d->site[s].first + d->site[s].width; c++)
+            run->mean[c] = (float)((double)run->mean[c] * d->site[s].scale);
+    return df_dict_fold_mean(run->comm, run->dict, run->mean);
+}
+
 /* The dictionary is safe on disk before the checkpoints go. */
 df_status train_finish(train_run *run) {
     const df_train_options *o = run->options;
@@ -173,6 +187,7 @@ df_status train_finish(train_run *run) {
     facts.kernel_path = run->kernel_history;
     run->dict->k = o->k;
     if (o->ema > 0.0) df_coder_use_averages(run->coder, o->ema);
+    if (run->mean != NULL) DF_TRY(fold_mean(run));
     df_timer_start("write");
     df_status status = df_dict_save(run->comm, o->output, run->dict, &run->history, o->resolved_job,
                                     o->seed, o->steps * o->batch, &facts);

@@ -22,18 +22,21 @@ size_t rows_counted(const df_rows *rows);
 typedef struct row_sites {
     size_t n, width;
     df_dict_site site[DF_MAX_SITES]; // name, model, first, width, scale
+    float *mean; // [width], subtracted before rows are scaled; NULL: they are not centred
 } row_sites;
-/* Scales are 1. DF_USAGE: there are none, or more than a dictionary has. Not collective. */
+/* Scales are 1, there is no mean. DF_USAGE: there are none, or more than a dictionary has. Not
+ * collective. */
 df_status row_sites_open(const df_rows *rows, row_sites *out) DF_MUST_CHECK;
-/* Rows x [n, width] into dictionary units. */
+/* Rows x [n, width] into the units of training: (x - mean) scale. */
 void row_sites_scale(const row_sites *all, float *x, size_t n);
 /* Of rows x [n, width] the columns of `sites` [n_sites], side by side in that order. */
 void row_sites_pick(const row_sites *all, const size_t *sites, size_t n_sites, const float *x,
                     size_t n, float *out);
-/* One pass over the training rows: sets the scale of each site as `how` says, and `center`
- * [width] to the mean of the scaled rows. The scales must be 1 before. Collective. */
-df_status data_normalise(df_comm *comm, const df_rows *rows, df_normalise how, row_sites *all,
-                         float *center) DF_MUST_CHECK;
+/* The passes over the training rows (df_train_passes): sets the scale of each site and the mean,
+ * where there is one, as the options say, and `center` [width] to the mean of the rows in the units
+ * of training. Collective. */
+df_status data_normalise(df_comm *comm, const df_rows *rows, const df_train_options *options,
+                         row_sites *all, float *center) DF_MUST_CHECK;
 
 /* What a dictionary is trained on: these sites of the data set, in the order of its own rows. */
 typedef struct train_rows {
@@ -114,6 +117,7 @@ typedef struct train_run {
     size_t *site; // of `from`
     bool whole;   // a row of the dictionary is a whole row of the data set
     df_dict *dict;
+    float *mean; // [width of the dictionary] what its rows come less; NULL: they are not centred
     df_coder *coder;
     df_trainer_state *state; // the coder's, NULL: training has not begun
     df_history history;
