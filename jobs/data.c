@@ -105,21 +105,35 @@ static char *add_line(char *text, uint64_t hash) {
     return longer;
 }
 
-char *df_data_recipes(const df_data *d, const size_t *site, size_t sites) {
+static char *add_recipe(char *text, const df_acts *acts) {
+    return add_line(text, acts->recipe);
+}
+
+static char *add_content(char *text, const df_acts *acts) {
+    return add_line(text, acts->hash);
+}
+
+/* What `add` makes of each file in turn, once each. */
+static char *list_files(const df_data *d, const size_t *site, size_t sites,
+                        char *(*add)(char *, const df_acts *)) {
     char *text = df_strdup("");
     size_t n = site != NULL ? sites : d->sites;
     for (size_t i = 0; i < d->files * n && text != NULL; i++)
-        if (file_is_new(d, i / n, site, i % n))
-            text = add_line(text, acts_of(d, i / n, site, i % n)->recipe);
+        if (file_is_new(d, i / n, site, i % n)) text = add(text, acts_of(d, i / n, site, i % n));
     return text;
+}
+
+char *df_data_recipes(const df_data *d, const size_t *site, size_t sites) {
+    return list_files(d, site, sites, add_recipe);
+}
+
+char *df_data_inputs(const df_data *d, const size_t *site, size_t sites) {
+    return list_files(d, site, sites, df_inputs_note);
 }
 
 /* One line for every file: what an output depends on. */
 static df_status list_hashes(df_data *d) {
-    d->hashes = df_strdup("");
-    for (size_t i = 0; i < d->files * d->sites && d->hashes != NULL; i++)
-        if (file_is_new(d, i / d->sites, NULL, i % d->sites))
-            d->hashes = add_line(d->hashes, d->acts[i]->hash);
+    d->hashes = list_files(d, NULL, 0, add_content);
     return d->hashes != NULL ? DF_OK : DF_FAILED;
 }
 

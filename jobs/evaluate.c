@@ -107,6 +107,7 @@ static df_status run_with(df_run *run, const char *dict_path, const char *output
     df_status status;
     DF_GO(df_input_digest(run, dict_path, &hash));
     DF_GO(df_data_open(run, true, &data));
+    DF_GO(df_inputs_trained_on(run, dict_path, data.opened, data.n_opened));
     job = describe_job(run, hash, data.hashes);
     DF_GO(df_agree(run->world, job != NULL ? DF_OK : DF_FAILED));
     df_eval_options o = read_options(run, output, job);
@@ -132,6 +133,7 @@ static df_status print_plan(df_run *run, const char *dict_path, const char *outp
     if (df_plan_is_early(run, "evaluate", dict_path, NULL)) return DF_OK;
     if (known) recovery.directions = df_job_synthetic(run).directions;
     DF_GO(df_data_open(run, true, &data));
+    DF_GO(df_inputs_trained_on(run, dict_path, data.opened, data.n_opened));
     DF_GO(df_plan_dict(run, dict_path, &plan, &dict));
     if (with_loss) DF_GO(df_agree(run->world, df_plan_loss(run, &data, &plan, &loss, &running)));
     const df_eval_more more = {known ? &recovery : NULL, with_loss ? &loss : NULL};

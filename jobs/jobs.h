@@ -129,6 +129,10 @@ typedef struct df_inputs {
 } df_inputs;
 df_status df_inputs_open(const df_run *run, df_inputs *out) DF_MUST_CHECK;
 void df_inputs_close(df_inputs *inputs);
+/* DF_BAD_INPUT where the dictionary at `path` was trained on one of these files, of the same
+ * recipe, when it had other content. Collective. */
+df_status df_inputs_trained_on(const df_run *run, const char *path, df_acts *const *acts,
+                               size_t n) DF_MUST_CHECK;
 
 /* The data set of the training rows of all dictionaries, or of those that the evaluation of one
  * reads: the files of train.files (else the job's own) behind the job's filters, or synthetic rows.
@@ -149,6 +153,8 @@ void df_data_close(df_data *data);
 /* What training on these sites (NULL: all) depends on, a line for each file: the hash of what it
  * was made by, which is known of rows that models make as well. New memory. */
 char *df_data_recipes(const df_data *data, const size_t *site, size_t sites);
+/* The same with their content, for /provenance (df_inputs_note). New memory. */
+char *df_data_inputs(const df_data *data, const size_t *site, size_t sites);
 /* Which rows evaluation reads; the filter borrows *tokens (df_free), which is new memory in every
  * case. Not collective. */
 df_status df_job_evaluation_filter(const df_run *run, df_acts_filter *out,
@@ -200,5 +206,8 @@ char *df_resolved_with(const df_run *run, const char *sections, uint64_t diction
  * attribute "job" (append input hashes to it). */
 bool df_stage_is_current(const df_run *run, const char *path, const char *format,
                          const char *resolved);
+/* And from the same inputs, lines of df_inputs_note, as far as they are known. Collective. */
+bool df_stage_is_current_of(const df_run *run, const char *path, const char *format,
+                            const char *resolved, const char *inputs);
 
 #endif

@@ -379,12 +379,47 @@ char *df_resolved_with(const df_run *run, const char *sections, uint64_t diction
     return text;
 }
 
+/* Whether a file was made from these inputs, as far as both are known; *why not: new memory. */
+static bool has_inputs(const char *path, const char *format, const char *inputs, char **why) {
+    df_reader *file = NULL;
+    df_status status = df_reader_open(path, format, &file);
+    if (status == DF_OK) status = df_inputs_check(file, inputs);
+    if (status != DF_OK) *why = df_strdup(df_error_text());
+    df_reader_close(&file);
+    df_error_clear();
+    return status == DF_OK;
+}
+
+df_status df_inputs_trained_on(const df_run *run, const char *path, df_acts *const *acts,
+                               size_t n) {
+    char *inputs = NULL, *why = NULL;
+    df_status status = DF_OK;
+    if (df_comm_rank(run->world) == 0) {
+        inputs = df_strdup("");
+        for (size_t i = 0; i < n; i++) inputs = df_inputs_note(inputs, acts[i]);
+        status = inputs != NULL ? DF_OK : DF_FAILED;
+        if (status == DF_OK && !has_inputs(path, "darkfield-dictionary", inputs, &why))
+            status = df_fail(DF_BAD_INPUT,
+                             "%s: train again, or put back the activations that it was trained on",
+                             why != NULL ? why : path);
+    }
+    df_free(inputs);
+    df_free(why);
+    return df_agree(run->world, status);
+}
+
 bool df_stage_is_current(const df_run *run, const char *path, const char *format,
                          const char *resolved) {
+    return df_stage_is_current_of(run, path, format, resolved, NULL);
+}
+
+bool df_stage_is_current_of(const df_run *run, const char *path, const char *format,
+                            const char *resolved, const char *inputs) {
     uint8_t current = 0;
     if (df_comm_rank(run->world) == 0 && !run->force) {
         char *why = NULL;
         current = df_file_is_current(path, format, resolved, &why);
+        if (current && inputs != NULL) current = has_inputs(path, format, inputs, &why);
         if (current)
             df_info("%s is complete and current: skipped", path);
         else if (why != NULL && df_file_exists(path))

@@ -154,6 +154,7 @@ static df_status run_with(df_run *run, const char *dict_path, const char *output
     df_status status;
     DF_GO(df_input_digest(run, dict_path, &hash));
     DF_GO(df_inputs_open(run, &s.acts));
+    DF_GO(df_inputs_trained_on(run, dict_path, s.acts.file, s.acts.n));
     job = df_resolved_with(run, "spectrum", hash, &s.acts);
     DF_GO(df_agree(run->world, job != NULL ? DF_OK : DF_FAILED));
     if (df_stage_is_current(run, output, "darkfield-spectrum", job)) goto done;
@@ -201,6 +202,7 @@ static df_status print_plan(df_run *run, const char *dict_path, const char *outp
     df_status status;
     if (df_plan_is_early(run, "spectrum", dict_path, NULL)) return DF_OK;
     DF_GO(df_inputs_open(run, &s.acts));
+    DF_GO(df_inputs_trained_on(run, dict_path, s.acts.file, s.acts.n));
     DF_GO(df_plan_dict(run, dict_path, &plan, &s.dict));
     DF_GO(df_agree(run->world, plan_spectra(run, &s, &plan, &need)));
     df_info("spectrum: %zu training and %zu held-out rows of %zu sites", s.n[0], s.n[1], s.models);

@@ -135,6 +135,7 @@ static df_status run_with(df_run *run, const char *dict_path, const char *output
     df_status status;
     DF_GO(df_input_digest(run, dict_path, &hash));
     DF_GO(df_inputs_open(run, &s.acts));
+    DF_GO(df_inputs_trained_on(run, dict_path, s.acts.file, s.acts.n));
     job = df_resolved_with(run, "stats", hash, &s.acts);
     DF_GO(df_agree(run->world, job != NULL ? DF_OK : DF_FAILED));
     if (df_stage_is_current(run, output, "darkfield-statistics", job)) goto done;
@@ -179,6 +180,7 @@ static df_status print_plan(df_run *run, const char *dict_path, const char *outp
     df_status status;
     if (df_plan_is_early(run, "stats", dict_path, NULL)) return DF_OK;
     DF_GO(df_inputs_open(run, &s.acts));
+    DF_GO(df_inputs_trained_on(run, dict_path, s.acts.file, s.acts.n));
     DF_GO(df_plan_dict(run, dict_path, &plan, &s.dict));
     DF_GO(df_agree(run->world, plan_pass(run, &s, &plan, output, &need)));
     df_info("stats: %lld examples of %lld tokens for each of %zu latents",

@@ -70,7 +70,7 @@ static df_status choose(const df_run *run, const df_train_options *o, chosen *c)
 typedef struct trained {
     df_run run;
     df_train_options options;
-    char *job, *output, *prefix;
+    char *job, *inputs, *output, *prefix;
     size_t *site, sites; /* of the data set; NULL: all */
     bool current;        /* its file is complete: nothing to do */
 } trained;
@@ -103,10 +103,12 @@ static char *describe_job(const trained *t, const df_data *data) {
 
 static df_status name_files(trained *t, const df_data *data) {
     t->job = describe_job(t, data);
+    t->inputs = df_data_inputs(data, t->site, t->sites);
     t->output = df_path_dict(&t->run);
-    if (t->job == NULL || t->output == NULL) return DF_FAILED;
+    if (t->job == NULL || t->inputs == NULL || t->output == NULL) return DF_FAILED;
     t->prefix = df_format("%.*s", (int)(strlen(t->output) - strlen(".dict.h5")), t->output);
     t->options.resolved_job = t->job;
+    t->options.facts.inputs = t->inputs;
     t->options.output = t->output;
     t->options.checkpoint = t->prefix;
     return t->prefix != NULL ? DF_OK : DF_FAILED;
@@ -124,6 +126,7 @@ static df_status open_all(const df_run *run, trained *all, size_t n) {
 static void close_all(trained *all, size_t n) {
     for (size_t i = 0; all != NULL && i < n; i++) {
         df_free(all[i].job);
+        df_free(all[i].inputs);
         df_free(all[i].output);
         df_free(all[i].prefix);
         df_free(all[i].site);
@@ -176,8 +179,8 @@ static df_status train_all(df_run *run, const chosen *c, trained *all, size_t n)
     for (size_t i = 0; i < n && status == DF_OK; i++) status = name_files(&all[i], &c->data);
     DF_TRY(df_agree(run->world, status));
     for (size_t i = 0; i < n; i++)
-        all[i].current =
-            df_stage_is_current(run, all[i].output, "darkfield-dictionary", all[i].job);
+        all[i].current = df_stage_is_current_of(run, all[i].output, "darkfield-dictionary",
+                                                all[i].job, all[i].inputs);
     return train_missing(run, c, all, n);
 }
 

@@ -123,6 +123,7 @@ df_status df_file_get_text(const df_file *file, const char *where, const char *n
  */
 typedef struct df_provenance {
     const char *command, *hosts, *kernel_path, *screen, *volatile_options, *commit, *build;
+    const char *inputs; /* lines of df_inputs_note; NULL: none are told */
     int ranks, threads;
     double start; /* df_now at start */
 } df_provenance;
@@ -310,6 +311,14 @@ df_status df_acts_filtered(const df_acts *acts, const df_acts_filter *filter, ui
  * window) and of the wanted part. which: 0 training, 1 held-out, 2 both. New memory. */
 df_status df_acts_rows(const df_acts *acts, int which, bool skip_first, uint64_t **rows,
                        size_t *n) DF_MUST_CHECK;
+/* What a file was made from. Its job names activations by their recipe, which is known of rows that
+ * models make as well; /provenance holds the content too. df_inputs_note adds a line "RECIPE
+ * CONTENT NAME" for each file to `lines`, which it takes, in new memory (NULL: there was none); the
+ * content of rows that are made is "-". df_inputs_check: DF_BAD_INPUT where one of the lines
+ * `inputs` (NULL: there are none) has the recipe of an input of `file` and another content, both
+ * known. Not collective. */
+char *df_inputs_note(char *lines, const df_acts *acts);
+df_status df_inputs_check(const df_reader *file, const char *inputs) DF_MUST_CHECK;
 /* DF_BAD_INPUT unless alignment hashes agree; the message says what differs first (tokens, windows,
  * documents). */
 df_status df_acts_aligned(const df_acts *a, const df_acts *b) DF_MUST_CHECK;

@@ -107,7 +107,7 @@ typedef struct df_train_options {
     double checkpoint_seconds; /* volatile */
     const char *checkpoint;    /* path prefix: PREFIX.STEP.ckpt.h5, two are kept */
     const char *output;        /* PATH.dict.h5 */
-    const char *resolved_job;  /* stored; compared on resume */
+    const char *resolved_job;  /* stored; compared on resume, as facts.inputs is */
     bool accept_kernel_path; /* volatile: resume a checkpoint of another kernel path, and record it
                                 under /provenance */
     df_provenance facts;

@@ -50,14 +50,15 @@ size_t checkpoint_list(const char *prefix, uint64_t *out, size_t room) {
 
 /* ---- removing ------------------------------------------------------------------------------- */
 
-/* False only for a sound file of another job: that one is not ours to remove. */
-static bool is_ours(const char *path, const char *job) {
+/* False only for a sound file of another job or other inputs: that one is not ours to remove. */
+static bool is_ours(const char *path, const df_train_options *o) {
     df_reader *file = NULL;
     char *found = NULL;
     bool ours = true;
     if (df_reader_open(path, "darkfield-checkpoint", &file) == DF_OK &&
         df_reader_text(file, "/", "job", &found) == DF_OK)
-        ours = strcmp(found, job) == 0;
+        ours =
+            strcmp(found, o->resolved_job) == 0 && df_inputs_check(file, o->facts.inputs) == DF_OK;
     df_free(found);
     df_reader_close(&file);
     df_error_clear();
@@ -74,12 +75,12 @@ static void remove_parts(const char *prefix) {
     }
 }
 
-void checkpoint_prune(const char *prefix, const char *job, uint64_t step, size_t keep) {
+void checkpoint_prune(const df_train_options *o, uint64_t step, size_t keep) {
     uint64_t steps[64];
-    size_t n = checkpoint_list(prefix, steps, 64), kept = 0;
+    size_t n = checkpoint_list(o->checkpoint, steps, 64), kept = 0;
     for (size_t i = 0; i < n; i++) {
-        char *path = checkpoint_path(prefix, steps[i]);
-        if (path != NULL && is_ours(path, job)) {
+        char *path = checkpoint_path(o->checkpoint, steps[i]);
+        if (path != NULL && is_ours(path, o)) {
             // A file past the present step was found damaged at the start: its work is redone.
             if (steps[i] <= step && kept < keep)
                 kept++;
@@ -88,7 +89,7 @@ void checkpoint_prune(const char *prefix, const char *job, uint64_t step, size_t
         }
         df_free(path);
     }
-    remove_parts(prefix);
+    remove_parts(o->checkpoint);
 }
 
 /* ---- writing -------------------------------------------------------------------------------- */
@@ -177,7 +178,7 @@ df_status checkpoint_write(train_run *run) {
     df_status status = df_agree(run->comm, path != NULL ? DF_OK : DF_FAILED);
     if (status == DF_OK) status = write_file(run, path);
     if (status == DF_OK && df_comm_rank(run->comm) == 0)
-        checkpoint_prune(o->checkpoint, o->resolved_job, run->state->step, CHECKPOINTS_KEPT);
+        checkpoint_prune(o, run->state->step, CHECKPOINTS_KEPT);
     df_timer_stop("checkpoint");
     if (status != DF_OK) {
         df_context("writing checkpoint %s", path != NULL ? path : o->checkpoint);

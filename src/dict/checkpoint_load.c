@@ -1,4 +1,4 @@
-/* Resuming: the newest sound checkpoint of the same job, on any number of ranks. */
+/* Resuming: the newest sound checkpoint of the same job and inputs, on any number of ranks. */
 #include "checkpoint_parts.h"
 
 #include <inttypes.h>
@@ -136,14 +136,27 @@ static df_status note_kernels(train_run *run, const header *h) {
     return run->kernel_history != NULL ? DF_OK : DF_FAILED;
 }
 
-/* Reads everything; *mine stays false for a file of another job. */
+/* Is the file of this job, trained on activations of the same content? Says so when not. */
+static bool is_mine(const df_reader *file, const train_run *run, const header *h) {
+    const char *path = df_reader_path(file);
+    if (strcmp(h->job, run->options->resolved_job) != 0) {
+        df_info("checkpoint %s belongs to another job: left alone", path);
+        return false;
+    }
+    if (df_inputs_check(file, run->options->facts.inputs) == DF_OK) return true;
+    df_info("checkpoint left alone: %s", df_error_text());
+    df_error_clear();
+    return false;
+}
+
+/* Reads everything; *mine stays false for a file of another job or other inputs. */
 static df_status load(train_run *run, const char *path, bool *mine) {
     df_reader *file = NULL;
     header h = {0};
     df_status status = df_reader_open(path, "darkfield-checkpoint", &file);
     if (status == DF_OK) status = read_header(file, run, &h);
     DF_GO(df_agree(run->comm, status));
-    *mine = strcmp(h.job, run->options->resolved_job) == 0;
+    *mine = is_mine(file, run, &h);
     if (!*mine) goto done;
     DF_GO(df_agree(run->comm, check_kernels(run, &h, path)));
     DF_GO(df_agree(run->comm, read_weights(file, run)));
@@ -163,7 +176,7 @@ done:
     return status;
 }
 
-/* A damaged file is passed over with a warning, one of another job without. */
+/* A damaged file is passed over with a warning. */
 static df_status try_one(train_run *run, uint64_t step, bool *resumed) {
     char *path = checkpoint_path(run->options->checkpoint, step);
     DF_TRY(df_agree(run->comm, path != NULL ? DF_OK : DF_FAILED));
@@ -174,9 +187,7 @@ static df_status try_one(train_run *run, uint64_t step, bool *resumed) {
                 df_error_text());
         df_error_clear();
         status = DF_OK;
-    } else if (status == DF_OK && !mine) {
-        df_info("checkpoint %s belongs to another job: left alone", path);
-    } else if (status == DF_OK) {
+    } else if (status == DF_OK && mine) {
         df_info("resuming at step %" PRIu64 " of %" PRIu64 " from %s", step, run->options->steps,
                 path);
         *resumed = true;

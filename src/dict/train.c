@@ -192,8 +192,7 @@ df_status train_finish(train_run *run) {
     df_status status = df_dict_save(run->comm, o->output, run->dict, &run->history, o->resolved_job,
                                     o->seed, o->steps * o->batch, &facts);
     df_timer_stop("write");
-    if (status == DF_OK && df_comm_rank(run->comm) == 0)
-        checkpoint_prune(o->checkpoint, o->resolved_job, o->steps, 0);
+    if (status == DF_OK && df_comm_rank(run->comm) == 0) checkpoint_prune(o, o->steps, 0);
     run->finished = status == DF_OK;
     return status;
 }

@@ -191,11 +191,12 @@ char *checkpoint_path(const char *prefix, uint64_t step);
 size_t checkpoint_list(const char *prefix, uint64_t *out, size_t room);
 /* Writes the state of the run, then removes all but the two newest of this job. Collective. */
 df_status checkpoint_write(train_run *run) DF_MUST_CHECK;
-/* Opens the coder of run->dict with the newest sound checkpoint of the same job, when there is one:
- * *resumed tells. Collective. */
+/* Opens the coder of run->dict with the newest sound checkpoint of the same job and inputs, when
+ * there is one: *resumed tells. Collective. */
 df_status checkpoint_resume(train_run *run, bool *resumed) DF_MUST_CHECK;
-/* Removes this job's checkpoints but the newest `keep` that are not past `step`. Rank 0 only. */
-void checkpoint_prune(const char *prefix, const char *job, uint64_t step, size_t keep);
+/* Removes the checkpoints of these options' job and inputs but the newest `keep` that are not past
+ * `step`. Rank 0 only. */
+void checkpoint_prune(const df_train_options *options, uint64_t step, size_t keep);
 /* Opens the coder over the dictionary and its optimiser state, all zero. Collective. */
 df_status open_coder(train_run *run) DF_MUST_CHECK;
 

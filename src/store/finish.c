@@ -182,6 +182,7 @@ df_status df_file_provenance(df_file *file, const df_provenance *facts) {
     DF_TRY(fact(file, "kernel_path", facts->kernel_path));
     DF_TRY(fact(file, "screen", facts->screen));
     DF_TRY(fact(file, "volatile_options", facts->volatile_options));
+    if (facts->inputs != NULL) DF_TRY(fact(file, "inputs", facts->inputs));
     DF_TRY(fact(file, "job_id", job != NULL ? job : "none"));
     DF_TRY(fact(file, "start", start));
     DF_TRY(store_declare_text(file, STORE_PROVENANCE, "end", "not yet",

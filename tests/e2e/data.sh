@@ -2,7 +2,7 @@
 # The data of training, through the program: every order of rows gives one dictionary on any ranks and after a kill on two
 # ranks and a resume on three, and so does every kind of dictionary; the shuffled file is the same on any ranks and memory; several files make one data set;
 # training from the models themselves is training from their harvest, and a harvest in parts that in one file; what cannot
-# be used is named.
+# be used is named, and activations of the same job and other bytes are told apart.
 source "$(dirname "$0")/../support/cases.sh"
 LIMIT=120
 out=$work/out
@@ -52,6 +52,9 @@ rm -rf "$work/files" "$work/made"
 must made.harvest darkfield 2 harvest "$pocket" "${made[@]}" --set out="$work/files" &&
     must made.files darkfield 1 train "$pocket" "${made[@]}" --set out="$work/files" || finish
 alone=$(digest "$work/files/crosscoder.dict.h5")
+# Of rows that models make the recipe alone is known: that fits.
+must made.current darkfield 1 train "$pocket" "${made[@]}" --set out="$work/files" --set train.from_models=true &&
+    { grep -q 'skipped' "$work/log" && ok data.made.current || bad data.made.current "trained again"; }
 made+=(--set out="$work/made" --set train.from_models=true)
 for layout in 1x1 2x2 3x1 4x1; do
     must made.$layout darkfield "${layout%x*}" train "$pocket" "${made[@]}" --set threads="${layout#*x}" --force &&
@@ -70,6 +73,30 @@ refused made.pipeline 2 'leave harvest.pipeline at 1' darkfield 2 train "$pocket
 refused made.memory 2 'harvest.memory at 0' darkfield 2 train "$pocket" "${made[@]}" --set harvest.memory=4096
 refused made.files 2 'reads no files' darkfield 2 train "$pocket" "${made[@]}" --set train.files.a=x --set train.files.b=y
 rm -rf "$work/files" "$work/made"
+
+# ---- the same job, other bytes -----------------------------------------------------------------------
+# A harvest on another kind of CPU is of the same job and other bytes: what was trained on the first is told from it.
+bytes=(--set text.max_documents=60 --set train.steps=60 --set train.latents=128 --set train.batch=256 --set out="$work/bytes")
+must bytes.harvest darkfield 1 harvest "$pocket" "${bytes[@]}" && must bytes.train darkfield 1 train "$pocket" "${bytes[@]}" || finish
+first=$(digest "$work/bytes/base.acts.h5")
+must bytes.current darkfield 2 train "$pocket" "${bytes[@]}" && grep -q 'skipped' "$work/log" && ok data.bytes.current ||
+    bad data.bytes.current "trained again"
+mkdir "$work/first" && mv "$work/bytes"/*.acts.h5 "$work/first"
+for core in Haswell Nehalem Prescott; do
+    OPENBLAS_CORETYPE=$core darkfield 1 harvest "$pocket" "${bytes[@]}" --force && second=$(digest "$work/bytes/base.acts.h5")
+    [ "$second" = "$first" ] || break
+done
+if [ "$second" = "$first" ]; then skip data.bytes.other "every kernel of this BLAS harvests the same bytes"
+else
+    for stage in evaluate stats spectrum; do
+        refused bytes.$stage 3 'base.acts.h5 of content .* now, by the same job: train again' darkfield 2 $stage "$pocket" "${bytes[@]}"
+        refused bytes.$stage.plan 3 'train again' darkfield 1 $stage "$pocket" "${bytes[@]}" --dry-run
+    done
+    must bytes.again darkfield 2 train "$pocket" "${bytes[@]}"
+    grep -q 'will be made anew: .*base.acts.h5 of content' "$work/log" && ok data.bytes.trained_again || bad data.bytes.trained_again "$(end_of "$work/log")"
+    must bytes.evaluate darkfield 2 evaluate "$pocket" "${bytes[@]}" && ok data.bytes.evaluate
+fi
+rm -rf "$work/bytes" "$work/first"
 
 # ---- a harvest in parts is one data set ------------------------------------------------------------
 cut=("${train[@]}" --set harvest.context=32 --set harvest.interval=0)

@@ -1,5 +1,5 @@
 /* Checkpoints: a training that was stopped goes on to the same dictionary on any number of ranks;
- * damaged ones, those of another job and of other kernels are told apart. */
+ * damaged ones, those of another job, of other activations and of other kernels are told apart. */
 #include "training.h"
 
 #include <unistd.h>
@@ -109,6 +109,33 @@ static void other_job_is_left_alone(void **state) {
     df_test_all(world, checkpoints("mixed", STEPS, steps, 8) == 2);
 }
 
+/* Activations of the same recipe and other content are other rows: the training starts anew, and
+ * leaves the checkpoints of the first alone. Rows whose content is not known go on. */
+static void other_inputs_are_left_alone(void **state) {
+    (void)state;
+    static const char first[] = "00000000000000a1 00000000000000c1 a.acts.h5\n";
+    uint64_t steps[8];
+    df_train_options o = common;
+    o.facts.inputs = first;
+    df_test_all(world, stopped_with_two("other", train_and_stop(world, "other", &o)));
+    o.facts.inputs = "00000000000000a1 00000000000000c2 a.acts.h5\n";
+    df_test_all(world, train(world, "other", &o) == DF_OK && digest_of("other") == reference());
+    df_test_all(world, checkpoints("other", STEPS, steps, 8) == 2);
+    o.facts.inputs = "00000000000000a1 - a\n";
+    df_test_all(world, train(world, "other", &o) == DF_OK && digest_of("other") == reference());
+    df_test_all(world, checkpoints("other", STEPS, steps, 8) == 0);
+    char *path = in_folder("other.dict.h5"), *recorded = NULL;
+    df_reader *file = NULL;
+    o.facts.inputs = first;
+    df_test_all(world, train(world, "other", &o) == DF_OK && digest_of("other") == reference());
+    df_test_all(world, df_reader_open(path, "darkfield-dictionary", &file) == DF_OK);
+    df_test_all(world, df_reader_text(file, "/provenance", "inputs", &recorded) == DF_OK);
+    df_test_all(world, strcmp(recorded, first) == 0);
+    df_free(recorded);
+    df_reader_close(&file);
+    df_free(path);
+}
+
 /* Copies a checkpoint, but for the kernels that it says made it. */
 static void copy_checkpoint(const df_reader *from, df_file *to) {
     static const char *const paths[] = {"/weights/W_enc",  "/weights/W_dec",    "/weights/b_enc",
@@ -186,8 +213,8 @@ static void other_kernels_are_refused(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(resumes_on_other_ranks), cmocka_unit_test(decoupled_resumes),
+    cmocka_unit_test(resumes_on_other_ranks),        cmocka_unit_test(decoupled_resumes),
     cmocka_unit_test(damaged_checkpoint_falls_back), cmocka_unit_test(other_job_is_left_alone),
-    cmocka_unit_test(other_kernels_are_refused)};
+    cmocka_unit_test(other_inputs_are_left_alone),   cmocka_unit_test(other_kernels_are_refused)};
 
 DF_TEST_MPI_MAIN(world, tests, set_up, training_close)
