@@ -390,21 +390,29 @@ static bool has_inputs(const char *path, const char *format, const char *inputs,
     return status == DF_OK;
 }
 
+static df_status trained_on(const char *path, const char *inputs) {
+    df_reader *file = NULL;
+    DF_TRY(df_reader_open(path, "darkfield-dictionary", &file));
+    df_status status = df_inputs_check(file, inputs);
+    df_reader_close(&file);
+    if (status == DF_OK) return DF_OK;
+    char *why = df_strdup(df_error_text());
+    df_error_clear();
+    status = df_fail(status, "%s: train again, or put back the activations that it was trained on",
+                     why != NULL ? why : path);
+    df_free(why);
+    return status;
+}
+
 df_status df_inputs_trained_on(const df_run *run, const char *path, df_acts *const *acts,
                                size_t n) {
-    char *inputs = NULL, *why = NULL;
     df_status status = DF_OK;
     if (df_comm_rank(run->world) == 0) {
-        inputs = df_strdup("");
+        char *inputs = df_strdup("");
         for (size_t i = 0; i < n; i++) inputs = df_inputs_note(inputs, acts[i]);
-        status = inputs != NULL ? DF_OK : DF_FAILED;
-        if (status == DF_OK && !has_inputs(path, "darkfield-dictionary", inputs, &why))
-            status = df_fail(DF_BAD_INPUT,
-                             "%s: train again, or put back the activations that it was trained on",
-                             why != NULL ? why : path);
+        status = inputs != NULL ? trained_on(path, inputs) : DF_FAILED;
+        df_free(inputs);
     }
-    df_free(inputs);
-    df_free(why);
     return df_agree(run->world, status);
 }
 
