@@ -1,13 +1,17 @@
 /* darkfield/tokenizer.h: text to token ids and back, from a Hugging Face tokenizer.json (a part of
  * module model).
  *
- * Supported: BPE models (byte-level and byte-fallback); normalizers Sequence, Prepend, Replace
- * (string), NFC, NFD, NFKC, NFKD; pre-tokenizers Sequence, Split, ByteLevel, Digits, Punctuation,
- * Metaspace; added tokens with all their flags; post-processors Sequence, ByteLevel,
- * TemplateProcessing (its `single` part); decoders Sequence, ByteLevel, Replace (string),
- * ByteFallback, Fuse, Strip, Metaspace. Anything else is DF_BAD_INPUT naming the part, so that no
- * text is ever tokenized by rules that are not the file's. `truncation` and `padding` are ignored:
- * windows are cut by the packing. Nothing here is collective. */
+ * Supported: BPE models (byte-level and byte-fallback, with a prefix of continued words or a suffix
+ * of their ends); normalizers Sequence, Prepend, Replace (string or pattern), NFC, NFD, NFKC, NFKD,
+ * Lowercase, Strip, StripAccents, BertNormalizer; pre-tokenizers Sequence, Split, ByteLevel,
+ * Digits, Punctuation, Metaspace, Whitespace, WhitespaceSplit, BertPreTokenizer,
+ * CharDelimiterSplit; added tokens with all their flags; post-processors Sequence, ByteLevel,
+ * TemplateProcessing (its `single` part), BertProcessing, RobertaProcessing; decoders Sequence,
+ * ByteLevel, Replace (string or pattern), ByteFallback, Fuse, Strip, Metaspace, BPEDecoder,
+ * WordPiece. Anything else is DF_BAD_INPUT naming the part, so that no text is ever tokenized by
+ * rules that are not the file's. Characters are those of this machine's Unicode: letters, marks and
+ * signs that Unicode took up lately may be other ones than for the Rust library. `truncation` and
+ * `padding` are ignored: windows are cut by the packing. Nothing here is collective. */
 #ifndef DARKFIELD_TOKENIZER_H
 #define DARKFIELD_TOKENIZER_H
 

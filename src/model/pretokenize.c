@@ -11,6 +11,65 @@ uint32_t df_view_end(const df_view *view, size_t position) {
     return view->end[position - 1];
 }
 
+// ---- matching
+
+static df_status ready_to_match(df_pass *pass) {
+    if (pass->match != NULL) return DF_OK;
+    pass->match = pcre2_match_data_create(1, NULL);
+    pass->context = pcre2_match_context_create(NULL);
+    pass->stack = pcre2_jit_stack_create(32u << 10, 8u << 20, NULL);
+    if (pass->match == NULL || pass->context == NULL)
+        return df_fail(DF_FAILED, "out of memory for pattern matching");
+    if (pass->stack != NULL) pcre2_jit_stack_assign(pass->context, NULL, pass->stack);
+    return DF_OK;
+}
+
+// The next match at or after `from`; *found is false when there is none.
+static df_status next_match(df_pass *pass, const pcre2_code *pattern, const df_view *view,
+                            size_t from, df_span *found, bool *any) {
+    const char *text = view->text;
+    size_t n = view->bytes;
+    int code = pcre2_match(pattern, (PCRE2_SPTR)text, n, from, PCRE2_NO_UTF_CHECK, pass->match,
+                           pass->context);
+    if (code == PCRE2_ERROR_JIT_STACKLIMIT)
+        code = pcre2_match(pattern, (PCRE2_SPTR)text, n, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
+                           pass->match, pass->context);
+    *any = code >= 0;
+    if (code == PCRE2_ERROR_NOMATCH) return DF_OK;
+    if (code < 0) {
+        PCRE2_UCHAR message[200] = "";
+        pcre2_get_error_message(code, message, sizeof message);
+        return df_fail(DF_BAD_INPUT, "the tokenizer's pattern fails on a text of %zu bytes: %s", n,
+                       (const char *)message);
+    }
+    const PCRE2_SIZE *place = pcre2_get_ovector_pointer(pass->match);
+    if (place[0] < from || place[1] < place[0] || place[1] > n)
+        return df_fail(DF_BAD_INPUT, "the tokenizer's pattern matches backwards (\\K)");
+    *found = (df_span){(uint32_t)place[0], (uint32_t)place[1]};
+    return DF_OK;
+}
+
+df_status df_find(df_pass *pass, const pcre2_code *pattern, const df_view *text, size_t *from,
+                  size_t *last, df_span *match, bool *found) {
+    size_t n = text->bytes;
+    DF_TRY(ready_to_match(pass));
+    pcre2_set_match_limit(pass->context, MATCH_LIMIT + (n > MATCH_LIMIT ? (uint32_t)n : 0));
+    *found = false;
+    while (*from <= n) {
+        bool any;
+        DF_TRY(next_match(pass, pattern, text, *from, match, &any));
+        if (!any) return DF_OK;
+        bool empty = match->begin == match->end;
+        if (!(empty && match->end == *last)) {
+            *from = *last = match->end;
+            *found = true;
+            return DF_OK;
+        }
+        *from = match->end + (match->end < n ? df_utf8_length(text->text[match->end]) : 1);
+    }
+    return DF_OK;
+}
+
 // ---- rewriting: text out, with the original end of each byte
 
 static df_status emit(df_rewrite *out, const char *text, size_t n) {
@@ -22,15 +81,14 @@ static df_status emit(df_rewrite *out, const char *text, size_t n) {
     return DF_OK;
 }
 
-// Bytes that replace a stretch of the original all end where the stretch ends.
-static df_status emit_new(df_rewrite *out, const char *text, size_t n, uint32_t end) {
+df_status df_emit_new(df_rewrite *out, const char *text, size_t n, uint32_t end) {
     DF_TRY(emit(out, text, n));
     for (size_t i = 0; i < n; i++) out->end[out->text.count + i] = end;
     out->text.count += n;
     return DF_OK;
 }
 
-static df_status emit_kept(df_rewrite *out, const df_view *view, size_t begin, size_t end) {
+df_status df_emit_kept(df_rewrite *out, const df_view *view, size_t begin, size_t end) {
     DF_TRY(emit(out, view->text + begin, end - begin));
     for (size_t i = begin; i < end; i++)
         out->end[out->text.count + i - begin] = df_view_end(view, i + 1);
@@ -38,7 +96,8 @@ static df_status emit_kept(df_rewrite *out, const df_view *view, size_t begin, s
     return DF_OK;
 }
 
-static df_status replace(const df_step *step, const df_view *view, df_span piece, df_rewrite *out) {
+static df_status replace_text(const df_step *step, const df_view *view, df_span piece,
+                              df_rewrite *out) {
     size_t from = strlen(step->from), to = strlen(step->to), kept = piece.begin, i = piece.begin;
     while (i + from <= piece.end) {
         const char *hit = memchr(view->text + i, step->from[0], piece.end - i);
@@ -48,12 +107,34 @@ static df_status replace(const df_step *step, const df_view *view, df_span piece
             i++;
             continue;
         }
-        DF_TRY(emit_kept(out, view, kept, i));
-        DF_TRY(emit_new(out, step->to, to, df_view_end(view, i + from)));
+        DF_TRY(df_emit_kept(out, view, kept, i));
+        DF_TRY(df_emit_new(out, step->to, to, df_view_end(view, i + from)));
         i += from;
         kept = i;
     }
-    return emit_kept(out, view, kept, piece.end);
+    return df_emit_kept(out, view, kept, piece.end);
+}
+
+static df_status replace_pattern(df_pass *pass, const df_step *step, const df_view *view,
+                                 df_span piece, df_rewrite *out) {
+    const df_view text = {.text = view->text + piece.begin, .bytes = piece.end - piece.begin};
+    size_t from = 0, last = SIZE_MAX, kept = piece.begin, to = strlen(step->to);
+    if (text.bytes == 0) return DF_OK;
+    for (;;) {
+        df_span match = {0, 0};
+        bool found;
+        DF_TRY(df_find(pass, step->pattern, &text, &from, &last, &match, &found));
+        if (!found) return df_emit_kept(out, view, kept, piece.end);
+        DF_TRY(df_emit_kept(out, view, kept, piece.begin + match.begin));
+        kept = piece.begin + match.end;
+        DF_TRY(df_emit_new(out, step->to, to, df_view_end(view, kept)));
+    }
+}
+
+static df_status replace(df_pass *pass, const df_step *step, const df_view *view, df_span piece,
+                         df_rewrite *out) {
+    return step->pattern != NULL ? replace_pattern(pass, step, view, piece, out)
+                                 : replace_text(step, view, piece, out);
 }
 
 static df_status prepend(const df_step *step, const df_view *view, df_span piece, df_rewrite *out) {
@@ -62,8 +143,8 @@ static df_status prepend(const df_step *step, const df_view *view, df_span piece
     bool present = left >= n && memcmp(view->text + piece.begin, step->to, n) == 0;
     bool elsewhere = start != 0 || piece.begin != 0;
     if (left > 0 && !(step->unless_present && present) && !(step->first_only && elsewhere))
-        DF_TRY(emit_new(out, step->to, n, start));
-    return emit_kept(out, view, piece.begin, piece.end);
+        DF_TRY(df_emit_new(out, step->to, n, start));
+    return df_emit_kept(out, view, piece.begin, piece.end);
 }
 
 // ---- Unicode's normal forms, one stretch at a time, so that places in the text are kept
@@ -114,8 +195,8 @@ static df_status normalize_stretch(df_normal_form form, const df_view *view, siz
     if (m < 0) return df_fail(DF_FAILED, "Unicode normalization failed: %s", utf8proc_errmsg(m));
     bool same = (size_t)m == n && memcmp(composed, text, n) == 0;
     df_status status =
-        same ? emit_kept(out, view, begin, end)
-             : emit_new(out, (const char *)composed, (size_t)m, df_view_end(view, end));
+        same ? df_emit_kept(out, view, begin, end)
+             : df_emit_new(out, (const char *)composed, (size_t)m, df_view_end(view, end));
     free(composed); // utf8proc's own memory
     return status;
 }
@@ -129,24 +210,26 @@ static df_status normalize(df_normal_form form, const df_view *view, df_span pie
         utf8proc_int32_t code;
         bool alone = code_at(view->text + i, piece.end - i, &code) == end - i;
         if (!(alone && code < plain)) {
-            DF_TRY(emit_kept(out, view, kept, i));
+            DF_TRY(df_emit_kept(out, view, kept, i));
             DF_TRY(normalize_stretch(form, view, i, end, out));
             kept = end;
         }
         i = end;
     }
-    return emit_kept(out, view, kept, piece.end);
+    return df_emit_kept(out, view, kept, piece.end);
 }
 
-static df_status rewrite_piece(const df_step *step, const df_view *view, df_span piece,
-                               df_rewrite *out) {
+static df_status rewrite_piece(df_pass *pass, const df_step *step, const df_view *view,
+                               df_span piece, df_rewrite *out) {
     switch (step->kind) {
     case DF_STEP_REPLACE:
-        return replace(step, view, piece, out);
+        return replace(pass, step, view, piece, out);
     case DF_STEP_PREPEND:
         return prepend(step, view, piece, out);
-    default:
+    case DF_STEP_NORMAL_FORM:
         return normalize(step->form, view, piece, out);
+    default:
+        return df_rewrite_characters(step, view, piece, out);
     }
 }
 
@@ -157,7 +240,7 @@ static df_status rewrite(df_pass *pass, const df_step *step, df_view *view, df_r
     for (size_t i = 0; i < pass->pieces.count; i++) {
         df_span *piece = &pass->pieces.at[i];
         size_t begin = out->text.count;
-        DF_TRY(rewrite_piece(step, view, *piece, out));
+        DF_TRY(rewrite_piece(pass, step, view, *piece, out));
         if (out->text.count > UINT32_MAX)
             return df_fail(DF_BAD_INPUT, "the text grows beyond 4 GiB when normalized");
         *piece = (df_span){(uint32_t)begin, (uint32_t)out->text.count};
@@ -189,54 +272,16 @@ static df_status add_part(split_state *state, const df_step *step, df_span part,
     return DF_OK;
 }
 
-static df_status ready_to_match(df_pass *pass) {
-    if (pass->match != NULL) return DF_OK;
-    pass->match = pcre2_match_data_create(1, NULL);
-    pass->context = pcre2_match_context_create(NULL);
-    pass->stack = pcre2_jit_stack_create(32u << 10, 8u << 20, NULL);
-    if (pass->match == NULL || pass->context == NULL)
-        return df_fail(DF_FAILED, "out of memory for pattern matching");
-    if (pass->stack != NULL) pcre2_jit_stack_assign(pass->context, NULL, pass->stack);
-    return DF_OK;
-}
-
-// The next match at or after `from`; *found is false when there is none.
-static df_status next_match(df_pass *pass, const df_step *step, const char *text, size_t n,
-                            size_t from, df_span *found, bool *any) {
-    int code = pcre2_match(step->pattern, (PCRE2_SPTR)text, n, from, PCRE2_NO_UTF_CHECK,
-                           pass->match, pass->context);
-    if (code == PCRE2_ERROR_JIT_STACKLIMIT)
-        code = pcre2_match(step->pattern, (PCRE2_SPTR)text, n, from,
-                           PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, pass->match, pass->context);
-    *any = code >= 0;
-    if (code == PCRE2_ERROR_NOMATCH) return DF_OK;
-    if (code < 0) {
-        PCRE2_UCHAR message[200] = "";
-        pcre2_get_error_message(code, message, sizeof message);
-        return df_fail(DF_BAD_INPUT, "the tokenizer's pattern fails on a text of %zu bytes: %s", n,
-                       (const char *)message);
-    }
-    const PCRE2_SIZE *place = pcre2_get_ovector_pointer(pass->match);
-    if (place[0] < from || place[1] < place[0] || place[1] > n)
-        return df_fail(DF_BAD_INPUT, "the tokenizer's pattern matches backwards (\\K)");
-    *found = (df_span){(uint32_t)place[0], (uint32_t)place[1]};
-    return DF_OK;
-}
-
 df_status df_split(df_pass *pass, const df_step *step, const char *text, size_t n, df_spans *out) {
     split_state state = {out, out->count, false};
+    const df_view view = {.text = text, .bytes = n};
+    size_t from = 0, last = SIZE_MAX;
     uint32_t done = 0;
-    DF_TRY(ready_to_match(pass));
-    pcre2_set_match_limit(pass->context, MATCH_LIMIT + (n > MATCH_LIMIT ? (uint32_t)n : 0));
-    for (size_t from = 0; from < n;) {
+    while (from < n) {
         df_span found = {0, 0};
         bool any;
-        DF_TRY(next_match(pass, step, text, n, from, &found, &any));
-        if (!any) break;
-        if (found.begin == n) break; // an empty match at the end
-        bool empty = found.begin == found.end;
-        from = found.end + (empty ? df_utf8_length(text[found.end]) : 0);
-        if (empty && found.begin == done) continue;
+        DF_TRY(df_find(pass, step->pattern, &view, &from, &last, &found, &any));
+        if (!any || found.begin == n) break; // an empty match at the end
         DF_TRY(add_part(&state, step, (df_span){done, found.begin}, false));
         DF_TRY(add_part(&state, step, found, true));
         done = found.end;

@@ -1,6 +1,9 @@
-/* Patterns of a tokenizer.json. They are written for Oniguruma; PCRE2 reads them alike but for two
- * things: \s is Unicode White_Space there (PCRE2 adds U+180E), and a class may hold another class,
- * which is refused here. */
+/* Patterns of a tokenizer.json. They are written for Oniguruma; PCRE2 reads them alike but for
+ * these: \s is Unicode White_Space there (PCRE2 adds U+180E); \w is Alphabetic, marks, digits and
+ * connectors (PCRE2: letters and numbers), outside classes also the raised and broken numbers of
+ * Latin-1, and \b follows it; \h is a hexadecimal digit; ^ and $ stand at every line; and what is
+ * refused here: a class within a class, \W and \H within a class, a `+` behind {n,m}, which repeats
+ * there and is possessive in PCRE2. */
 #include "tokenizer_parts.h"
 
 #include <string.h>
@@ -8,17 +11,56 @@
 #define WHITE_SPACE                                                                                \
     "\\t-\\r\\x20\\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{"   \
     "3000}"
+// Alphabetic beyond letters, letter numbers and marks: letters in circles and squares.
+#define WORD                                                                                       \
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{"     \
+    "1f169}"                                                                                       \
+    "\\x{1f170}-\\x{1f189}"
+#define LONE_WORD WORD "\\xb2\\xb3\\xb9\\xbc-\\xbe"
+#define HEX "0-9a-fA-F"
+#define AFTER_WORD "(?<=[" LONE_WORD "])"
+#define BEFORE_WORD "(?=[" LONE_WORD "])"
+#define NOT_AFTER_WORD "(?<![" LONE_WORD "])"
+#define NOT_BEFORE_WORD "(?![" LONE_WORD "])"
 
 static df_status add(df_bytes *out, const char *text) {
     return df_bytes_add(out, text, strlen(text));
 }
 
+/* What an escape becomes within a class and outside; NULL: as it is. */
+static const struct {
+    char letter;
+    bool refused; // within a class
+    const char *within, *outside;
+} escapes[] = {
+    {'s', false, WHITE_SPACE, "[" WHITE_SPACE "]"},
+    {'S', false, NULL, "[^" WHITE_SPACE "]"},
+    {'w', false, WORD, "[" LONE_WORD "]"},
+    {'W', true, NULL, "[^" LONE_WORD "]"},
+    {'h', false, HEX, "[" HEX "]"},
+    {'H', true, NULL, "[^" HEX "]"},
+    {'b', false, NULL, "(?:" AFTER_WORD NOT_BEFORE_WORD "|" NOT_AFTER_WORD BEFORE_WORD ")"},
+    {'B', false, NULL, "(?:" AFTER_WORD BEFORE_WORD "|" NOT_AFTER_WORD NOT_BEFORE_WORD ")"}};
+
 // An escape at p; *used is how many bytes of the pattern it takes.
 static df_status add_escape(df_bytes *out, const char *p, bool in_class, size_t *used) {
     *used = p[1] == '\0' ? 1 : 2;
-    if (p[1] == 's') return add(out, in_class ? WHITE_SPACE : "[" WHITE_SPACE "]");
-    if (p[1] == 'S' && !in_class) return add(out, "[^" WHITE_SPACE "]");
+    for (size_t i = 0; i < sizeof escapes / sizeof *escapes; i++) {
+        if (p[1] != escapes[i].letter) continue;
+        const char *text = in_class ? escapes[i].within : escapes[i].outside;
+        if (in_class && escapes[i].refused)
+            return df_fail(DF_BAD_INPUT,
+                           "the pattern has \\%c within a class, which is not supported", p[1]);
+        return text != NULL ? add(out, text) : df_bytes_add(out, p, *used);
+    }
     return df_bytes_add(out, p, *used);
+}
+
+// The length of a counted repetition "{2,3}" at p; 0 for anything else.
+static size_t counted(const char *p) {
+    size_t n = *p == '{' ? 1 : 0;
+    while (n > 0 && ((p[n] >= '0' && p[n] <= '9') || p[n] == ',')) n++;
+    return n > 1 && p[n] == '}' ? n + 1 : 0;
 }
 
 // The start of a class: "[", "^" and a literal "]" that may follow.
@@ -40,6 +82,9 @@ static df_status translate(const char *pattern, df_bytes *out) {
                            "the pattern %s has a class within a class, which is not "
                            "supported",
                            pattern);
+        } else if (!in_class && counted(p) > 0 && p[counted(p)] == '+') {
+            return df_fail(DF_BAD_INPUT, "the pattern %s has a + behind {}, which is not supported",
+                           pattern);
         } else {
             if (*p == '[') used = class_start(p);
             in_class = *p == '[' || (in_class && *p != ']');
@@ -57,7 +102,7 @@ df_status df_pattern_compile(const char *pattern, bool literal, pcre2_code **out
     df_status status = DF_OK;
     DF_GO(literal ? add(&text, pattern) : translate(pattern, &text));
     DF_GO(text.count > 0 ? DF_OK : df_fail(DF_BAD_INPUT, "the pattern is empty"));
-    uint32_t options = PCRE2_UTF | (literal ? PCRE2_LITERAL : PCRE2_UCP);
+    uint32_t options = PCRE2_UTF | (literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_MULTILINE);
     *out = pcre2_compile((PCRE2_SPTR)text.at, text.count, options, &code, &where, NULL);
     if (*out == NULL) {
         PCRE2_UCHAR message[200] = "";

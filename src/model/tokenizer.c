@@ -44,14 +44,6 @@ df_status df_tokenizer_open(const char *path, df_tokenizer **out) {
     return status;
 }
 
-static void close_decoder(df_decoder *decoder) {
-    for (size_t i = 0; i < decoder->replacements; i++) {
-        df_free(decoder->from[i]);
-        df_free(decoder->to[i]);
-    }
-    df_free(decoder->strip);
-}
-
 void df_tokenizer_close(df_tokenizer *tokenizer) {
     if (tokenizer == NULL) return;
     for (size_t i = 0; i < tokenizer->n_added; i++) df_free(tokenizer->added[i].content);
@@ -62,11 +54,13 @@ void df_tokenizer_close(df_tokenizer *tokenizer) {
     df_free(tokenizer->vocabulary.text.at);
     df_free(tokenizer->vocabulary.slot);
     df_free(tokenizer->bpe.merges.slot);
+    df_free(tokenizer->bpe.prefix);
+    df_free(tokenizer->bpe.suffix);
     df_steps_free(&tokenizer->normalizer);
     df_steps_free(&tokenizer->pre_tokenizer);
     df_free(tokenizer->before);
     df_free(tokenizer->after);
-    close_decoder(&tokenizer->decoder);
+    df_decoder_free(&tokenizer->decoder);
     df_free(tokenizer);
 }
 

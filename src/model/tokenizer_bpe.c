@@ -60,6 +60,25 @@ static df_status add_unknown(const df_bpe *bpe, df_merger *merger, df_span unit,
     return add_symbol(merger, bpe->unknown, unit.end);
 }
 
+// The token of the unit text[begin, end) of a word of n bytes.
+static df_status unit_id(const df_bpe *bpe, const df_vocabulary *vocabulary, df_merger *merger,
+                         df_span unit, const char *text, size_t n, uint32_t *id) {
+    size_t length = unit.end - unit.begin;
+    const char *prefix = unit.begin > 0 ? bpe->prefix : "",
+               *suffix = unit.end == n ? bpe->suffix : "";
+    if (*prefix == '\0' && *suffix == '\0') {
+        *id = length == 1 ? bpe->unit[(unsigned char)text[unit.begin]]
+                          : df_vocabulary_find(vocabulary, text + unit.begin, length);
+        return DF_OK;
+    }
+    merger->unit.count = 0;
+    DF_TRY(df_bytes_add(&merger->unit, prefix, strlen(prefix)));
+    DF_TRY(df_bytes_add(&merger->unit, text + unit.begin, length));
+    DF_TRY(df_bytes_add(&merger->unit, suffix, strlen(suffix)));
+    *id = df_vocabulary_find(vocabulary, merger->unit.at, merger->unit.count);
+    return DF_OK;
+}
+
 static df_status first_symbols(const df_bpe *bpe, const df_vocabulary *vocabulary,
                                df_merger *merger, const char *text, size_t n) {
     bool unknown_before = false;
@@ -67,13 +86,13 @@ static df_status first_symbols(const df_bpe *bpe, const df_vocabulary *vocabular
     for (size_t i = 0, length; i < n; i += length) {
         length = bpe->byte_level ? 1 : df_utf8_length(text[i]);
         if (length > n - i) length = n - i;
-        uint32_t id = length == 1 ? bpe->unit[(unsigned char)text[i]]
-                                  : df_vocabulary_find(vocabulary, text + i, length);
+        df_span unit = {(uint32_t)i, (uint32_t)(i + length)};
+        uint32_t id;
+        DF_TRY(unit_id(bpe, vocabulary, merger, unit, text, n, &id));
         if (id != DF_NO_ID) {
             unknown_before = false;
             DF_TRY(add_symbol(merger, id, i + length));
         } else {
-            df_span unit = {(uint32_t)i, (uint32_t)(i + length)};
             DF_TRY(add_unknown(bpe, merger, unit, text, &unknown_before));
         }
     }
@@ -237,6 +256,7 @@ void df_merger_free(df_merger *merger) {
     df_free(merger->symbol);
     df_free(merger->heap);
     df_free(merger->tokens.at);
+    df_free(merger->unit.at);
     df_free(merger->cache.slot);
     df_free(merger->cache.text.at);
     df_free(merger->cache.tokens.at);

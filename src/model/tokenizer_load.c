@@ -95,9 +95,13 @@ static df_status add_merge(df_bpe *bpe, const df_vocabulary *vocabulary, const j
         return df_fail(DF_BAD_INPUT, "merge %zu is neither \"a b\" nor [a, b]", number);
     DF_TRY(known_token(vocabulary, left, number, &a));
     DF_TRY(known_token(vocabulary, right, number, &b));
+    size_t cut = strlen(bpe->prefix); // the right one does not start the merged token
+    if (right.bytes < cut)
+        return df_fail(DF_BAD_INPUT, "merge %zu: \"%.*s\" is shorter than the prefix \"%s\"",
+                       number, (int)right.bytes, right.at, bpe->prefix);
     joined->count = 0;
     DF_TRY(df_bytes_add(joined, left.at, left.bytes));
-    DF_TRY(df_bytes_add(joined, right.at, right.bytes));
+    DF_TRY(df_bytes_add(joined, right.at + cut, right.bytes - cut));
     DF_TRY(known_token(vocabulary, (text_range){joined->at, joined->count}, number, &both));
     if (df_mark_after(joined->at, joined->count) < joined->count) bpe->cut_at_marks = false;
     df_pair_map_put(&bpe->merges, (uint64_t)a << 32 | b, (uint32_t)number, both);
@@ -112,7 +116,8 @@ static df_status load_merges(df_bpe *bpe, const df_vocabulary *vocabulary, const
         return df_fail(DF_BAD_INPUT, "model: merges is missing or not a list");
     DF_TRY(df_pair_map_new(&bpe->merges, json_array_size(merges)));
     uint32_t mark = df_vocabulary_find(vocabulary, "\xe2\x96\x81", 3);
-    bpe->cut_at_marks = mark != DF_NO_ID && !bpe->ignore_merges;
+    bpe->cut_at_marks =
+        mark != DF_NO_ID && !bpe->ignore_merges && *bpe->prefix == '\0' && *bpe->suffix == '\0';
     bool headed = json_is_string(first) && strncmp(json_string_value(first), "#version", 8) == 0;
     for (size_t i = headed ? 1 : 0; i < json_array_size(merges); i++)
         DF_GO(add_merge(bpe, vocabulary, json_array_get(merges, i), i, &joined));
@@ -123,23 +128,31 @@ done:
 
 // ---- the model's settings
 
-static df_status refuse_text(const json_t *model, const char *key) {
+// A prefix or suffix; they must be ASCII, which is spelled alike in bytes and in characters.
+static df_status load_affix(const json_t *model, const char *key, char **out) {
     const char *text;
     DF_TRY(df_json_text_or(model, "model", key, "", &text));
-    if (*text == '\0') return DF_OK;
-    return df_fail(DF_BAD_INPUT, "model: %s \"%s\" is not supported", key, text);
+    for (const char *p = text; *p != '\0'; p++)
+        if (*p <= ' ' || *p > '~')
+            return df_fail(DF_BAD_INPUT, "model: %s \"%s\" is not supported: not printable ASCII",
+                           key, text);
+    *out = df_strdup(text);
+    return *out != NULL ? DF_OK : DF_FAILED;
 }
 
 static df_status load_settings(df_bpe *bpe, const df_vocabulary *vocabulary, const json_t *model) {
     const char *unknown;
     double dropout;
-    DF_TRY(refuse_text(model, "continuing_subword_prefix"));
-    DF_TRY(refuse_text(model, "end_of_word_suffix"));
+    DF_TRY(load_affix(model, "continuing_subword_prefix", &bpe->prefix));
+    DF_TRY(load_affix(model, "end_of_word_suffix", &bpe->suffix));
     DF_TRY(df_json_real_or(model, "model", "dropout", 0, &dropout));
     if (dropout != 0) return df_fail(DF_BAD_INPUT, "model: dropout %g is not supported", dropout);
     DF_TRY(df_json_bool_or(model, "model", "byte_fallback", false, &bpe->byte_fallback));
     DF_TRY(df_json_bool_or(model, "model", "fuse_unk", false, &bpe->fuse_unknown));
     DF_TRY(df_json_bool_or(model, "model", "ignore_merges", false, &bpe->ignore_merges));
+    if (bpe->byte_fallback && (*bpe->prefix != '\0' || *bpe->suffix != '\0'))
+        return df_fail(DF_BAD_INPUT, "model: byte_fallback beside a prefix or suffix of tokens is "
+                                     "not supported");
     DF_TRY(df_json_text_or(model, "model", "unk_token", NULL, &unknown));
     bpe->unknown = DF_NO_ID;
     if (unknown == NULL) return DF_OK;
@@ -254,16 +267,30 @@ static df_status load_template(df_tokenizer *tokenizer, const json_t *part) {
     return text_seen ? DF_OK : df_fail(DF_BAD_INPUT, "post_processor: the template has no text");
 }
 
+// BertProcessing and RobertaProcessing: ["<s>", 0] before the text, ["</s>", 2] after it.
+static df_status load_ends(df_tokenizer *tokenizer, const json_t *part) {
+    const json_t *first = json_array_get(json_object_get(part, "cls"), 1);
+    const json_t *last = json_array_get(json_object_get(part, "sep"), 1);
+    json_t *before = json_pack("[O?]", first), *after = json_pack("[O?]", last);
+    size_t size = tokenizer->vocabulary.size;
+    df_status status = add_ids(&tokenizer->before, &tokenizer->n_before, before, size);
+    if (status == DF_OK) status = add_ids(&tokenizer->after, &tokenizer->n_after, after, size);
+    json_decref(before);
+    json_decref(after);
+    return status;
+}
+
 static df_status load_post_processor(df_tokenizer *tokenizer, const json_t *part) {
     const char *type;
     if (part == NULL || json_is_null(part)) return DF_OK;
     if (!json_is_object(part)) return df_fail(DF_BAD_INPUT, "post_processor is not an object");
     DF_TRY(df_json_text(part, "post_processor", "type", &type));
     if (strcmp(type, "ByteLevel") == 0) return DF_OK; // concerns offsets only
-    if (strcmp(type, "TemplateProcessing") == 0) {
+    bool ends = strcmp(type, "BertProcessing") == 0 || strcmp(type, "RobertaProcessing") == 0;
+    if (ends || strcmp(type, "TemplateProcessing") == 0) {
         if (tokenizer->n_before + tokenizer->n_after > 0)
             return df_fail(DF_BAD_INPUT, "post_processor: a second template is not supported");
-        return load_template(tokenizer, part);
+        return ends ? load_ends(tokenizer, part) : load_template(tokenizer, part);
     }
     if (strcmp(type, "Sequence") != 0)
         return df_fail(DF_BAD_INPUT, "post_processor \"%s\" is not supported", type);

@@ -40,7 +40,7 @@ df_status df_spans_add(df_spans *spans, size_t begin, size_t end);
 size_t df_utf8_valid(const char *text, size_t n);
 size_t df_utf8_length(char lead); // bytes of the character that starts with `lead`, 1 to 4
 bool df_is_space(int32_t code);   // Unicode White_Space
-bool df_is_word(int32_t code);    // letters, marks, digits, connectors
+bool df_is_word(int32_t code);    // letters (in circles too), marks, digits, connectors
 
 /* The alphabet of byte-level models: each byte has a printable character. */
 int32_t df_byte_to_char(unsigned char byte);
@@ -69,11 +69,11 @@ const df_pair_slot *df_pair_map_get(const df_pair_map *map, uint64_t key); // NU
 
 /* One token: how the merges spell it (raw bytes in a byte-level model) and what it shows. */
 typedef struct df_token {
-    uint32_t form, form_bytes;   // in df_vocabulary.text
-    uint32_t piece, piece_bytes; // in df_vocabulary.text, zero-terminated
-    bool in_model;               // reachable by merges, not only as an added token
+    uint32_t form, form_bytes;       // in df_vocabulary.text
+    uint32_t content, content_bytes; // in df_vocabulary.text: what the file calls it
+    uint32_t piece, piece_bytes;     // in df_vocabulary.text, zero-terminated
+    bool in_model;                   // reachable by merges, not only as an added token
     bool added, special;
-    bool is_byte; // <0xHH> of a byte-fallback model
 } df_token;
 
 typedef struct df_vocabulary {
@@ -90,7 +90,12 @@ uint32_t df_vocabulary_find(const df_vocabulary *vocabulary, const char *text, s
 
 typedef enum df_step_kind {
     DF_STEP_NORMAL_FORM, // of Unicode
-    DF_STEP_REPLACE,     // from -> to, everywhere
+    DF_STEP_REPLACE,     // from, or what the pattern matches, -> to, everywhere
+    DF_STEP_LOWER,       // every letter by itself
+    DF_STEP_STRIP,       // white space at the ends of each piece
+    DF_STEP_DROP_MARKS,  // combining marks
+    DF_STEP_CLEAN,       // BERT: no control characters, white space becomes " "
+    DF_STEP_IDEOGRAPHS,  // BERT: a space on both sides of each
     DF_STEP_PREPEND,     // `to` before each piece that is not empty
     DF_STEP_SPLIT,       // pieces cut by a pattern
     DF_STEP_BYTES        // from here on patterns see one printable character a byte
@@ -112,15 +117,21 @@ typedef struct df_step {
     char *from, *to;
     bool unless_present,
         first_only;      // PREPEND: not where the piece starts with it; only at the text's start
-    pcre2_code *pattern; // SPLIT
+    pcre2_code *pattern; // SPLIT, REPLACE
     df_split_behavior behavior;
-    bool invert; // SPLIT: the pattern describes what lies between the matches
+    bool invert;      // SPLIT: the pattern describes what lies between the matches
+    bool left, right; // STRIP: the ends to strip
+    bool only_inline; // DROP_MARKS: those that take no room of their own (category Mn)
 } df_step;
 
 typedef struct df_steps {
     df_step *at;
     size_t count, capacity;
 } df_steps;
+/* "always", "first" or "never" of a Metaspace part. */
+df_status df_metaspace_scheme(const json_t *part, const char *what, const char **scheme);
+/* The pattern of Split and Replace: {"String": s} or {"Regex": s}. */
+df_status df_pattern_read(const json_t *part, const char *what, const char **text, bool *literal);
 df_status df_steps_normalizer(const json_t *part, df_steps *steps);
 df_status df_steps_pre_tokenizer(const json_t *part, df_steps *steps);
 bool df_steps_have(const df_steps *steps, df_step_kind kind);
@@ -159,6 +170,20 @@ typedef struct df_pass {
 df_status df_pass_run(df_pass *pass, const df_steps *steps,
                       df_view *view); // pass->pieces: spans of *view
 void df_pass_free(df_pass *pass);
+
+/* The next match of a pattern in text[0, n) at or after *from, which moves on; *found is false when
+ * there is none. An empty match right behind the match before it (`last`, SIZE_MAX: none) is passed
+ * over, as Oniguruma's iterator does. */
+df_status df_find(df_pass *pass, const pcre2_code *pattern, const df_view *text, size_t *from,
+                  size_t *last, df_span *match, bool *found);
+
+/* Bytes that replace a stretch of the original all end at `end`; bytes [begin, end) of the view are
+ * kept with their ends. */
+df_status df_emit_new(df_rewrite *out, const char *text, size_t n, uint32_t end);
+df_status df_emit_kept(df_rewrite *out, const df_view *view, size_t begin, size_t end);
+/* The steps that look at one character at a time: LOWER, STRIP, DROP_MARKS, CLEAN, IDEOGRAPHS. */
+df_status df_rewrite_characters(const df_step *step, const df_view *view, df_span piece,
+                                df_rewrite *out);
 
 /* Cuts text[0, n) by a SPLIT step; appends the spans, moved by `origin`, to *out. */
 df_status df_split(df_pass *pass, const df_step *step, const char *text, size_t n, df_spans *out);
@@ -200,6 +225,7 @@ typedef struct df_bpe {
     uint32_t unit[256];     // ids of one-byte units, DF_NO_ID where none
     uint32_t fallback[256]; // ids of <0xHH>, DF_NO_ID where none
     bool byte_level, byte_fallback, fuse_unknown, ignore_merges;
+    char *prefix, *suffix; // of units that do not start, that end a word; "" for none
     bool cut_at_marks; // no merge crosses the point before a space mark, so words can be cut there
     uint32_t unknown;  // DF_NO_ID: unknown characters leave no token
 } df_bpe;
@@ -235,6 +261,7 @@ typedef struct df_merger {
     df_merge_entry *heap;
     size_t entries, heap_capacity;
     df_spans tokens; // result of the last word: begin: id, end: where in the word it ends
+    df_bytes unit;   // a unit with its prefix and suffix
     df_word_cache cache;
 } df_merger;
 
@@ -251,14 +278,41 @@ void df_merger_free(df_merger *merger);
 /* ---- the whole
  * ----------------------------------------------------------------------------------- */
 
-/* How decoding joins pieces; what it does to single tokens is already in the pieces. */
+/* A decoder is a program over a list of texts, at first the contents of the tokens. */
+typedef enum df_decode_kind {
+    DF_DECODE_BYTE_LEVEL,    // characters of the byte alphabet to bytes; one text
+    DF_DECODE_BYTE_FALLBACK, // runs of <0xHH> to bytes, U+FFFD each where these are no text
+    DF_DECODE_FUSE,          // one text
+    DF_DECODE_REPLACE,       // from, or what the pattern matches, -> to
+    DF_DECODE_STRIP,         // up to start, stop of the character `from` at the ends of each text
+    DF_DECODE_METASPACE,     // marks to spaces; `first`: none in the first text
+    DF_DECODE_SUFFIX,        // the suffix to a space, in the last text to nothing
+    DF_DECODE_WORD_PIECE     // a space before each text that does not start with the prefix
+} df_decode_kind;
+
+typedef struct df_decode_step {
+    df_decode_kind kind;
+    char *from, *to;
+    pcre2_code *pattern;
+    size_t start, stop;
+    bool first;   // METASPACE
+    bool cleanup; // WORD_PIECE: no space before full stops and the like
+} df_decode_step;
+
 typedef struct df_decoder {
-    bool byte_level, byte_fallback;
-    char *from[4], *to[4]; // replacements inside a token
-    size_t replacements;
-    char *strip; // character cut off at the ends of the text
-    size_t strip_start, strip_stop;
+    df_decode_step *at;
+    size_t count, capacity;
 } df_decoder;
+
+/* Texts side by side. */
+typedef struct df_texts {
+    df_bytes text;
+    df_spans parts;
+} df_texts;
+
+/* Runs the program on *texts. `inside`: one token's text, shown as if others stood on both sides
+ * and as bytes that need not be whole characters. */
+df_status df_decoder_run(const df_decoder *decoder, bool inside, df_texts *texts);
 
 struct df_tokenizer {
     uint64_t hash, serial;
@@ -279,8 +333,10 @@ df_status df_tokenizer_make(const json_t *root, uint64_t hash, df_tokenizer **ou
 df_status df_tokenizer_load(df_tokenizer *tokenizer, const json_t *root);
 /* tokenizer_added.c */
 df_status df_tokenizer_load_added(df_tokenizer *tokenizer, const json_t *list);
-/* tokenizer_decode.c */
+/* decoder.c */
 df_status df_decoder_load(df_decoder *decoder, const json_t *part);
+void df_decoder_free(df_decoder *decoder);
+/* tokenizer_decode.c */
 df_status df_tokenizer_make_pieces(df_tokenizer *tokenizer);
 
 struct df_tokens_scratch {

@@ -8,6 +8,8 @@
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 #define PUNCTUATION_PATTERN "[!-/:-@\\[-`{-~\\p{P}]"
 #define NUMBER_PATTERN "\\p{N}"
+// \w of this pre-tokenizer counts joiners, that of patterns does not.
+#define WORDS_PATTERN "[\\w\\x{200c}\\x{200d}]+|[^\\w\\x{200c}\\x{200d}\\s]+"
 #define SPACE_MARK "\xe2\x96\x81"
 
 static df_status add_step(df_steps *steps, df_step_kind kind, df_step **out) {
@@ -50,9 +52,7 @@ static df_status add_split(df_steps *steps, const char *pattern, bool literal,
     return df_pattern_compile(pattern, literal, &step->pattern);
 }
 
-// The pattern of Split and Replace: {"String": s} or {"Regex": s}.
-static df_status read_pattern(const json_t *part, const char *what, const char **text,
-                              bool *literal) {
+df_status df_pattern_read(const json_t *part, const char *what, const char **text, bool *literal) {
     const json_t *pattern = json_object_get(part, "pattern");
     *literal = json_is_string(json_object_get(pattern, "String"));
     const json_t *value = json_object_get(pattern, *literal ? "String" : "Regex");
@@ -80,11 +80,14 @@ static df_status read_behavior(const json_t *part, const char *fallback, df_spli
 static df_status replace_normalizer(const json_t *part, df_steps *steps) {
     const char *from = NULL, *to;
     bool literal;
-    DF_TRY(read_pattern(part, "normalizer Replace", &from, &literal));
+    DF_TRY(df_pattern_read(part, "normalizer Replace", &from, &literal));
     DF_TRY(df_json_text(part, "normalizer Replace", "content", &to));
-    if (!literal)
-        return df_fail(DF_BAD_INPUT, "normalizer Replace with a Regex (%s) is not supported", from);
-    return add_replace(steps, from, to);
+    if (literal) return add_replace(steps, from, to);
+    df_step *step;
+    DF_TRY(add_step(steps, DF_STEP_REPLACE, &step));
+    step->to = df_strdup(to);
+    if (step->to == NULL) return DF_FAILED;
+    return df_pattern_compile(from, false, &step->pattern);
 }
 
 static df_status prepend_normalizer(const json_t *part, df_steps *steps) {
@@ -120,13 +123,73 @@ static df_status nfkd_normalizer(const json_t *part, df_steps *steps) {
     return add_form(steps, DF_NFKD);
 }
 
+static df_status lowercase_normalizer(const json_t *part, df_steps *steps) {
+    df_step *step;
+    (void)part;
+    return add_step(steps, DF_STEP_LOWER, &step);
+}
+
+static df_status strip_normalizer(const json_t *part, df_steps *steps) {
+    df_step *step;
+    DF_TRY(add_step(steps, DF_STEP_STRIP, &step));
+    DF_TRY(df_json_bool_or(part, "normalizer Strip", "strip_left", true, &step->left));
+    return df_json_bool_or(part, "normalizer Strip", "strip_right", true, &step->right);
+}
+
+static df_status strip_accents_normalizer(const json_t *part, df_steps *steps) {
+    df_step *step;
+    (void)part;
+    return add_step(steps, DF_STEP_DROP_MARKS, &step);
+}
+
+static df_status bert_normalizer(const json_t *part, df_steps *steps) {
+    const char *what = "normalizer BertNormalizer";
+    bool clean, ideographs, accents, lowercase;
+    df_step *step;
+    DF_TRY(df_json_bool_or(part, what, "clean_text", true, &clean));
+    DF_TRY(df_json_bool_or(part, what, "handle_chinese_chars", true, &ideographs));
+    DF_TRY(df_json_bool_or(part, what, "lowercase", true, &lowercase));
+    DF_TRY(df_json_bool_or(part, what, "strip_accents", lowercase, &accents));
+    if (clean) DF_TRY(add_step(steps, DF_STEP_CLEAN, &step));
+    if (ideographs) DF_TRY(add_step(steps, DF_STEP_IDEOGRAPHS, &step));
+    if (accents) {
+        DF_TRY(add_form(steps, DF_NFD));
+        DF_TRY(add_step(steps, DF_STEP_DROP_MARKS, &step));
+        step->only_inline = true;
+    }
+    return lowercase ? add_step(steps, DF_STEP_LOWER, &step) : DF_OK;
+}
+
 // ---- pre-tokenizers
+
+static df_status whitespace_pre_tokenizer(const json_t *part, df_steps *steps) {
+    (void)part;
+    return add_split(steps, WORDS_PATTERN, false, DF_SPLIT_REMOVED, true);
+}
+
+static df_status whitespace_split_pre_tokenizer(const json_t *part, df_steps *steps) {
+    (void)part;
+    return add_split(steps, "\\s", false, DF_SPLIT_REMOVED, false);
+}
+
+static df_status bert_pre_tokenizer(const json_t *part, df_steps *steps) {
+    DF_TRY(whitespace_split_pre_tokenizer(part, steps));
+    return add_split(steps, PUNCTUATION_PATTERN, false, DF_SPLIT_ISOLATED, false);
+}
+
+static df_status delimiter_pre_tokenizer(const json_t *part, df_steps *steps) {
+    const char *delimiter, *what = "pre_tokenizer CharDelimiterSplit";
+    DF_TRY(df_json_text(part, what, "delimiter", &delimiter));
+    if (*delimiter == '\0' || df_utf8_length(*delimiter) != strlen(delimiter))
+        return df_fail(DF_BAD_INPUT, "%s: the delimiter is not one character", what);
+    return add_split(steps, delimiter, true, DF_SPLIT_REMOVED, false);
+}
 
 static df_status split_pre_tokenizer(const json_t *part, df_steps *steps) {
     const char *pattern = NULL;
     bool literal, invert;
     df_split_behavior behavior = DF_SPLIT_ISOLATED;
-    DF_TRY(read_pattern(part, "pre_tokenizer Split", &pattern, &literal));
+    DF_TRY(df_pattern_read(part, "pre_tokenizer Split", &pattern, &literal));
     DF_TRY(read_behavior(part, "Isolated", &behavior));
     DF_TRY(df_json_bool_or(part, "pre_tokenizer Split", "invert", false, &invert));
     return add_split(steps, pattern, literal, behavior, invert);
@@ -157,16 +220,25 @@ static df_status byte_level_pre_tokenizer(const json_t *part, df_steps *steps) {
     return add_step(steps, DF_STEP_BYTES, &step);
 }
 
+df_status df_metaspace_scheme(const json_t *part, const char *what, const char **scheme) {
+    bool prefix;
+    DF_TRY(df_json_bool_or(part, what, "add_prefix_space", true, &prefix));
+    DF_TRY(df_json_text_or(part, what, "prepend_scheme", prefix ? "always" : "never", scheme));
+    bool never = strcmp(*scheme, "never") == 0;
+    if (!never && strcmp(*scheme, "first") != 0 && strcmp(*scheme, "always") != 0)
+        return df_fail(DF_BAD_INPUT, "%s: prepend_scheme \"%s\" is not supported", what, *scheme);
+    if (prefix || never) return DF_OK;
+    return df_fail(DF_BAD_INPUT, "%s: prepend_scheme is \"%s\", but add_prefix_space is false",
+                   what, *scheme);
+}
+
 static df_status metaspace_pre_tokenizer(const json_t *part, df_steps *steps) {
     const char *mark, *scheme, *what = "pre_tokenizer Metaspace";
-    bool prefix, split;
+    bool split;
     DF_TRY(df_json_text_or(part, what, "replacement", SPACE_MARK, &mark));
-    DF_TRY(df_json_bool_or(part, what, "add_prefix_space", true, &prefix));
-    DF_TRY(df_json_text_or(part, what, "prepend_scheme", prefix ? "always" : "never", &scheme));
+    DF_TRY(df_metaspace_scheme(part, what, &scheme));
     DF_TRY(df_json_bool_or(part, what, "split", true, &split));
     bool first = strcmp(scheme, "first") == 0, never = strcmp(scheme, "never") == 0;
-    if (!first && !never && strcmp(scheme, "always") != 0)
-        return df_fail(DF_BAD_INPUT, "%s: prepend_scheme \"%s\" is not supported", what, scheme);
     if (*mark == '\0') return df_fail(DF_BAD_INPUT, "%s: the replacement is empty", what);
     if (df_steps_have(steps, DF_STEP_BYTES))
         return df_fail(DF_BAD_INPUT, "%s after ByteLevel is not supported", what);
@@ -188,12 +260,22 @@ static const part_kind normalizers[] = {{"Prepend", prepend_normalizer},
                                         {"NFD", nfd_normalizer},
                                         {"NFKC", nfkc_normalizer},
                                         {"NFKD", nfkd_normalizer},
+                                        {"Lowercase", lowercase_normalizer},
+                                        {"Strip", strip_normalizer},
+                                        {"StripAccents", strip_accents_normalizer},
+                                        {"BertNormalizer", bert_normalizer},
                                         {NULL, NULL}};
 
-static const part_kind pre_tokenizers[] = {
-    {"Split", split_pre_tokenizer},         {"ByteLevel", byte_level_pre_tokenizer},
-    {"Digits", digits_pre_tokenizer},       {"Punctuation", punctuation_pre_tokenizer},
-    {"Metaspace", metaspace_pre_tokenizer}, {NULL, NULL}};
+static const part_kind pre_tokenizers[] = {{"Split", split_pre_tokenizer},
+                                           {"ByteLevel", byte_level_pre_tokenizer},
+                                           {"Digits", digits_pre_tokenizer},
+                                           {"Punctuation", punctuation_pre_tokenizer},
+                                           {"Metaspace", metaspace_pre_tokenizer},
+                                           {"Whitespace", whitespace_pre_tokenizer},
+                                           {"WhitespaceSplit", whitespace_split_pre_tokenizer},
+                                           {"BertPreTokenizer", bert_pre_tokenizer},
+                                           {"CharDelimiterSplit", delimiter_pre_tokenizer},
+                                           {NULL, NULL}};
 
 // `list`: the key of a Sequence's members, "normalizers" or "pretokenizers".
 static df_status compile(const json_t *part, const part_kind *kinds, const char *what,

@@ -70,6 +70,9 @@ bool df_is_space(int32_t code) {
 
 bool df_is_word(int32_t code) {
     if (code == 0x200c || code == 0x200d) return true; // joiners
+    if ((code >= 0x24b6 && code <= 0x24e9) || (code >= 0x1f130 && code <= 0x1f149) ||
+        (code >= 0x1f150 && code <= 0x1f169) || (code >= 0x1f170 && code <= 0x1f189))
+        return true; // letters in circles and squares
     switch (utf8proc_category(code)) {
     case UTF8PROC_CATEGORY_LU:
     case UTF8PROC_CATEGORY_LL:

@@ -20,22 +20,37 @@ const encodeAll = async (file, texts) => {
 const lines = (lists) => lists.map((list) => JSON.stringify(list));
 const fold = (ids) => ids.reduce((sum, id) => (Math.imul(sum, 31) + id + 1) >>> 0, 0);
 
-// variants.ids.json: for each variant one number a text, strings before long lines: the ids folded by sum = 31 sum + id + 1.
+// variants.ids.json: for each variant one number a text, strings, then `more`, then long lines: the ids folded by
+// sum = 31 sum + id + 1. decoded.json: for each decoder two numbers a text (no long lines): the bytes, folded alike, of the
+// decoded ids and of the ids in the opposite order, special tokens left out.
 const encodeVariants = async (texts) => {
-  const { long, variants } = read(path.join(golden, "variants.json"));
+  const { more, long, variants, decoders } = read(path.join(golden, "variants.json"));
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), "variants-"));
   const file = path.join(folder, "tokenizer.json");
-  const found = {};
-  texts = texts.concat(long.map(([unit, times]) => unit.repeat(times)));
-  for (const [name, base, parts, model] of variants) {
+  const put = (base, parts, model) => {
     const tokenizer = { ...read(path.join(golden, base)), ...parts };
     Object.assign(tokenizer.model, model);
     fs.writeFileSync(file, JSON.stringify(tokenizer));
-    found[name] = (await encodeAll(file, texts)).map(fold);
+  };
+  const ids = {}, decoded = {};
+  const short = texts.concat(more);
+  for (const [name, base, parts, model] of variants) {
+    put(base, parts, model);
+    ids[name] = (await encodeAll(file, short.concat(long.map(([unit, times]) => unit.repeat(times))))).map(fold);
+  }
+  for (const [name, base, decoder] of decoders) {
+    put(base, decoder === null ? {} : { decoder: decoder.type ? decoder : null }, {});
+    const tokenizer = Tokenizer.fromFile(file);
+    decoded[name] = [];
+    for (const list of await encodeAll(file, short))
+      for (const order of [list, list.slice().reverse()])
+        decoded[name].push(fold([...Buffer.from(await tokenizer.decode(order, true))]));
   }
   fs.rmSync(folder, { recursive: true });
-  const rows = Object.entries(found).map(([name, sums]) => JSON.stringify(name) + ": " + JSON.stringify(sums));
-  fs.writeFileSync(path.join(golden, "variants.ids.json"), "{\n" + rows.join(",\n") + "\n}\n");
+  for (const [name, found] of Object.entries({ "variants.ids.json": ids, "decoded.json": decoded })) {
+    const rows = Object.entries(found).map(([key, sums]) => JSON.stringify(key) + ": " + JSON.stringify(sums));
+    fs.writeFileSync(path.join(golden, name), "{\n" + rows.join(",\n") + "\n}\n");
+  }
 };
 
 if (process.argv.length === 4) {

@@ -198,6 +198,72 @@ static void template_around(void **state) {
     check(parts, "", "", "8 9 7");
 }
 
+// Where each token of `text` ends, with a model of single characters behind a normalizer.
+static void check_ends(const char *normalizer, const char *text, size_t n, const uint32_t *ends) {
+    char json[1000];
+    df_tokenizer *tokenizer;
+    df_tokens tokens = {0};
+    snprintf(json, sizeof json,
+             "{'normalizer':%s,'model':{'unk_token':'?','vocab':{'?':0,'a':1},'merges':[]}}",
+             normalizer);
+    assert_ok(make_tokenizer(json, &tokenizer));
+    assert_ok(df_tokenizer_encode(tokenizer, text, strlen(text), false, &tokens));
+    assert_int_equal(tokens.count, n);
+    for (size_t i = 0; i < n; i++) assert_int_equal(tokens.end[i], ends[i]);
+    df_tokens_free(&tokens);
+    df_tokenizer_close(tokenizer);
+}
+
+// A letter that becomes two ends where it did; a dropped mark belongs to the letter before it.
+static void places_of_changed_text(void **state) {
+    (void)state;
+    static const char bert[] = "{'type':'BertNormalizer'}", lower[] = "{'type':'Lowercase'}",
+                      strip[] = "{'type':'Strip'}", accents[] = "{'type':'StripAccents'}",
+                      pattern[] = "{'type':'Replace','pattern':{'Regex':' +|b'},'content':'xy'}";
+    check_ends(lower, "A\xc4\xb0z", 4, (uint32_t[]){1, 3, 3, 4});
+    check_ends(strip, " \xc2\xa0z a\n", 3, (uint32_t[]){4, 5, 6});
+    check_ends(strip, " \n", 0, NULL);
+    check_ends(accents,
+               "\xcc\x81"
+               "e\xcc\x81\xcc\xa3o",
+               2, (uint32_t[]){7, 8});
+    check_ends(pattern, "a  bc", 6, (uint32_t[]){1, 3, 3, 4, 4, 5});
+    check_ends(bert, "\xe6\xbc\xa2\x07\xc3\x89", 4, (uint32_t[]){0, 3, 3, 6});
+}
+
+static const char *piece(const df_tokenizer *tokenizer, uint32_t id) {
+    size_t bytes;
+    return df_tokenizer_piece(tokenizer, id, &bytes);
+}
+
+// A piece is what a token shows with others on both sides; without a decoder spaces stand between.
+static void pieces_of_words(void **state) {
+    (void)state;
+    static const char json[] =
+        "{%s'model':{'vocab':{'a':0,'##b':1,'c$':2,'<0xC3>':3},'merges':[]}}";
+    static const char *const parts[] = {"'decoder':{'type':'WordPiece'},",
+                                        "'decoder':{'type':'BPEDecoder','suffix':'$'},",
+                                        "'decoder':{'type':'ByteFallback'},", ""};
+    static const char *const shown[][4] = {{" a", "b", " c$", " <0xC3>"},
+                                           {"a", "##b", "c ", "<0xC3>"},
+                                           {"a", "##b", "c$", "\xc3"},
+                                           {"a", "##b", "c$", "<0xC3>"}};
+    static const char *const whole[] = {"ab c$ <0xC3>", "a##bc <0xC3>", "a##bc$\xef\xbf\xbd",
+                                        "a ##b c$ <0xC3>"};
+    for (size_t i = 0; i < 4; i++) {
+        char text[400], *back;
+        size_t bytes;
+        df_tokenizer *tokenizer;
+        snprintf(text, sizeof text, json, parts[i]);
+        assert_ok(make_tokenizer(text, &tokenizer));
+        for (uint32_t id = 0; id < 4; id++) assert_string_equal(piece(tokenizer, id), shown[i][id]);
+        assert_ok(df_tokenizer_decode(tokenizer, (uint32_t[]){0, 1, 2, 3}, 4, true, &back, &bytes));
+        assert_string_equal(back, whole[i]);
+        df_free(back);
+        df_tokenizer_close(tokenizer);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(merges_by_rank),
@@ -212,6 +278,8 @@ int main(void) {
         cmocka_unit_test(prepended_text),
         cmocka_unit_test(template_around),
         cmocka_unit_test(places_of_added_text),
+        cmocka_unit_test(places_of_changed_text),
+        cmocka_unit_test(pieces_of_words),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

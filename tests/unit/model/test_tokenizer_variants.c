@@ -29,9 +29,11 @@ static uint32_t fold(const df_tokens *tokens) {
     return sum;
 }
 
-// The texts: strings.json, then the long lines of variants.json.
-static json_t *all_texts(const json_t *long_lines) {
+// The texts: strings.json, then more and the long lines of variants.json.
+static json_t *all_texts(const json_t *more, const json_t *long_lines) {
     json_t *texts = df_test_json(GOLDEN "strings.json");
+    for (size_t i = 0; i < json_array_size(more); i++)
+        json_array_append(texts, json_array_get(more, i));
     for (size_t i = 0; i < json_array_size(long_lines); i++) {
         const json_t *line = json_array_get(long_lines, i), *unit = json_array_get(line, 0);
         size_t n = json_string_length(unit), times = json_integer_value(json_array_get(line, 1));
@@ -56,7 +58,9 @@ static void check_variant(const json_t *variant, const json_t *texts, const json
         bool same = fold(&tokens) == (uint32_t)json_integer_value(json_array_get(sums, i));
         if (!same) print_error("%s: text %zu differs\n", name, i);
         assert_true(same);
-        for (size_t t = 1; t < tokens.count; t++) assert_true(tokens.end[t] >= tokens.end[t - 1]);
+        for (size_t t = 1; t < tokens.count; t++) // those of the template end at 0
+            assert_true(tokens.end[t] >= tokens.end[t - 1] ||
+                        df_tokenizer_is_special(tokenizer, tokens.id[t]));
     }
     df_tokens_free(&tokens);
     df_tokenizer_close(tokenizer);
@@ -67,12 +71,74 @@ static void golden_variants(void **state) {
     json_t *file = df_test_json(GOLDEN "variants.json"),
            *ids = df_test_json(GOLDEN "variants.ids.json");
     const json_t *variants = json_object_get(file, "variants");
-    json_t *texts = all_texts(json_object_get(file, "long"));
+    json_t *texts = all_texts(json_object_get(file, "more"), json_object_get(file, "long"));
     assert_true(json_array_size(variants) > 20);
     for (size_t i = 0; i < json_array_size(variants); i++)
         check_variant(json_array_get(variants, i), texts, ids);
     json_decref(file);
     json_decref(ids);
+    json_decref(texts);
+}
+
+// ---- decoders
+
+static uint32_t fold_decoded(const df_tokenizer *tokenizer, const uint32_t *ids, size_t n) {
+    uint32_t sum = 0;
+    char *text;
+    size_t bytes;
+    assert_ok(df_tokenizer_decode(tokenizer, ids, n, true, &text, &bytes));
+    for (size_t i = 0; i < bytes; i++) sum = sum * 31 + (unsigned char)text[i] + 1;
+    df_free(text);
+    return sum;
+}
+
+static void check_decoder(const json_t *decoder, const json_t *texts, const json_t *sums) {
+    const json_t *part = json_array_get(decoder, 2);
+    json_t *parts = json_is_null(part) ? json_object() : json_pack("{s:O}", "decoder", part);
+    if (json_is_object(part) && json_object_size(part) == 0)
+        json_object_set_new(parts, "decoder", json_null());
+    json_t *variant =
+        json_pack("[O,O,o,{}]", json_array_get(decoder, 0), json_array_get(decoder, 1), parts);
+    df_tokenizer *tokenizer = open_variant(variant);
+    df_tokens tokens = {0};
+    assert_int_equal(json_array_size(sums), 2 * json_array_size(texts));
+    for (size_t i = 0; i < json_array_size(texts); i++) {
+        const json_t *text = json_array_get(texts, i);
+        assert_ok(df_tokenizer_encode(tokenizer, json_string_value(text), json_string_length(text),
+                                      true, &tokens));
+        for (size_t turn = 0; turn < 2; turn++) {
+            bool same = fold_decoded(tokenizer, tokens.id, tokens.count) ==
+                        (uint32_t)json_integer_value(json_array_get(sums, 2 * i + turn));
+            if (!same)
+                print_error("decoder %s: text %zu differs, turn %zu\n",
+                            json_string_value(json_array_get(decoder, 0)), i, turn);
+            assert_true(same);
+            for (size_t a = 0, b = tokens.count; a + 1 < b; a++) {
+                uint32_t swap = tokens.id[a];
+                tokens.id[a] = tokens.id[--b];
+                tokens.id[b] = swap;
+            }
+        }
+    }
+    df_tokens_free(&tokens);
+    df_tokenizer_close(tokenizer);
+    json_decref(variant);
+}
+
+static void golden_decoders(void **state) {
+    (void)state;
+    json_t *file = df_test_json(GOLDEN "variants.json"),
+           *sums = df_test_json(GOLDEN "decoded.json");
+    const json_t *decoders = json_object_get(file, "decoders");
+    json_t *texts = all_texts(json_object_get(file, "more"), NULL);
+    assert_true(json_array_size(decoders) > 10);
+    for (size_t i = 0; i < json_array_size(decoders); i++) {
+        const json_t *decoder = json_array_get(decoders, i);
+        check_decoder(decoder, texts,
+                      json_object_get(sums, json_string_value(json_array_get(decoder, 0))));
+    }
+    json_decref(file);
+    json_decref(sums);
     json_decref(texts);
 }
 
@@ -177,9 +243,8 @@ static void gpt2_files_alone(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(golden_variants),
-        cmocka_unit_test(an_older_folder),
-        cmocka_unit_test(damaged_folders),
+        cmocka_unit_test(golden_variants),  cmocka_unit_test(golden_decoders),
+        cmocka_unit_test(an_older_folder),  cmocka_unit_test(damaged_folders),
         cmocka_unit_test(gpt2_files_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
