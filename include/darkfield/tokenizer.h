@@ -68,7 +68,8 @@ bool df_tokenizer_is_special(const df_tokenizer *tokenizer, uint32_t id);
 int64_t df_tokenizer_find(const df_tokenizer *tokenizer, const char *content);
 
 /* Text of n tokens, in new memory (df_free), zero-terminated, always valid UTF-8: what is not
- * becomes U+FFFD. Special tokens are left out when `skip_special`. */
+ * becomes U+FFFD. Special tokens are left out when `skip_special`. DF_BAD_INPUT when a pattern of
+ * the file's decoder gives up on the text. */
 df_status df_tokenizer_decode(const df_tokenizer *tokenizer, const uint32_t *ids, size_t n,
                               bool skip_special, char **text, size_t *bytes) DF_MUST_CHECK;
 

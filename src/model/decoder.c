@@ -4,6 +4,7 @@
 #include <string.h>
 
 #define REPLACEMENT "\xef\xbf\xbd"
+#define MOST_OF_A_TOKEN (1u << 20) // bytes that one token shows: more is damage
 
 /* One run: the step's texts, those it makes, and scratch. */
 typedef struct decode_run {
@@ -16,6 +17,14 @@ typedef struct decode_run {
 static size_t part_of(const df_texts *texts, size_t i, const char **text) {
     *text = texts->text.at + texts->parts.at[i].begin;
     return texts->parts.at[i].end - texts->parts.at[i].begin;
+}
+
+static df_status put(decode_run *run, const char *text, size_t n) {
+    size_t most = run->inside ? MOST_OF_A_TOKEN : UINT32_MAX;
+    if (n > most - run->out.text.count)
+        return df_fail(DF_BAD_INPUT, "decoder: a %s grows beyond %zu bytes",
+                       run->inside ? "token" : "text", most);
+    return df_bytes_add(&run->out.text, text, n);
 }
 
 // Ends the text that began at `begin`.
@@ -38,13 +47,13 @@ static size_t broken_length(const char *text, size_t n) {
     return i;
 }
 
-static df_status add_repaired(df_bytes *out, const char *text, size_t n) {
+static df_status put_repaired(decode_run *run, const char *text, size_t n) {
     for (size_t i = 0; i < n;) {
         size_t good = df_utf8_valid(text + i, n - i);
-        DF_TRY(df_bytes_add(out, text + i, good));
+        DF_TRY(put(run, text + i, good));
         i += good;
         if (i == n) break;
-        DF_TRY(df_bytes_add(out, REPLACEMENT, 3));
+        DF_TRY(put(run, REPLACEMENT, 3));
         i += broken_length(text + i, n - i);
     }
     return DF_OK;
@@ -59,8 +68,7 @@ static df_status byte_level(decode_run *run) {
         DF_TRY(df_chars_to_bytes(&run->work, text, n, &mapped));
         if (!mapped) DF_TRY(df_bytes_add(&run->work, text, n));
     }
-    DF_TRY(
-        (run->inside ? df_bytes_add : add_repaired)(&run->out.text, run->work.at, run->work.count));
+    DF_TRY((run->inside ? put : put_repaired)(run, run->work.at, run->work.count));
     return end_part(run, 0);
 }
 
@@ -83,10 +91,10 @@ static df_status end_run(decode_run *run) {
     run->work.count = 0;
     if (n == 0) return DF_OK;
     bool good = run->inside || df_utf8_valid(run->work.at, n) == n;
-    if (good) DF_TRY(df_bytes_add(&run->out.text, run->work.at, n));
+    if (good) DF_TRY(put(run, run->work.at, n));
     if (good) return end_part(run, begin);
     for (size_t i = 0; i < n; i++) {
-        DF_TRY(df_bytes_add(&run->out.text, REPLACEMENT, 3));
+        DF_TRY(put(run, REPLACEMENT, 3));
         DF_TRY(end_part(run, run->out.text.count - 3));
     }
     return DF_OK;
@@ -105,7 +113,7 @@ static df_status byte_fallback(decode_run *run) {
         }
         DF_TRY(end_run(run));
         begin = run->out.text.count;
-        DF_TRY(df_bytes_add(&run->out.text, text, n));
+        DF_TRY(put(run, text, n));
         DF_TRY(end_part(run, begin));
     }
     return end_run(run);
@@ -113,12 +121,12 @@ static df_status byte_fallback(decode_run *run) {
 
 /* ---- replacing ------------------------------------------------------------------------------ */
 
-static df_status replace_text(df_bytes *out, const char *text, size_t n, const char *from,
+static df_status replace_text(decode_run *run, const char *text, size_t n, const char *from,
                               const char *to) {
     size_t length = strlen(from), i = 0;
     while (i < n) {
         bool hit = length <= n - i && memcmp(text + i, from, length) == 0;
-        DF_TRY(hit ? df_bytes_add(out, to, strlen(to)) : df_bytes_add(out, text + i, 1));
+        DF_TRY(hit ? put(run, to, strlen(to)) : put(run, text + i, 1));
         i += hit ? length : 1;
     }
     return DF_OK;
@@ -129,12 +137,13 @@ static df_status replace_pattern(decode_run *run, const df_decode_step *step, co
     const df_view view = {.text = text, .bytes = n};
     size_t from = 0, last = SIZE_MAX, kept = 0;
     bool found = n > 0;
+    if (df_utf8_valid(text, n) != n) return put(run, text, n); // part of a character, inside
     while (found) {
         df_span match;
         DF_TRY(df_find(&run->pass, step->pattern, &view, &from, &last, &match, &found));
         size_t until = found ? match.begin : n;
-        DF_TRY(df_bytes_add(&run->out.text, text + kept, until - kept));
-        if (found) DF_TRY(df_bytes_add(&run->out.text, step->to, strlen(step->to)));
+        DF_TRY(put(run, text + kept, until - kept));
+        if (found) DF_TRY(put(run, step->to, strlen(step->to)));
         if (found) kept = match.end;
     }
     return DF_OK;
@@ -142,12 +151,12 @@ static df_status replace_pattern(decode_run *run, const df_decode_step *step, co
 
 static df_status strip(decode_run *run, const df_decode_step *step, const char *text, size_t n) {
     size_t length = strlen(step->from), start = 0;
-    if (run->inside) return df_bytes_add(&run->out.text, text, n);
+    if (run->inside) return put(run, text, n);
     for (size_t i = 0; i < step->start && n - start >= length; i++, start += length)
         if (memcmp(text + start, step->from, length) != 0) break;
     for (size_t i = 0; i < step->stop && n - start >= length; i++, n -= length)
         if (memcmp(text + n - length, step->from, length) != 0) break;
-    return df_bytes_add(&run->out.text, text + start, n - start);
+    return put(run, text + start, n - start);
 }
 
 // What English puts no space before; applied one after another, as the WordPiece decoder does.
@@ -161,7 +170,7 @@ static df_status clean_up(decode_run *run, size_t begin) {
         run->work.count = 0;
         DF_TRY(df_bytes_add(&run->work, out->at + begin, out->count - begin));
         out->count = begin;
-        DF_TRY(replace_text(out, run->work.at, run->work.count, rules[i][0], rules[i][1]));
+        DF_TRY(replace_text(run, run->work.at, run->work.count, rules[i][0], rules[i][1]));
     }
     return DF_OK;
 }
@@ -170,9 +179,9 @@ static df_status word_piece(decode_run *run, const df_decode_step *step, bool fi
                             const char *text, size_t n) {
     size_t length = strlen(step->from), begin = run->out.text.count;
     bool continues = n >= length && memcmp(text, step->from, length) == 0;
-    if (!first && !continues) DF_TRY(df_bytes_add(&run->out.text, " ", 1));
+    if (!first && !continues) DF_TRY(put(run, " ", 1));
     size_t cut = !first && continues ? length : 0;
-    DF_TRY(df_bytes_add(&run->out.text, text + cut, n - cut));
+    DF_TRY(put(run, text + cut, n - cut));
     return step->cleanup ? clean_up(run, begin) : DF_OK;
 }
 
@@ -185,18 +194,18 @@ static df_status one_text(decode_run *run, const df_decode_step *step, size_t i)
     bool first = i == 0 && !run->inside, last = i + 1 == run->in.parts.count && !run->inside;
     switch (step->kind) {
     case DF_DECODE_METASPACE:
-        return replace_text(&run->out.text, text, n, step->from, first && step->first ? "" : " ");
+        return replace_text(run, text, n, step->from, first && step->first ? "" : " ");
     case DF_DECODE_SUFFIX:
-        return replace_text(&run->out.text, text, n, step->from, last ? "" : " ");
+        return replace_text(run, text, n, step->from, last ? "" : " ");
     case DF_DECODE_WORD_PIECE:
         return word_piece(run, step, first, text, n);
     case DF_DECODE_STRIP:
         return strip(run, step, text, n);
     case DF_DECODE_REPLACE:
         if (step->pattern != NULL) return replace_pattern(run, step, text, n);
-        return replace_text(&run->out.text, text, n, step->from, step->to);
+        return replace_text(run, text, n, step->from, step->to);
     default:
-        return df_bytes_add(&run->out.text, text, n);
+        return put(run, text, n);
     }
 }
 

@@ -95,24 +95,37 @@ static df_status translate(const char *pattern, df_bytes *out) {
     return DF_OK;
 }
 
-df_status df_pattern_compile(const char *pattern, bool literal, pcre2_code **out) {
-    df_bytes text = {0};
+// Lines end with \n, whatever this machine's PCRE2 was built for. NULL when out of memory.
+static pcre2_compile_context *line_feeds(void) {
+    pcre2_compile_context *how = pcre2_compile_context_create(NULL);
+    if (how != NULL) pcre2_set_newline(how, PCRE2_NEWLINE_LF);
+    return how;
+}
+
+static df_status compile(const char *pattern, const df_bytes *text, uint32_t options,
+                         pcre2_code **out) {
+    pcre2_compile_context *how = line_feeds();
     int code;
     PCRE2_SIZE where;
-    df_status status = DF_OK;
-    DF_GO(literal ? add(&text, pattern) : translate(pattern, &text));
-    DF_GO(text.count > 0 ? DF_OK : df_fail(DF_BAD_INPUT, "the pattern is empty"));
-    uint32_t options = PCRE2_UTF | (literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_MULTILINE);
-    *out = pcre2_compile((PCRE2_SPTR)text.at, text.count, options, &code, &where, NULL);
-    if (*out == NULL) {
-        PCRE2_UCHAR message[200] = "";
-        pcre2_get_error_message(code, message, sizeof message);
-        status = df_fail(DF_BAD_INPUT, "the pattern %s is not understood: %s", pattern,
-                         (const char *)message);
-        goto done;
+    if (how == NULL) return df_fail(DF_FAILED, "out of memory for a pattern");
+    *out = pcre2_compile((PCRE2_SPTR)text->at, text->count, options, &code, &where, how);
+    pcre2_compile_context_free(how);
+    if (*out != NULL) {
+        (void)pcre2_jit_compile(*out, PCRE2_JIT_COMPLETE); // without a JIT, matching interprets
+        return DF_OK;
     }
-    (void)pcre2_jit_compile(*out, PCRE2_JIT_COMPLETE); // where there is no JIT, matching interprets
-done:
+    PCRE2_UCHAR message[200] = "";
+    pcre2_get_error_message(code, message, sizeof message);
+    return df_fail(DF_BAD_INPUT, "the pattern %s is not understood: %s", pattern,
+                   (const char *)message);
+}
+
+df_status df_pattern_compile(const char *pattern, bool literal, pcre2_code **out) {
+    uint32_t options = literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_MULTILINE;
+    df_bytes text = {0};
+    df_status status = literal ? add(&text, pattern) : translate(pattern, &text);
+    if (status == DF_OK && text.count == 0) status = df_fail(DF_BAD_INPUT, "the pattern is empty");
+    if (status == DF_OK) status = compile(pattern, &text, PCRE2_UTF | options, out);
     df_free(text.at);
     return status;
 }

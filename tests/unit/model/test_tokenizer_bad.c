@@ -46,6 +46,8 @@ static void damaged_models(void **state) {
             "shorter than the prefix");
 }
 
+#define GROWS "{'type':'Replace','pattern':{'String':'a'},'content':'aaaaaaaaaaaaaaaa'}"
+
 static void damaged_parts(void **state) {
     (void)state;
     refused("{'normalizer':{'type':'Precompiled'}," MODEL "}", "normalizer \"Precompiled\"");
@@ -92,6 +94,9 @@ static void damaged_parts(void **state) {
     refused("{'decoder':{'type':'Strip','content':'a','start':-1}," MODEL "}", "a count outside");
     refused("{'decoder':{'type':'Replace','pattern':{'Regex':'('},'content':''}," MODEL "}",
             "not understood");
+    refused("{'decoder':{'type':'Sequence','decoders':[" GROWS "," GROWS "," GROWS "," GROWS
+            "," GROWS "," GROWS "]}," MODEL "}",
+            "grows beyond");
     refused("{'added_tokens':{}," MODEL "}", "added_tokens is not a list");
     refused("{'added_tokens':[3]," MODEL "}", "added_tokens");
     refused("{'added_tokens':[{'id':9}]," MODEL "}", "content");

@@ -236,6 +236,25 @@ static const char *piece(const df_tokenizer *tokenizer, uint32_t id) {
     return df_tokenizer_piece(tokenizer, id, &bytes);
 }
 
+// A pattern is not looked for in a part of a character.
+static void patterns_and_parts_of_characters(void **state) {
+    (void)state;
+    char *back;
+    size_t bytes;
+    df_tokenizer *tokenizer;
+    assert_ok(make_tokenizer(
+        "{'pre_tokenizer':{'type':'ByteLevel'},'decoder':{'type':'Sequence','decoders':["
+        "{'type':'ByteLevel'},{'type':'Replace','pattern':{'Regex':'.'},'content':'x'}]},"
+        "'model':{'vocab':{'\u00c3':0,'\u00a9':1,'e':2},'merges':[]}}",
+        &tokenizer));
+    assert_string_equal(piece(tokenizer, 0), "\xc3");
+    assert_string_equal(piece(tokenizer, 2), "x");
+    assert_ok(df_tokenizer_decode(tokenizer, (uint32_t[]){0, 1, 0, 2}, 4, true, &back, &bytes));
+    assert_string_equal(back, "xxx");
+    df_free(back);
+    df_tokenizer_close(tokenizer);
+}
+
 // A piece is what a token shows with others on both sides; without a decoder spaces stand between.
 static void pieces_of_words(void **state) {
     (void)state;
@@ -280,6 +299,7 @@ int main(void) {
         cmocka_unit_test(places_of_added_text),
         cmocka_unit_test(places_of_changed_text),
         cmocka_unit_test(pieces_of_words),
+        cmocka_unit_test(patterns_and_parts_of_characters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
