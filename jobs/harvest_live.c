@@ -31,6 +31,7 @@ typedef struct live {
     size_t *missing;      // [n_kept] places of windows to run
     uint64_t reading;     // number of this reading
     uint64_t ahead;       // the window after the last that was run
+    uint64_t ran;         // windows, one as often as it was run
     pthread_mutex_t lock;
 } live;
 
@@ -138,6 +139,7 @@ static df_status make(live *l, const uint64_t *windows, size_t n) {
     if (missing > 0 && windows[0] <= l->ahead && l->ahead <= windows[n - 1])
         look_ahead(l, windows[n - 1], &missing);
     l->ahead = windows[n - 1] + 1;
+    l->ran += missing;
     return run_missing(l, wanted, missing);
 }
 
@@ -222,6 +224,9 @@ static df_status get_memory(live *l) {
 
 static void live_close(void *self) {
     live *l = self;
+    if (l->ran > 0)
+        df_info("model %s: rank 0 ran %llu windows for rows, the text has %llu", l->h.name,
+                (unsigned long long)l->ran, (unsigned long long)l->h.text.windows);
     for (size_t t = 0; t < l->threads; t++) {
         if (l->forward != NULL) df_forward_close(&l->forward[t]);
         if (l->scratch != NULL) df_free(l->scratch[t]);

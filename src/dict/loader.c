@@ -4,6 +4,7 @@
 #include "train_internal.h"
 
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { SLOTS = 2, READ_ROWS = 4096 };
@@ -14,6 +15,11 @@ typedef struct slot {
     df_status status; // of reading it; its text when it failed
     char text[1024];
 } slot;
+
+/* A place of this rank's part of a buffer, and the row that belongs there. */
+typedef struct seat {
+    uint64_t row, place;
+} seat;
 
 struct loader {
     df_comm *comm;
@@ -29,6 +35,8 @@ struct loader {
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
+    seat *seats;            // [room] buffer shuffle: those of the piece that is read
+    float *read;            // [READ_ROWS, width] rows on their way to their seats
     float *x;               // [batch, width]
     size_t *counts;         // [size] bytes from each rank
     float *packed, *joined; // buffer shuffle: [batch, width] of this rank, of all, rank after rank
@@ -51,18 +59,43 @@ static df_range part_of(const loader *l, uint64_t piece) {
     return part;
 }
 
-static df_status read_part(const loader *l, uint64_t piece, float *out) {
+static df_status read_batch(const loader *l, df_range part, float *out) {
     uint64_t wanted[READ_ROWS];
-    df_range part = part_of(l, piece);
     for (size_t done = 0, n; done < part.count; done += n) {
         n = part.count - done < READ_ROWS ? part.count - done : READ_ROWS;
-        for (size_t i = 0; i < n; i++) {
-            uint64_t at = part.first + done + i;
-            wanted[i] =
-                buffered(l) ? df_order_place(&l->order, piece, at) : df_order_at(&l->order, at);
-        }
+        for (size_t i = 0; i < n; i++) wanted[i] = df_order_at(&l->order, part.first + done + i);
         DF_TRY(df_rows_read(l->rows, wanted, n, out + done * l->all->width));
     }
+    return DF_OK;
+}
+
+static int by_row(const void *a, const void *b) {
+    uint64_t x = ((const seat *)a)->row, y = ((const seat *)b)->row;
+    return (x > y) - (x < y);
+}
+
+/* Runs of one buffer often lie side by side, or in one window of a model that makes them: rows are
+ * read in their own order, each window once, and then seated. */
+static df_status read_buffer(const loader *l, uint64_t piece, df_range part, float *out) {
+    uint64_t wanted[READ_ROWS];
+    size_t width = l->all->width;
+    for (size_t i = 0; i < part.count; i++)
+        l->seats[i] = (seat){df_order_place(&l->order, piece, part.first + i), i};
+    qsort(l->seats, part.count, sizeof *l->seats, by_row);
+    for (size_t done = 0, n; done < part.count; done += n) {
+        n = part.count - done < READ_ROWS ? part.count - done : READ_ROWS;
+        for (size_t i = 0; i < n; i++) wanted[i] = l->seats[done + i].row;
+        DF_TRY(df_rows_read(l->rows, wanted, n, l->read));
+        for (size_t i = 0; i < n; i++)
+            memcpy(out + l->seats[done + i].place * width, l->read + i * width,
+                   width * sizeof *out);
+    }
+    return DF_OK;
+}
+
+static df_status read_part(const loader *l, uint64_t piece, float *out) {
+    df_range part = part_of(l, piece);
+    DF_TRY(buffered(l) ? read_buffer(l, piece, part, out) : read_batch(l, part, out));
     row_sites_scale(l->all, out, part.count);
     return DF_OK;
 }
@@ -105,14 +138,17 @@ static size_t slot_rows(const df_order *order, size_t batch, int size) {
     return df_share((size_t)all, size, 0).count;
 }
 
+static size_t read_rows(size_t room) {
+    return room < READ_ROWS ? room : READ_ROWS;
+}
+
 size_t loader_plan_bytes(const df_order *order, size_t batch, size_t width, int size) {
-    size_t rows = SLOTS * slot_rows(order, batch, size) + batch;
-    size_t owners = 0;
+    size_t room = slot_rows(order, batch, size), rows = SLOTS * room + batch, places = 0;
     if (order->how == DF_SHUFFLE_BUFFER) {
-        rows += 2 * batch;
-        owners = batch * sizeof(int);
+        rows += 2 * batch + read_rows(room);
+        places = batch * sizeof(int) + room * sizeof(seat);
     }
-    return sizeof(loader) + rows * width * sizeof(float) + owners + (size_t)size * sizeof(size_t);
+    return sizeof(loader) + rows * width * sizeof(float) + places + (size_t)size * sizeof(size_t);
 }
 
 static df_status get_memory(loader *l) {
@@ -121,6 +157,8 @@ static df_status get_memory(loader *l) {
     DF_TRY(DF_NEW(l->x, l->batch * width));
     DF_TRY(DF_NEW(l->counts, (size_t)df_comm_size(l->comm)));
     if (!buffered(l)) return DF_OK;
+    DF_TRY(DF_NEW(l->seats, l->room));
+    DF_TRY(DF_NEW(l->read, read_rows(l->room) * width));
     DF_TRY(DF_NEW(l->packed, l->batch * width));
     DF_TRY(DF_NEW(l->joined, l->batch * width));
     return DF_NEW(l->owner, l->batch);
@@ -151,7 +189,7 @@ void loader_close(loader **pointer) {
     pthread_cond_destroy(&l->changed);
     pthread_mutex_destroy(&l->lock);
     for (int i = 0; i < SLOTS; i++) df_free(l->slot[i].rows);
-    void *owned[] = {l->x, l->counts, l->packed, l->joined, l->owner, l};
+    void *owned[] = {l->seats, l->read, l->x, l->counts, l->packed, l->joined, l->owner, l};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) df_free(owned[i]);
     *pointer = NULL;
 }

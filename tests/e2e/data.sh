@@ -60,6 +60,10 @@ for layout in 1x1 2x2 3x1 4x1; do
     must made.$layout darkfield "${layout%x*}" train "$pocket" "${made[@]}" --set threads="${layout#*x}" --force &&
         same made.$layout "$alone" "$(digest "$work/made/crosscoder.dict.h5")"
 done
+# Once for the scales, and once more, since one buffer holds all rows.
+must made.once darkfield 1 train "$pocket" "${made[@]}" --set text.max_documents=400 --set harvest.context=128 --set train.buffer_rows=100000 --set train.batch=64 --force &&
+    if awk '/rank 0 ran/ { models++; right += $6 > $NF && $6 <= 2 * $NF } END { exit !(models == 2 && right == 2) }' "$work/log"; then ok data.made.once
+    else bad data.made.once "$(grep 'rank 0 ran' "$work/log" | tr '\n' ' ')"; fi
 rm -f "$work/made"/*
 if lose_a_rank "$work/made/crosscoder.*.ckpt.h5" train "$pocket" "${made[@]}" --set train.checkpoint_minutes=0.0001; then
     must made.resume darkfield 3 train "$pocket" "${made[@]}" &&
