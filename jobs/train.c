@@ -117,6 +117,7 @@ static df_status open_all(const df_run *run, trained *all, size_t n) {
     for (size_t i = 0; i < n; i++) {
         all[i].run = df_run_of(run, i);
         DF_TRY(df_read_train_options(&all[i].run, &all[i].options));
+        DF_TRY(df_train_check(&all[i].options));
         DF_TRY(find_sites(run, &all[i]));
     }
     return DF_OK;

@@ -435,6 +435,11 @@ size_t df_coder_room_bytes(const df_dict *dict, size_t max_rows, int size,
  * that the dictionary's kind does not have is DF_USAGE. Collective. */
 df_status df_coder_step(df_coder *coder, const float *x, size_t rows,
                         const df_step_settings *settings, df_step_report *report) DF_MUST_CHECK;
+/* What a step would refuse (DF_USAGE): settings that do not go together, or not with a dictionary
+ * of this kind, activation, code norm, shared latents and prefixes; more AuxK latents than a coder
+ * has room for, told of an outline whose k is the largest of the training. Not collective. */
+df_status df_step_check(const df_dict *dict, const df_step_settings *settings) DF_MUST_CHECK;
+df_status df_step_fits(const df_dict *dict, size_t aux_k, bool multi) DF_MUST_CHECK;
 /* Dead latents begin anew (dictionary_learning, resample_neurons; Anthropic, "Towards
  * monosemanticity"): rows are drawn without replacement, probability as |e|^power of their error
  * under the present weights; a dead latent gets such a row times scale times the mean norm of the

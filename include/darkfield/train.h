@@ -113,6 +113,9 @@ typedef struct df_train_options {
     df_provenance facts;
 } df_train_options;
 
+/* Can a dictionary be trained so, whatever the data are? DF_USAGE says what not. Not collective. */
+df_status df_train_check(const df_train_options *options) DF_MUST_CHECK;
+
 /* Trains on a data set (site s of the dictionary is its site s); resumes from the newest valid
  * checkpoint of the same resolved job, on any number of ranks; returns DF_STOPPED after a
  * checkpoint on request. Rows are read ahead of the steps. Collective. */

@@ -66,6 +66,14 @@ static df_status add_center(df_coder *c, const df_step_settings *set) {
     return DF_OK;
 }
 
+df_status df_auxiliary_fits(size_t k, size_t room) {
+    if (k <= room) return DF_OK;
+    return df_fail(DF_USAGE,
+                   "aux_k is %zu; the coder has room for at most %zu (the larger of 512 and half a "
+                   "site's width)",
+                   k, room);
+}
+
 df_status df_auxiliary(df_coder *c, const df_step_settings *set, df_code_factor factor,
                        double spread, df_step_report *report) {
     report->dead = list_dead(c, set->dead_rows);
@@ -74,11 +82,7 @@ df_status df_auxiliary(df_coder *c, const df_step_settings *set, df_code_factor 
     double below = normaliser(c, set->aux_normaliser, spread), scale = 1.0;
     size_t k = report->dead < set->aux_k ? report->dead : set->aux_k;
     if (!(set->aux > 0.0) || k == 0 || !(below > 0.0)) return DF_OK;
-    if (k > c->row_k)
-        return df_fail(DF_USAGE,
-                       "aux_k is %zu; the coder has room for at most %zu (the larger of 512 and "
-                       "half a site's width)",
-                       k, c->row_k);
+    DF_TRY(df_auxiliary_fits(k, c->row_k));
     df_select_rows(c, (df_view){.n = c->dead, .list = c->dead_list}, k, NULL, &c->aux);
     aux_error(c, set->aux_bias);
     double squares;

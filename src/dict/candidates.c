@@ -81,7 +81,8 @@ static size_t settle_some(const df_coder *c, const entry *e, size_t left) {
     return four ? 4 : 1;
 }
 
-void df_candidates_settle(const df_coder *c, df_candidates *s) {
+void df_candidates_settle(const df_coder *c, df_worker *w, df_candidates *s) {
+    w->settled += s->count - s->exact;
     for (size_t i = s->exact; i < s->count;) {
         entry e[8];
         size_t n = 0;
@@ -113,6 +114,7 @@ static size_t sort_places(const df_coder *c, df_worker *w, size_t rows) {
 
 void df_candidates_settle_rows(const df_coder *c, df_worker *w, size_t rows) {
     size_t count = sort_places(c, w, rows);
+    w->settled += count;
     for (size_t i = 0; i < count;) {
         entry e[8];
         size_t n = 0;

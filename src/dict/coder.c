@@ -112,11 +112,9 @@ static df_status encode_rows(df_coder *c, df_code_store *out) {
     return DF_OK;
 }
 
-#define LEAST_MARGIN 0.02f /* by how much a guess lies below the last cut, at least */
-
 /* A batch whose floors began at nothing tells nothing about the screen. */
-static void forget_waste(df_coder *c) {
-    for (int t = 0; t < c->threads; t++) c->worker[t].wasted = 0;
+static void forget_settled(df_coder *c) {
+    for (int t = 0; t < c->threads; t++) c->worker[t].settled = 0;
 }
 
 /* The last batch's cut is a good floor to start from; where it was not, all is done again with
@@ -135,21 +133,24 @@ static df_status encode_batch(df_coder *c, df_code_store *out) {
         c->caution = DF_LIKELY;
         DF_TRY(status);
     }
-    if (!(guess > FLT_TRUE_MIN)) forget_waste(c);
+    if (!(guess > FLT_TRUE_MIN)) forget_settled(c);
     return df_agree(c->comm, df_lists_to_codes(c, out));
 }
 
+static df_status screen_above(df_coder *c, float threshold, df_code_store *out) {
+    DF_TRY(df_screen_lists(c, threshold > FLT_TRUE_MIN ? threshold : FLT_TRUE_MIN, SIZE_MAX));
+    df_settle_above(c, threshold);
+    return df_lists_to_codes(c, out);
+}
+
+/* Of a batch that follows a dense one the threshold is 0; it is agreed on as every other, so that
+ * all steps communicate alike. */
 static df_status encode_above(df_coder *c, float threshold, df_code_store *out) {
-    if (c->was_dense) { // the threshold is 0 then
+    df_status status = DF_OK;
+    if (c->was_dense)
         df_dense_encode(c, out);
-        return DF_OK;
-    }
-    df_status status =
-        df_screen_lists(c, threshold > FLT_TRUE_MIN ? threshold : FLT_TRUE_MIN, SIZE_MAX);
-    if (status == DF_OK) {
-        df_settle_above(c, threshold);
-        status = df_lists_to_codes(c, out);
-    }
+    else
+        status = screen_above(c, threshold, out);
     return df_agree(c->comm, status);
 }
 
@@ -186,40 +187,37 @@ df_status df_coder_encode(df_coder *c, const float *x, size_t rows, bool trainin
 }
 
 /* A candidate of int8 that was not selected costs about as much as the wider screen does for 40
- * latents of a row. The last batch decides; no result depends on it. */
+ * latents of a row. The last batch decides, of each rank for itself; no result depends on it. */
 static void choose_screen(df_coder *c) {
-    uint64_t wasted = 0;
-    for (int t = 0; t < c->threads; t++) wasted += c->worker[t].wasted;
-    if (wasted > c->rows * (c->local / 40 + 16)) c->screen = c->spare;
+    if (c->wasted > c->rows * (c->local / 40 + 16)) c->screen = c->spare;
 }
 
-/* Says once that a threshold selects more than plans of memory count. */
+static void note_waste(df_coder *c) {
+    uint64_t settled = 0;
+    for (int t = 0; t < c->threads; t++) settled += c->worker[t].settled;
+    c->wasted = settled > c->selected ? settled - c->selected : 0;
+}
+
+/* Says once that a threshold selects more than plans of memory count for a whole batch, on the rank
+ * where it does so most. Collective. */
 static void note_active(df_coder *c) {
-    uint64_t active = c->main.codes.start[c->rows], planned = df_codes_expected(c->dict, c->rows);
-    if (c->outgrown || c->main.training || active <= planned) return;
+    if (c->outgrown || c->main.training || c->dict->activation != DF_BATCHTOPK) return;
+    uint64_t planned = df_codes_expected(c->dict, c->max_rows);
+    double share = (double)c->main.codes.start[c->rows] / (double)(planned > 0 ? planned : 1);
+    df_max_double(c->comm, &share, 1);
+    if (!(share > 1.0)) return;
     c->outgrown = true;
-    df_warn("%.1f latents are active per row on rank %d at this BatchTopK threshold, the plan of "
-            "memory counts %.1f: k is %zu",
-            (double)active / (double)c->rows, c->rank, (double)planned / (double)c->rows,
-            c->dict->k);
+    df_warn("this BatchTopK threshold selects %.2f times as many latents in a batch of %zu rows as "
+            "the plan of memory counts: k is %zu",
+            share, c->rows, c->dict->k);
 }
 
-df_status df_encode(df_coder *c, const float *x, size_t rows, bool training, double bandwidth) {
-    choose_screen(c);
-    c->dense = c->main.panels = false;
-    for (int t = 0; t < c->threads; t++) {
-        df_worker *w = &c->worker[t];
-        w->settled_rows = w->missed_rows = w->wasted = 0;
-        w->screen_seconds = w->settle_seconds = 0.0;
-    }
-    DF_TRY(df_agree(c->comm, df_coder_prepare(c, x, rows)));
+static df_status encode_prepared(df_coder *c, bool training, double bandwidth) {
     switch (c->dict->activation) {
     case DF_TOPK:
     case DF_BATCHTOPK:
-        DF_TRY(c->parts > 0 ? df_encode_parts(c, training)
-                            : df_encode_best(c, training, c->dict->threshold, &c->main));
-        note_active(c);
-        return DF_OK;
+        return c->parts > 0 ? df_encode_parts(c, training)
+                            : df_encode_best(c, training, c->dict->threshold, &c->main);
     case DF_RELU:
         return encode_above(c, 0.0f, &c->main);
     case DF_JUMPRELU:
@@ -228,6 +226,22 @@ df_status df_encode(df_coder *c, const float *x, size_t rows, bool training, dou
         return encode_gated(c);
     }
     return df_fail(DF_FAILED, "unknown activation %d", (int)c->dict->activation);
+}
+
+df_status df_encode(df_coder *c, const float *x, size_t rows, bool training, double bandwidth) {
+    choose_screen(c);
+    c->dense = c->main.panels = false;
+    c->selected = 0;
+    for (int t = 0; t < c->threads; t++) {
+        df_worker *w = &c->worker[t];
+        w->settled_rows = w->missed_rows = w->settled = 0;
+        w->screen_seconds = w->settle_seconds = 0.0;
+    }
+    DF_TRY(df_agree(c->comm, df_coder_prepare(c, x, rows)));
+    DF_TRY(encode_prepared(c, training, bandwidth));
+    note_waste(c);
+    note_active(c);
+    return DF_OK;
 }
 
 /* ---- decode --------------------------------------------------------------------------------- */

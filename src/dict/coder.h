@@ -5,9 +5,13 @@
 
 #include "darkfield/dict.h"
 
+#include <string.h>
+
 #define SCREEN_ROWS (72 * DF_TILE_ROWS) /* at most, in one unit of screening */
 #define SCREEN_BYTES (768 << 10)        /* of packed rows in a unit: the second-level cache */
-#define FIRST_MARGIN 0.1f               /* of a cut */
+/* How far a floor begins below what the last batch's cut tells, relatively: at first; at least. */
+#define FIRST_MARGIN 0.1f
+#define LEAST_MARGIN 0.02f
 #define DF_LIKELY 1.25f
 #define DF_CERTAIN 2.0f
 #define BLOCK_TERMS 3 /* sums that a block of latents adds to the losses (objective.h) */
@@ -105,7 +109,7 @@ typedef struct df_worker {
     float *entry_value, *entry_gradient; /* [max_rows] */
     float *tile;                         /* [DF_SKIP_ROWS, in.count] of W_skip's gradient */
     double screen_seconds, settle_seconds;
-    uint64_t wasted;       /* candidates that were settled and not selected here */
+    uint64_t settled;      /* candidates that were settled */
     uint64_t settled_rows; /* rows whose candidates did not fit */
     uint64_t missed_rows;  /* rows whose floor was too high */
     df_status status;
@@ -148,6 +152,7 @@ struct df_coder {
     int32_t *start;                /* of int8 */
     float shared_floor;            /* of all threads' lists */
     float caution;                 /* DF_LIKELY or DF_CERTAIN */
+    uint64_t selected, wasted;     /* of those settled for the batch; the others, but for AuxK's */
     bool outgrown;                 /* a batch had more active latents than plans count */
     df_cut cut_at;                 /* of the selection now being made, or made last */
 
@@ -297,11 +302,25 @@ static inline float df_settled(const df_coder *c, const float *cut, size_t j, fl
  * `keep`; make room; settle. */
 float df_candidates_level(df_worker *w, const df_candidates *s, size_t k, float level);
 void df_candidates_narrow(df_worker *w, df_candidates *s, size_t keep);
-void df_candidates_settle(const df_coder *c, df_candidates *s);
+void df_candidates_settle(const df_coder *c, df_worker *w, df_candidates *s);
 /* Of w->rows[0 .. rows - 1], latent after latent: an encoder row is read once for many rows. */
 void df_candidates_settle_rows(const df_coder *c, df_worker *w, size_t rows);
 void df_candidates_best(df_worker *w, df_candidates *s, size_t keep);
 void df_candidates_above(df_candidates *s, float floor);
+
+/* Keys of selection: positive floats order like their bits, and the key of a better score is
+ * smaller. */
+static inline uint32_t df_score_key(float score) {
+    uint32_t bits;
+    memcpy(&bits, &score, sizeof bits);
+    return ~bits;
+}
+static inline float df_key_score(uint32_t key) {
+    float score;
+    key = ~key;
+    memcpy(&score, &key, sizeof score);
+    return score;
+}
 
 /* Collective: the k best of each row of a view, over all ranks (topk.c). `guess` begins with k = 0
  * and learns; NULL: none. */

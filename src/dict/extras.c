@@ -81,17 +81,21 @@ size_t df_coder_room_bytes(const df_dict *dict, size_t max_rows, int size,
            (room->ema ? df_dict_bytes(dict) : 0);
 }
 
-df_status df_extras_check(const df_coder *c, const df_step_settings *set) {
+df_status df_extras_check(const df_dict *d, const df_step_settings *set) {
     bool squared = set->objective.reconstruction == DF_SQUARED_SUM;
-    df_activation a = c->dict->activation;
-    if (c->dict->prefixes > 0 && (a == DF_JUMPRELU || a == DF_GATED || !squared))
+    df_activation a = d->activation;
+    if (d->prefixes > 0 && (a == DF_JUMPRELU || a == DF_GATED || !squared))
         return df_fail(DF_USAGE, "prefixes go with relu, topk and batchtopk and the squared error");
-    if (set->multi > 0.0 && (a != DF_TOPK || df_dict_decoupled(c->dict)))
+    if (set->multi > 0.0 && (a != DF_TOPK || df_dict_decoupled(d)))
         return df_fail(DF_USAGE, "Multi-TopK is for TopK dictionaries that are not decoupled");
     if (set->aux_attached &&
         (set->aux_normaliser == DF_AUX_RESIDUAL || set->objective.reconstruction == DF_UNSQUARED))
         return df_fail(DF_USAGE, "an attached auxiliary target needs the squared error, and a "
                                  "normaliser that does not depend on it: target or none");
+    return DF_OK;
+}
+
+df_status df_extras_room(const df_coder *c, const df_step_settings *set) {
     bool missing = (c->dict->prefixes > 0 && c->nested == NULL) ||
                    (set->multi > 0.0 && !c->room.multi) || (set->ema > 0.0 && c->state.ema == NULL);
     if (missing) return df_fail(DF_FAILED, "the step needs room: see df_coder_train_extend");

@@ -6,7 +6,7 @@
 #include "step.h"
 
 /* Does this dictionary have what the objective speaks of? DF_USAGE says what not. */
-df_status df_objective_check(const df_coder *c, const df_objective *o);
+df_status df_objective_check(const df_dict *d, const df_objective *o);
 
 /* Entries whose codes the penalty sees: of a Gated dictionary the gate's, else the active ones. */
 static inline df_code_store *df_penalised(df_coder *c) {

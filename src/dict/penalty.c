@@ -28,15 +28,14 @@ static df_status check_penalty(const df_dict *d, const df_objective *o) {
     return DF_OK;
 }
 
-df_status df_objective_check(const df_coder *c, const df_objective *o) {
-    const df_dict *d = c->dict;
+df_status df_objective_check(const df_dict *d, const df_objective *o) {
     DF_TRY(check_penalty(d, o));
     if (d->activation == DF_JUMPRELU && !(o->bandwidth > 0.0))
         return df_fail(DF_USAGE,
                        "jumprelu trains its thresholds through a rectangle: the "
                        "bandwidth is %g, it must be positive",
                        o->bandwidth);
-    if (o->gate_trains_decoder && d->w_skip != NULL)
+    if (o->gate_trains_decoder && d->kind == DF_SKIP_TRANSCODER)
         return df_fail(DF_USAGE, "the gate's own reconstruction cannot train a linear skip: leave "
                                  "gate_decoder frozen");
     if (o->gradient_to_all && o->step_on_codes)

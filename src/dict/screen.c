@@ -121,8 +121,7 @@ static void append_hits(const df_coder *c, const df_worker *w, const screen_pane
 static void make_room(df_coder *c, df_worker *w, df_candidates *s, size_t keep, size_t room) {
     df_candidates_narrow(w, s, keep);
     if (s->count + room <= s->limit) return;
-    w->wasted += s->count - s->exact;
-    df_candidates_settle(c, s);
+    df_candidates_settle(c, w, s);
     df_candidates_best(w, s, keep);
     w->settled_rows++;
 }
@@ -233,7 +232,7 @@ static void settle_densely(df_coder *c, df_worker *w, const row_job *job, size_t
         s->row[s->count] = (uint32_t)(job->unit.first + r);
         s->latent[s->count++] = (uint32_t)(view.list != NULL ? view.list[i] : i);
         if (s->count < s->limit && i + 1 < view.n) continue;
-        df_candidates_settle(c, s);
+        df_candidates_settle(c, w, s);
         df_candidates_above(s, 0.0f);
         df_candidates_best(w, s, job->k);
     }
@@ -255,8 +254,7 @@ static void pick(df_coder *c, df_worker *w, const row_job *job, size_t r) {
 }
 
 /* Keeps the settled candidates that reach their floor. */
-static void keep_reaching(df_worker *w, const row_job *job, df_candidates *s) {
-    w->wasted += s->count > job->k ? s->count - job->k : 0;
+static void keep_reaching(df_candidates *s) {
     df_candidates_above(s, s->floor > FLT_TRUE_MIN ? nextafterf(s->floor, 0.0f) : 0.0f);
 }
 
@@ -270,7 +268,7 @@ static size_t settle_rows(df_coder *c, df_worker *w, const row_job *job) {
     for (size_t r = 0; r < job->unit.count; r++) {
         df_candidates *s = &w->rows[r];
         if (!(w->floor[r] < INFINITY)) continue;
-        keep_reaching(w, job, s);
+        keep_reaching(s);
         if (s->count >= job->k || !(s->floor > FLT_TRUE_MIN)) {
             pick(c, w, job, r);
         } else {
@@ -303,8 +301,7 @@ static void hold(df_coder *c, df_worker *w, const row_job *job, size_t r) {
     df_candidates *s = &w->rows[r];
     size_t row = job->unit.first + r, at = row * c->picked_stride, share = (size_t)c->size;
     if (s->count > c->picked_stride) {
-        w->wasted += s->count - s->exact;
-        df_candidates_settle(c, s);
+        df_candidates_settle(c, w, s);
         df_candidates_best(w, s, job->k);
         w->settled_rows++;
     }
@@ -362,7 +359,7 @@ void df_settle_rows(df_coder *c, size_t k) {
         for (size_t r = 0; r < job.unit.count; r++) take_held(c, w, &job, r);
         df_candidates_settle_rows(c, w, job.unit.count);
         for (size_t r = 0; r < job.unit.count; r++) {
-            keep_reaching(w, &job, &w->rows[r]);
+            keep_reaching(&w->rows[r]);
             pick(c, w, &job, r);
         }
         w->settle_seconds += df_now() - start;
@@ -410,10 +407,8 @@ static void grow(df_worker *w, df_candidates *s) {
 
 /* A full list: what is not certain to be selected is settled, and dropped where it is not. */
 static void squeeze(df_coder *c, df_worker *w, df_candidates *s) {
-    size_t before = s->count;
-    df_candidates_settle(c, s);
+    df_candidates_settle(c, w, s);
     df_candidates_above(s, nextafterf(s->floor, 0.0f));
-    w->wasted += before - s->count;
     if (s->count + DF_TILE_ENTRIES > s->limit) grow(w, s);
 }
 

@@ -11,18 +11,15 @@
 
 /* ---- BatchTopK ------------------------------------------------------------------------------ */
 
-/* Positive floats order like their bits; the key of a better entry is smaller. */
 static uint32_t bits_of(float x) {
-    uint32_t u;
-    memcpy(&u, &x, sizeof u);
-    return u;
+    return ~df_score_key(x);
 }
 
 typedef uint64_t (*key_of)(const df_coder *c, const df_candidates *s, size_t i);
 
 static uint64_t batch_key(const df_coder *c, const df_candidates *s, size_t i) {
     (void)c;
-    return (uint32_t)~bits_of(s->upper[i]);
+    return df_score_key(s->upper[i]);
 }
 
 static uint64_t place_key(const df_coder *c, const df_candidates *s, size_t i) {
@@ -133,8 +130,7 @@ static void share_floor(df_coder *c, size_t keep) {
     for (size_t level = DIGITS - 1; level > 0 && reached < keep; level--) {
         reached += c->counters[level];
         if (reached < keep) continue;
-        uint32_t bits = lowest + ((uint32_t)level << LEVEL_BITS);
-        memcpy(&floor, &bits, sizeof floor);
+        floor = df_key_score(~(lowest + ((uint32_t)level << LEVEL_BITS)));
     }
     for (int t = 0; t < c->threads; t++) c->worker[t].list.floor = floor;
 }
@@ -144,9 +140,7 @@ static uint64_t count_reaching(df_coder *c, float floor) {
     uint64_t total = 0;
     for (int t = 0; t < c->threads; t++) {
         df_candidates *s = &c->worker[t].list;
-        size_t before = s->count;
         df_candidates_above(s, nextafterf(floor, 0.0f));
-        c->worker[t].wasted += before - s->count;
         total += s->count;
     }
     df_sum_u64(c->comm, &total, 1);
@@ -157,10 +151,8 @@ static void settle_lists(df_coder *c, float above) {
 #pragma omp parallel for schedule(static)
     for (int t = 0; t < c->threads; t++) {
         df_candidates_narrow(&c->worker[t], &c->worker[t].list, SIZE_MAX);
-        size_t before = c->worker[t].list.count;
-        df_candidates_settle(c, &c->worker[t].list);
+        df_candidates_settle(c, &c->worker[t], &c->worker[t].list);
         df_candidates_above(&c->worker[t].list, above);
-        c->worker[t].wasted += before - c->worker[t].list.count;
     }
 }
 
@@ -183,9 +175,7 @@ bool df_select_batch(df_coder *c, size_t keep) {
     if (total < keep && floor > FLT_TRUE_MIN) return false;
     if (total > keep) {
         uint64_t key = radix_nth(c, (radix){.key = batch_key}, 32, keep, &before);
-        uint32_t bits = ~(uint32_t)key;
-        float score;
-        memcpy(&score, &bits, sizeof score);
+        float score = df_key_score((uint32_t)key);
         uint64_t last = UINT64_MAX;
         if (count_ties(c, score) > keep - before)
             last = radix_nth(c, (radix){.key = place_key, .ties_only = true, .score = score}, 64,
@@ -226,6 +216,7 @@ df_status df_codes_reserve(df_code_store *s, size_t entries) {
 df_status df_lists_to_codes(df_coder *c, df_code_store *out) {
     uint64_t *start = out->codes.start, total = 0;
     for (int t = 0; t < c->threads; t++) total += c->worker[t].list.count;
+    c->selected += total;
     DF_TRY(df_codes_reserve(out, total));
     memset(start, 0, (c->rows + 1) * sizeof *start);
 #pragma omp parallel for schedule(static)

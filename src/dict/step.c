@@ -289,11 +289,22 @@ static double weighted_loss(const df_step_settings *set, const df_step_report *r
            set->aux * report->auxiliary + set->multi * report->multi;
 }
 
+df_status df_step_check(const df_dict *dict, const df_step_settings *set) {
+    DF_TRY(df_extras_check(dict, set));
+    return df_objective_check(dict, &set->objective);
+}
+
+df_status df_step_fits(const df_dict *d, size_t aux_k, bool multi) {
+    size_t room = df_coder_aux_room(d), k = multi ? df_multi_k(d) : d->k;
+    size_t most = aux_k < d->latents ? aux_k : d->latents; // that can be dead
+    return df_auxiliary_fits(most, d->activation == DF_TOPK && k > room ? k : room);
+}
+
 static df_status check_step(const df_coder *c, size_t rows, const df_step_settings *set) {
     if (!c->training) return df_fail(DF_FAILED, "a training step needs df_coder_train_open first");
     if (rows == 0) return df_fail(DF_FAILED, "a training step needs rows");
-    DF_TRY(df_extras_check(c, set));
-    return df_objective_check(c, &set->objective);
+    DF_TRY(df_step_check(c->dict, set));
+    return df_extras_room(c, set);
 }
 
 /* Everything up to the gradients of the codes. Weights are untouched. */

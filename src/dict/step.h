@@ -69,6 +69,9 @@ double df_dense_latent(const df_coder *c, df_worker *w, size_t j);
 df_status df_auxiliary(df_coder *c, const df_step_settings *set, df_code_factor factor,
                        double spread, df_step_report *report);
 
+/* Is there room for k auxiliary latents a row? DF_USAGE where not. */
+df_status df_auxiliary_fits(size_t k, size_t room);
+
 /* ---- matryoshka.c --------------------------------------------------------------------------- */
 
 /* Errors of all prefixes: error gets the last one's, nested the E_g, main the gradients of codes;
@@ -137,9 +140,10 @@ void df_entries_put(const df_coder *c, const df_code_store *s, size_t j, const d
 
 /* ---- extras.c, clip.c ----------------------------------------------------------------------- */
 
-/* Is there room for what the settings ask for, and do they go together? DF_USAGE says what does
- * not. */
-df_status df_extras_check(const df_coder *c, const df_step_settings *set);
+/* Do the settings go together, and with the dictionary? DF_USAGE says what does not. */
+df_status df_extras_check(const df_dict *d, const df_step_settings *set);
+/* Is there room for what they ask for? */
+df_status df_extras_room(const df_coder *c, const df_step_settings *set);
 /* One step of the averages of this rank's weights. Not collective. */
 void df_ema_update(df_coder *c, double keep);
 /* Brings all decoder rows to norm 1. Not collective. */

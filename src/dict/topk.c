@@ -18,22 +18,10 @@
 
 /* ---- keys ----------------------------------------------------------------------------------- */
 
-/* Positive floats order like their bits; the key of a better entry is smaller. */
-static uint64_t score_key(float score, size_t latent) {
-    uint32_t bits;
-    memcpy(&bits, &score, sizeof bits);
-    return (uint64_t)(uint32_t)~bits << 32 | (uint32_t)latent;
-}
-
-static float score_of(uint64_t key) {
-    uint32_t bits = ~(uint32_t)(key >> 32);
-    float score;
-    memcpy(&score, &bits, sizeof score);
-    return score;
-}
-
+/* Ties go to the smaller latent. */
 static uint64_t key_of(const df_coder *c, uint32_t latent, float value) {
-    return score_key(value * c->scale[latent], c->dict->mine.first + latent);
+    return (uint64_t)df_score_key(value * c->scale[latent]) << 32 |
+           (uint32_t)(c->dict->mine.first + latent);
 }
 
 /* ---- more than one rank --------------------------------------------------------------------- */
@@ -108,7 +96,7 @@ static void apply_cut(df_coder *c, size_t row) {
         latent[kept++] = latent[i];
     }
     c->picked_count[row] = kept;
-    c->picked_least[row] = cut != UINT64_MAX ? score_of(cut) : 0.0f;
+    c->picked_least[row] = cut != UINT64_MAX ? df_key_score((uint32_t)(cut >> 32)) : 0.0f;
 }
 
 /* Makes one selection of the candidates of all ranks. Returns how many rows had to be found
@@ -129,7 +117,6 @@ static size_t join_ranks(df_coder *c, df_view view, size_t k) {
 
 /* ---- the guess ------------------------------------------------------------------------------ */
 
-#define LEAST_MARGIN 0.02f
 #define MOST_MARGIN 0.95f
 #define LACKING 64 /* one row in so many may lack scores */
 #define RARE 1024  /* one row in so many may lie below the level; a quarter of them may miss it */
@@ -149,7 +136,7 @@ static void learn(df_coder *c, size_t k, size_t missed, row_guess *guess) {
         lacking += size > 0.0f && !(level[r] > 0.0f);
         if (size > 0.0f && level[r] > 0.0f) level[n++] = level[r] / size;
     }
-    if (guess->k == 0) guess->margin = 0.1f;
+    if (guess->k == 0) guess->margin = FIRST_MARGIN;
     guess->k = n > 0 && LACKING * lacking <= c->rows ? k : 0;
     if (guess->k == 0) return;
     missed -= missed < lacking ? missed : lacking;
@@ -163,7 +150,7 @@ static void learn(df_coder *c, size_t k, size_t missed, row_guess *guess) {
 
 /* ---- selection ------------------------------------------------------------------------------ */
 
-static void take_picked(const df_coder *c, df_code_store *out) {
+static void take_picked(df_coder *c, df_code_store *out) {
     uint64_t *start = out->codes.start, n = 0;
     for (size_t r = 0; r < c->rows; r++) {
         size_t at = r * c->picked_stride, count = c->picked_count[r];
@@ -174,6 +161,7 @@ static void take_picked(const df_coder *c, df_code_store *out) {
     }
     start[c->rows] = n;
     out->codes.rows = c->rows;
+    c->selected += n;
 }
 
 void df_select_rows(df_coder *c, df_view view, size_t k, row_guess *guess, df_code_store *out) {

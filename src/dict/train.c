@@ -49,54 +49,11 @@ df_status train_begin(train_run *run, const float *all) {
     row_sites_pick(run->from.all, run->site, run->from.sites, all, 1, center);
     df_status status = initialise(run->comm, &run->from, o, run->dict, center);
     if (status == DF_OK) status = open_coder(run);
+    run->dict->k = schedule_k(o, 0); // the encoder fits what training begins with
     if (status == DF_OK && o->init_fit)
         status = fit_encoder(run->comm, run->coder, run->dict, o->seed, o->batch);
     df_free(center);
     return status;
-}
-
-static df_status check_options(const df_train_options *o) {
-    if (o->latents < 1 || o->batch < 1 || o->steps < 1)
-        return df_fail(DF_USAGE, "latents, batch and steps must be at least 1");
-    if (o->subtract_bias && o->kind > DF_CROSSCODER)
-        return df_fail(DF_USAGE,
-                       "subtract_bias is for dictionaries that read what they write, not "
-                       "for a %s",
-                       df_dict_kind_name(o->kind));
-    if ((o->activation == DF_TOPK || o->activation == DF_BATCHTOPK) &&
-        (o->k < 1 || o->k > o->latents))
-        return df_fail(DF_USAGE, "k is %zu, expected 1 to %zu latents", o->k, o->latents);
-    for (size_t i = 0; i < o->prefixes; i++)
-        if (o->prefixes > DF_MAX_PREFIXES || (i > 0 && o->prefix[i] <= o->prefix[i - 1]) ||
-            o->prefix[o->prefixes - 1] != o->latents)
-            return df_fail(DF_USAGE, "prefixes must ascend and end with the number of latents");
-    if (o->init_fit && o->init_bias_enc == DF_INIT_ENC_QUANTILE)
-        return df_fail(DF_USAGE, "quantile biases are those of the encoder as it was drawn: it "
-                                 "cannot be scaled to reconstruct rows of norm 1 besides");
-    if (o->k_start > o->latents)
-        return df_fail(DF_USAGE, "k_start is %zu, expected at most %zu latents", o->k_start,
-                       o->latents);
-    return DF_OK;
-}
-
-/* What the coder cannot tell before its first step. */
-static df_status check_objective(const df_train_options *o) {
-    const df_anneal_plan *a = &o->anneal;
-    if (o->activation == DF_JUMPRELU && !(o->init_threshold > 0.0))
-        return df_fail(DF_USAGE, "the initial threshold is %g, it must be positive",
-                       o->init_threshold);
-    if (a->updates == 0) return DF_OK;
-    if (o->objective.penalty != DF_PENALTY_LP)
-        return df_fail(DF_USAGE,
-                       "annealing lowers the power of the lp penalty, which is not chosen");
-    if (a->updates < 2 || a->end < a->start || a->end - a->start < a->updates)
-        return df_fail(DF_USAGE,
-                       "%zu updates of annealing do not fit between steps %" PRIu64 " and %" PRIu64,
-                       a->updates, a->start, a->end);
-    if (!(a->from > 0.0 && a->to > 0.0))
-        return df_fail(DF_USAGE, "annealing goes from a power of %g to %g, both must be positive",
-                       a->from, a->to);
-    return DF_OK;
 }
 
 df_status train_open(train_run *run, const df_train_member *member, const row_sites *all,
@@ -105,8 +62,6 @@ df_status train_open(train_run *run, const df_train_member *member, const row_si
     df_dict_site sites[DF_MAX_SITES];
     run->name = member->name;
     run->options = o;
-    DF_TRY(check_options(o));
-    DF_TRY(check_objective(o));
     size_t n = member->site != NULL ? member->sites : all->n;
     DF_TRY(DF_NEW(run->site, n));
     member_sites(member, all, run->site, sites);

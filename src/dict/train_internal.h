@@ -169,7 +169,8 @@ void log_table(const df_train_member *members, size_t n, const row_sites *all, t
 
 /* What is trained on these sites; sets which are read and written. */
 df_dict_shape train_shape(const df_train_options *options, df_dict_site *sites, size_t n_sites);
-/* Gives a new dictionary of that shape, or an outline, what else the options say. */
+/* Gives a new dictionary of that shape, or an outline, what else the options say; DF_USAGE where
+ * they cannot be trained with. */
 df_status train_describe(const df_train_options *options, df_dict *dict) DF_MUST_CHECK;
 /* The order in which rows are seen. */
 df_order train_order(const df_train_options *options, const df_rows *rows);

@@ -1,6 +1,7 @@
 /* What a training run will need, and the settings of its steps. */
 #include "train_internal.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 size_t history_rows(const df_train_options *options) {
@@ -25,17 +26,6 @@ df_dict_shape train_shape(const df_train_options *o, df_dict_site *sites, size_t
     }
     df_dict_kind kind = apart ? o->kind : n == 1 ? DF_SAE : DF_CROSSCODER;
     return (df_dict_shape){.kind = kind, .latents = o->latents, .site = sites, .sites = n};
-}
-
-df_status train_describe(const df_train_options *o, df_dict *d) {
-    d->activation = o->activation;
-    d->code_norm = o->code_norm;
-    d->k = schedule_largest_k(o); // what the coder must have room for
-    d->subtract_bias = o->subtract_bias;
-    d->prefixes = o->prefixes;
-    memcpy(d->prefix, o->prefix, sizeof o->prefix);
-    DF_TRY(df_parts_check(d));
-    return df_dict_bind(d, o->shared, o->dedicated);
 }
 
 static size_t auxiliary_latents(const df_train_options *options, const df_dict *dict) {
@@ -79,4 +69,80 @@ df_step_settings step_settings(const df_train_options *options, const df_dict *d
                               .unit_first = options->unit_first,
                               .threshold_from_zero = options->threshold_from_zero,
                               .threshold_rate = step >= start ? options->threshold_rate : 0};
+}
+
+/* ---- what a job may ask for ----------------------------------------------------------------- */
+
+static df_status check_options(const df_train_options *o) {
+    if (o->latents < 1 || o->batch < 1 || o->steps < 1)
+        return df_fail(DF_USAGE, "latents, batch and steps must be at least 1");
+    if (o->subtract_bias && o->kind > DF_CROSSCODER)
+        return df_fail(DF_USAGE,
+                       "subtract_bias is for dictionaries that read what they write, not "
+                       "for a %s",
+                       df_dict_kind_name(o->kind));
+    if ((o->activation == DF_TOPK || o->activation == DF_BATCHTOPK) &&
+        (o->k < 1 || o->k > o->latents))
+        return df_fail(DF_USAGE, "k is %zu, expected 1 to %zu latents", o->k, o->latents);
+    for (size_t i = 0; i < o->prefixes; i++)
+        if (o->prefixes > DF_MAX_PREFIXES || (i > 0 && o->prefix[i] <= o->prefix[i - 1]) ||
+            o->prefix[o->prefixes - 1] != o->latents)
+            return df_fail(DF_USAGE, "prefixes must ascend and end with the number of latents");
+    if (o->init_fit && o->init_bias_enc == DF_INIT_ENC_QUANTILE)
+        return df_fail(DF_USAGE, "quantile biases are those of the encoder as it was drawn: it "
+                                 "cannot be scaled to reconstruct rows of norm 1 besides");
+    if (o->k_start > o->latents)
+        return df_fail(DF_USAGE, "k_start is %zu, expected at most %zu latents", o->k_start,
+                       o->latents);
+    return DF_OK;
+}
+
+static df_status check_objective(const df_train_options *o) {
+    const df_anneal_plan *a = &o->anneal;
+    if (o->activation == DF_JUMPRELU && !(o->init_threshold > 0.0))
+        return df_fail(DF_USAGE, "the initial threshold is %g, it must be positive",
+                       o->init_threshold);
+    if (a->updates == 0) return DF_OK;
+    if (o->objective.penalty != DF_PENALTY_LP)
+        return df_fail(DF_USAGE,
+                       "annealing lowers the power of the lp penalty, which is not chosen");
+    if (a->updates < 2 || a->end < a->start || a->end - a->start < a->updates)
+        return df_fail(DF_USAGE,
+                       "%zu updates of annealing do not fit between steps %" PRIu64 " and %" PRIu64,
+                       a->updates, a->start, a->end);
+    if (!(a->from > 0.0 && a->to > 0.0))
+        return df_fail(DF_USAGE, "annealing goes from a power of %g to %g, both must be positive",
+                       a->from, a->to);
+    return DF_OK;
+}
+
+df_status df_train_check(const df_train_options *o) {
+    const df_anneal begun = {.factor = 1.0};
+    const df_dict asked = {.kind = o->kind,
+                           .activation = o->activation,
+                           .code_norm = o->code_norm,
+                           .latents = o->latents,
+                           .shared = o->shared,
+                           .prefixes = o->prefixes};
+    const df_step_settings first = {.objective = step_objective(o, &begun, 0),
+                                    .multi = o->multi,
+                                    .aux_normaliser = o->aux_normaliser,
+                                    .aux_attached = o->aux_attached};
+    DF_TRY(check_options(o));
+    DF_TRY(check_objective(o));
+    return df_step_check(&asked, &first);
+}
+
+df_status train_describe(const df_train_options *o, df_dict *d) {
+    DF_TRY(df_train_check(o));
+    d->activation = o->activation;
+    d->code_norm = o->code_norm;
+    d->k = schedule_largest_k(o); // what the coder must have room for
+    d->subtract_bias = o->subtract_bias;
+    d->prefixes = o->prefixes;
+    memcpy(d->prefix, o->prefix, sizeof o->prefix);
+    DF_TRY(df_parts_check(d));
+    DF_TRY(df_dict_bind(d, o->shared, o->dedicated));
+    if (!(o->aux > 0.0)) return DF_OK;
+    return df_step_fits(d, auxiliary_latents(o, d), o->multi > 0.0);
 }

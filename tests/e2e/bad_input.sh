@@ -35,6 +35,12 @@ expect job.folder 2 "$work" train "$work"
 expect job.unknown_key 2 'lambda|latents|train\.' train "$pocket" --set train.latnets=3
 expect job.type 2 'train.steps' train "$pocket" --set train.steps=many
 expect job.range 2 'text.heldout' train "$pocket" --set text.heldout=1.5
+decoupled=(--set train.code_norm=decoupled --set train.subtract_bias=false)
+for dry in '' --dry-run; do
+    expect "job.decoupled.penalty$dry" 2 'decoupled takes none' train "$pocket" "${decoupled[@]}" --set train.penalty=l1 $dry
+    expect "job.decoupled.multi$dry" 2 'not decoupled' train "$pocket" "${decoupled[@]}" --set train.activation=topk --set train.multi_topk=0.1 $dry
+    expect "job.k$dry" 2 'train.k is 1000' train "$pocket" --set train.k=1000 --set train.latents=500 $dry
+done
 expect job.pipeline.blocks 2 'harvest.pipeline is 6, but model base has 4 blocks' harvest "$pocket" "${tiny[@]}" --set harvest.pipeline=6
 expect job.pipeline.ranks 2 'groups of 4 ranks' harvest "$pocket" "${tiny[@]}" --set harvest.pipeline=4
 expect job.pipeline.memory 2 'harvest.memory' harvest "$pocket" "${tiny[@]}" --set harvest.memory=1

@@ -307,6 +307,57 @@ static void test_nested_relu(void **state) {
     close_run(&dense);
 }
 
+static bool same_codes(df_coder *a, df_coder *b, const float *x) {
+    const df_codes *one, *other;
+    if (df_coder_encode(a, x, ROWS, false, &one) != DF_OK) return false;
+    if (df_coder_encode(b, x, ROWS, false, &other) != DF_OK) return false;
+    size_t n = one->start[ROWS];
+    return memcmp(one->start, other->start, (ROWS + 1) * sizeof *one->start) == 0 &&
+           memcmp(one->latent, other->latent, n * sizeof *one->latent) == 0 &&
+           memcmp(one->value, other->value, n * sizeof *one->value) == 0;
+}
+
+static bool same_gradients(const run *r, const family *f, df_coder *a, df_coder *b) {
+    df_step_report report[2];
+    df_gradients g[2] = {{.w_enc = df_alloc(r->weights.count, 4), .w_dec = NULL},
+                         {.w_enc = df_alloc(r->weights.count, 4), .w_dec = NULL}};
+    bool same = df_coder_gradients(a, r->x, ROWS, &f->set, &g[0], &report[0]) == DF_OK &&
+                df_coder_gradients(b, r->x, ROWS, &f->set, &g[1], &report[1]) == DF_OK &&
+                report[0].loss == report[1].loss &&
+                memcmp(g[0].w_enc, g[1].w_enc, r->weights.count * sizeof(float)) == 0;
+    df_free(g[0].w_enc);
+    df_free(g[1].w_enc);
+    return same;
+}
+
+/* What follows a dense batch is encoded without a screen: it is what a screen would have found,
+ * whether it is dense again or not. */
+static void test_after_dense(void **state) {
+    (void)state;
+    family f = families[0];
+    run r;
+    df_coder *fresh;
+    f.activation = DF_RELU;
+    f.prefixes = 0;
+    f.set.aux = 0.0;
+    df_test_all(world, open_run(world, &f, &r) == DF_OK);
+    df_coder_dense_above(r.coder, 0.0);
+    for (size_t s = 0; s < 3; s++) df_test_all(world, step(&r, &f, s) == DF_OK);
+    df_test_all(world, df_coder_open(world, r.kernels, r.dict, ROWS, &fresh) == DF_OK);
+    df_test_all(world, df_coder_train_open(fresh) == DF_OK);
+    df_test_all(world, same_codes(r.coder, fresh, r.x));
+    df_coder_dense_above(fresh, 0.0);
+    df_test_all(world, same_gradients(&r, &f, r.coder, fresh));
+    df_coder_close(&fresh);
+    df_test_all(world, df_coder_open(world, r.kernels, r.dict, ROWS, &fresh) == DF_OK);
+    df_test_all(world, df_coder_train_open(fresh) == DF_OK);
+    df_coder_dense_above(fresh, 2.0);
+    df_coder_dense_above(r.coder, 2.0);
+    df_test_all(world, same_gradients(&r, &f, r.coder, fresh));
+    df_coder_close(&fresh);
+    close_run(&r);
+}
+
 /* ---- what is refused ------------------------------------------------------------------------ */
 
 static void refuses(run *r, df_step_settings set, df_status code, const char *words) {
@@ -334,6 +385,14 @@ static void test_refusals(void **state) {
     set = families[0].set;
     set.ema = 0.9;
     refuses(&r, set, DF_FAILED, "df_coder_train_extend");
+    df_dict large = *r.dict;
+    large.latents = 4096;
+    large.activation = DF_TOPK;
+    large.k = 600;
+    df_test_all(world, df_step_fits(r.dict, 513, false) == DF_OK); // no more can be dead
+    df_test_all(world, df_step_fits(&large, 600, false) == DF_OK);
+    df_test_all(world, df_step_fits(&large, 601, false) == DF_USAGE);
+    df_test_all(world, df_step_fits(&large, 2400, true) == DF_OK);
     df_test_all(world, df_coder_train_extend(r.coder, &multi) == DF_FAILED);
     df_error_clear();
     close_run(&r);
@@ -352,7 +411,7 @@ static int tear_down(void **state) {
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_against_torch), cmocka_unit_test(test_same_bytes),
-    cmocka_unit_test(test_norm), cmocka_unit_test(test_nested_relu),
-    cmocka_unit_test(test_refusals)};
+    cmocka_unit_test(test_norm),          cmocka_unit_test(test_nested_relu),
+    cmocka_unit_test(test_after_dense),   cmocka_unit_test(test_refusals)};
 
 DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)
