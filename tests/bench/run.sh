@@ -8,7 +8,7 @@ set -eu
 
 build=${BUILD:-build}
 here=$(dirname "$0")
-known="step-topk step-batchtopk step-crosscoder step-relu step-jumprelu step-relu-dense step-large torch-dense torch-sparse data-read tokenizer forward-gpt2 forward-llama forward-llama-bf16 forward-pipeline torch-forward"
+known="step-topk step-topk-outliers step-batchtopk step-batchtopk-outliers step-crosscoder step-relu step-jumprelu step-relu-dense step-large torch-dense torch-sparse data-read tokenizer forward-gpt2 forward-llama forward-llama-bf16 forward-pipeline torch-forward"
 json=
 names=
 while [ $# -gt 0 ]; do
@@ -103,6 +103,7 @@ torch_forward() {
 bench() {
     case $1 in
     step-topk | step-batchtopk) everywhere $1 ;;
+    step-topk-outliers | step-batchtopk-outliers) everywhere $1 ;; # four columns 100 times the others, against int8 bounds
     step-crosscoder) everywhere $1 16384 1536 32 ;; # two sites of 768
     step-relu | step-jumprelu) everywhere $1 16384 768 64 ;;
     step-relu-dense) everywhere $1 16384 768 8192 "${DENSE_PAIRS:-3}" ;; # half of the latents active, against a dense trainer's step

@@ -2,8 +2,9 @@
  * bench_step LATENTS WIDTH ROWS K PAIRS NAME. NAME says what is trained: topk, batchtopk,
  * crosscoder (BatchTopK, two sites of half the width), relu or jumprelu (a threshold for K active
  * latents a row), and behind it the screen: step-topk-fp32; "dense" in it: the measure is a dense
- * trainer's step instead (dense.h); "alone": there is none, only steps. Prints a table and one JSON
- * line on rank 0. */
+ * trainer's step instead (dense.h); "alone": there is none, only steps; "outliers": a few columns
+ * are 100 times the others, so that int8 bounds say little. Prints a table and one JSON line on
+ * rank 0. */
 #include "dense.h"
 #include "median.h"
 
@@ -105,6 +106,15 @@ static df_status time_step(bench *b, size_t i, df_step_report *report, double *s
     return DF_OK;
 }
 
+enum { OUTLIERS = 4 }; // columns of a row
+
+/* Columns that are far larger than all others, as residual streams have them. */
+static void enlarge_columns(bench *b) {
+    for (size_t r = 0; r < b->batches * b->rows; r++)
+        for (size_t n = 0; n < OUTLIERS; n++)
+            b->x[r * b->width + n * (b->width / OUTLIERS)] *= 100.0f;
+}
+
 /* Rows made of a few of many directions plus noise, so that a dictionary has something to find. */
 static void make_rows(bench *b) {
     size_t directions = 2048;
@@ -195,6 +205,7 @@ static df_status open_bench(bench *b, const char *name) {
     DF_TRY(DF_NEW(b->product, (size_t)omp_get_max_threads() * MOST_ROWS * MOST_LATENTS));
     DF_TRY(DF_NEW(zero, b->width));
     make_rows(b);
+    if (strstr(name, "outliers") != NULL) enlarge_columns(b);
     DF_TRY(df_kernels_open("auto", &b->kernels));
     DF_TRY(df_kernels_set_screen(b->kernels, screen_of(name)));
     DF_TRY(df_dict_new(b->comm, b->latents, site, sites, &b->dict));
