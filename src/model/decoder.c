@@ -15,7 +15,7 @@ typedef struct decode_run {
 } decode_run;
 
 static size_t part_of(const df_texts *texts, size_t i, const char **text) {
-    *text = texts->text.at + texts->parts.at[i].begin;
+    *text = texts->text.at != NULL ? texts->text.at + texts->parts.at[i].begin : "";
     return texts->parts.at[i].end - texts->parts.at[i].begin;
 }
 
@@ -166,6 +166,7 @@ static df_status clean_up(decode_run *run, size_t begin) {
                                            {" 'm", "'m"},   {" do not", " don't"}, {" 's", "'s"},
                                            {" 've", "'ve"}, {" 're", "'re"}};
     df_bytes *out = &run->out.text;
+    if (out->count == begin) return DF_OK;
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
         run->work.count = 0;
         DF_TRY(df_bytes_add(&run->work, out->at + begin, out->count - begin));

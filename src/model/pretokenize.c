@@ -245,7 +245,8 @@ static df_status rewrite(df_pass *pass, const df_step *step, df_view *view, df_r
             return df_fail(DF_BAD_INPUT, "the text grows beyond 4 GiB when normalized");
         *piece = (df_span){(uint32_t)begin, (uint32_t)out->text.count};
     }
-    *view = (df_view){out->text.at, out->end, start, out->text.count};
+    const char *text = out->text.at != NULL ? out->text.at : ""; // when nothing is left
+    *view = (df_view){text, out->end, start, out->text.count};
     return DF_OK;
 }
 
