@@ -117,7 +117,8 @@ static df_status open_all(const df_run *run, trained *all, size_t n) {
     for (size_t i = 0; i < n; i++) {
         all[i].run = df_run_of(run, i);
         DF_TRY(df_read_train_options(&all[i].run, &all[i].options));
-        DF_TRY(df_train_check(&all[i].options));
+        DF_TRY_AS(df_train_check(&all[i].options), "reading %s",
+                  all[i].run.member != NULL ? all[i].run.member : "train");
         DF_TRY(find_sites(run, &all[i]));
     }
     return DF_OK;

@@ -17,7 +17,9 @@ static df_status outline(const df_train_member *member, const row_sites *all, in
     *out = NULL;
     DF_TRY(df_dict_outline(&shape, size, rank, out));
     df_status status = train_describe(member->options, *out);
-    if (status != DF_OK) df_dict_free(out);
+    if (status == DF_OK) return DF_OK;
+    if (member->name != NULL) df_context("planning member %s", member->name);
+    df_dict_free(out);
     return status;
 }
 
