@@ -81,6 +81,12 @@ const df_option df_method_options[] = {
      .choices = "detached attached",
      .help = "the error that AuxK explains is held fixed, or moves with the other latents "
              "(OpenMOSS); attached needs train.aux_normaliser target or none"},
+    {.key = "train.aux_encoder",
+     .type = DF_OPT_CHOICE,
+     .fallback = "trained",
+     .choices = "trained fixed",
+     .help = "AuxK and Multi-TopK train the encoder too, or the decoder alone (sparsify, whose "
+             "encoder's gradient is that of the selected latents)"},
     {.key = "train.fired_above",
      .type = DF_OPT_REAL,
      .fallback = "0",
@@ -290,6 +296,7 @@ static void read_dead(const df_run *run, df_train_options *o) {
     o->aux_bias = (df_aux_bias)chosen(run, "train.aux_bias", biases);
     o->aux_scaled = df_job_bool(run->job, "train.aux_scaled");
     o->aux_attached = strcmp(df_job_text(run->job, "train.aux_target"), "attached") == 0;
+    o->aux_decoder_only = strcmp(df_job_text(run->job, "train.aux_encoder"), "fixed") == 0;
     o->fired_above = df_job_real(run->job, "train.fired_above");
     o->resample = count_of(run, "train.resample");
     o->resample_power = df_job_real(run->job, "train.resample_power");

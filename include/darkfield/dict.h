@@ -364,10 +364,12 @@ typedef struct df_step_settings {
     size_t aux_k; /* min(aux_k, dead) dead latents per row */
     df_aux_normaliser aux_normaliser;
     df_aux_bias aux_bias;
-    bool aux_scaled;    /* times min(dead / aux_k, 1): SAELens, sparsify */
-    bool aux_attached;  /* e is not held fixed: OpenMOSS, crosscode; normaliser TARGET or NONE */
-    uint64_t dead_rows; /* a latent is dead when it has not fired for this many rows */
-    double fired_above; /* a latent fires with a code above this: 0, or 1e-3 (OpenAI) */
+    bool aux_scaled;       /* times min(dead / aux_k, 1): SAELens, sparsify */
+    bool aux_attached;     /* e is not held fixed: OpenMOSS, crosscode; normaliser TARGET or NONE */
+    bool aux_decoder_only; /* the encoder gets no gradient of AuxK and Multi-TopK: sparsify, whose
+                              fused encoder drops it, so that it revives no dead latent */
+    uint64_t dead_rows;    /* a latent is dead when it has not fired for this many rows */
+    double fired_above;    /* a latent fires with a code above this: 0, or 1e-3 (OpenAI) */
     double clip; /* gradients are scaled so that their norm over all is at most this; 0: not */
     double ema;  /* the averages of the weights keep this share (0.999); 0: none are kept */
     bool unit_decoder; /* decoder rows have norm 1 (whole row): project the gradient off the row,

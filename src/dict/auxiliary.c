@@ -90,7 +90,8 @@ df_status df_auxiliary(df_coder *c, const df_step_settings *set, df_code_factor 
     if (set->aux_scaled) scale = (double)k / (double)set->aux_k;
     report->auxiliary = scale * squares / (double)c->rows / below;
     c->aux_factor = (float)(2.0 * set->aux * scale / ((double)c->rows * below));
-    df_code_gradients(c, &c->aux, c->aux_error, (df_code_factor){.product = c->aux_factor});
+    const df_code_factor back = {.product = set->aux_decoder_only ? 0.0f : c->aux_factor};
+    df_code_gradients(c, &c->aux, c->aux_error, back);
     df_sort_by_latent(c, &c->aux);
     if (set->aux_attached) attach(c, factor);
     return add_center(c, set);

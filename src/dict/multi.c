@@ -13,7 +13,8 @@ df_status df_multi(df_coder *c, const df_step_settings *set, df_step_report *rep
         report->multi = squares / c->variance;
         c->multi_factor = (float)(-2.0 * set->multi / c->variance);
     }
-    df_code_gradients(c, &c->multi, c->multi_error, (df_code_factor){.product = c->multi_factor});
+    const df_code_factor back = {.product = set->aux_decoder_only ? 0.0f : c->multi_factor};
+    df_code_gradients(c, &c->multi, c->multi_error, back);
     DF_TRY(df_column_sums(c, c->multi_error, c->out, c->out, c->totals));
     for (size_t i = 0; i < c->out; i++)
         c->center_gradient[i] += (float)((double)c->multi_factor * c->totals[i]);

@@ -63,6 +63,7 @@ df_step_settings step_settings(const df_train_options *options, const df_dict *d
                               .aux_bias = options->aux_bias,
                               .aux_scaled = options->aux_scaled,
                               .aux_attached = options->aux_attached,
+                              .aux_decoder_only = options->aux_decoder_only,
                               .fired_above = options->fired_above,
                               .clip = options->clip,
                               .ema = options->ema,

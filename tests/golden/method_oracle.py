@@ -20,7 +20,7 @@ M, WIDTHS, B, K, BATCHES, STEPS = 48, (7, 5), 32, 4, 2, 200
 D = sum(WIDTHS)
 AUX_K, GAP, LATER_GAP = 6, 1e-4, 2e-6
 DEFAULT = dict(act="topk", norm="none", order="free", lr=3e-3, eps=1e-8, prefixes=(), prefix_weight=1.0, fvu=False, multi=0.0,
-               aux=0.0, normaliser="residual", bias="none", scaled=False, attached=False, dead_rows=2000, fired=0.0, clip=0.0,
+               aux=0.0, normaliser="residual", bias="none", scaled=False, attached=False, fixed=False, dead_rows=2000, fired=0.0, clip=0.0,
                ema=0.0, l1=0.0, resample=0, power=1.0, scale=0.2, unit=False)
 CASES = {
     # Matryoshka: the sum of all prefixes (SAELens), 1/G^2 with AuxK and clipping (dictionary_learning), the mean with b_dec
@@ -30,6 +30,8 @@ CASES = {
     "nested_bias": dict(act="topk", norm="sum", prefixes=(0, 16, M), prefix_weight=1 / 3, l1=0.01),
     # sparsify: FVU, FVU(4k)/8, AuxK by the variance of x, with b_dec, scaled by the dead
     "multi": dict(fvu=True, multi=1 / 8, aux=1 / 32, normaliser="target", bias="decode", scaled=True, order="unit"),
+    # and as its encoder's backward pass has it: what these two terms read is held fixed
+    "multi_fixed": dict(fvu=True, multi=1 / 8, aux=1 / 32, normaliser="target", bias="decode", scaled=True, order="unit", fixed=True),
     # SAELens TopK; OpenAI; an auxiliary target that is not held fixed (OpenMOSS), alone and nested
     "aux_plain": dict(aux=1.0, normaliser="none", bias="decode", scaled=True, norm="sum", clip=1.0),
     "openai": dict(aux=1 / 32, bias="both", order="unit_first", eps=6.25e-10, fired=1e-3, ema=0.99, clip=0.2),
@@ -112,6 +114,7 @@ def auxiliary(e, relu, score, p, dead, case, variance):
     if not case["aux"] > 0 or k == 0:
         return torch.zeros(()), 1.0
     f, gap = keep(relu * dead, score * dead, k)
+    f = f.detach() if case["fixed"] else f
     target = e if case["attached"] else e.detach()
     if case["bias"] == "both":
         target = target + p[3].detach()
@@ -132,6 +135,7 @@ def objective(x, p, dead, case):
     loss, gap = loss + case["aux"] * aux, min(gap, aux_gap)
     if case["multi"] > 0:
         wide, wide_gap = keep(relu, score, 4 * K)
+        wide = wide.detach() if case["fixed"] else wide
         loss = loss + case["multi"] * ((x - (wide @ p[1] + p[3])) ** 2).sum() / variance
         gap = min(gap, wide_gap)
     return loss, f, e, gap

@@ -29,6 +29,7 @@ typedef struct method_twin {
     double *main, *side;   /* [rows, latents] selected: 0 or 1 */
     double *e, *q;         /* [rows, width] */
     double *target, below; /* held: [rows, width] */
+    double *still, *lost;  /* aux_decoder_only: held codes and their gradient, as f and gf */
     double loss;
 } method_twin;
 
@@ -126,6 +127,19 @@ static inline void method_part(method_twin *t, const double *mask, size_t end, b
     method_flow(t, mask, end, bias, -2.0 * scale, t->q);
 }
 
+/* The part of the `keep` best latents of each row; held fixed in what they read where AuxK and
+ * Multi-TopK train the decoder alone. */
+static inline void method_side(method_twin *t, size_t keep, bool dead, bool bias, const double *y,
+                               double scale) {
+    double *f = t->f, *gf = t->gf;
+    bool fixed = t->set.aux_decoder_only;
+    if (fixed && !t->hold) memcpy(t->still, f, t->rows * t->latents * sizeof *f);
+    if (fixed) t->f = t->still, t->gf = t->lost;
+    method_rows(t, keep, dead, t->side);
+    method_part(t, t->side, t->latents, bias, y, scale);
+    t->f = f, t->gf = gf;
+}
+
 /* sum (y - mean y)^2 */
 static inline double method_spread(const method_twin *t, const double *y) {
     double sum = 0.0;
@@ -148,8 +162,7 @@ static inline void method_main(method_twin *t) {
     for (size_t g = 0; g < t->shape->prefixes; g++)
         method_part(t, t->main, t->shape->prefix[g], true, t->x, t->set.prefix_weight / rows);
     if (!(t->set.multi > 0.0)) return;
-    method_rows(t, 4 * t->k, false, t->side);
-    method_part(t, t->side, m, true, t->x, t->set.multi / variance);
+    method_side(t, 4 * t->k, false, true, t->x, t->set.multi / variance);
 }
 
 static inline void method_l1(method_twin *t) {
@@ -179,11 +192,10 @@ static inline void method_auxiliary(method_twin *t) {
     for (size_t j = 0; j < t->latents; j++) dead += t->dead[j];
     if (!(t->set.aux > 0.0) || dead == 0) return;
     method_hold(t);
-    method_rows(t, dead < k ? dead : k, true, t->side);
     double scale = t->set.aux / (double)t->rows / t->below;
     if (t->set.aux_scaled && dead < k) scale *= (double)dead / (double)k;
     const double *y = t->set.aux_attached ? t->e : t->target;
-    method_part(t, t->side, t->latents, t->set.aux_bias != DF_AUX_BIAS_NONE, y, scale);
+    method_side(t, dead < k ? dead : k, true, t->set.aux_bias != DF_AUX_BIAS_NONE, y, scale);
     if (!t->set.aux_attached) return;
     method_flow(t, t->main, t->latents, true, -2.0 * scale, t->q); // e = x - x^
 }
