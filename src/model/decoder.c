@@ -6,20 +6,12 @@
 #define REPLACEMENT "\xef\xbf\xbd"
 #define MOST_OF_A_TOKEN (1u << 20) // bytes that one token shows: more is damage
 
-/* One run: the step's texts, those it makes, and scratch. */
-typedef struct decode_run {
-    df_texts in, out;
-    df_bytes work;
-    df_pass pass;
-    bool inside;
-} decode_run;
-
 static size_t part_of(const df_texts *texts, size_t i, const char **text) {
     *text = texts->text.at != NULL ? texts->text.at + texts->parts.at[i].begin : "";
     return texts->parts.at[i].end - texts->parts.at[i].begin;
 }
 
-static df_status put(decode_run *run, const char *text, size_t n) {
+static df_status put(df_decode_run *run, const char *text, size_t n) {
     size_t most = run->inside ? MOST_OF_A_TOKEN : UINT32_MAX;
     if (n > most - run->out.text.count)
         return df_fail(DF_BAD_INPUT, "decoder: a %s grows beyond %zu bytes",
@@ -28,7 +20,7 @@ static df_status put(decode_run *run, const char *text, size_t n) {
 }
 
 // Ends the text that began at `begin`.
-static df_status end_part(decode_run *run, size_t begin) {
+static df_status end_part(df_decode_run *run, size_t begin) {
     return df_spans_add(&run->out.parts, begin, run->out.text.count);
 }
 
@@ -47,7 +39,7 @@ static size_t broken_length(const char *text, size_t n) {
     return i;
 }
 
-static df_status put_repaired(decode_run *run, const char *text, size_t n) {
+static df_status put_repaired(df_decode_run *run, const char *text, size_t n) {
     for (size_t i = 0; i < n;) {
         size_t good = df_utf8_valid(text + i, n - i);
         DF_TRY(put(run, text + i, good));
@@ -59,7 +51,7 @@ static df_status put_repaired(decode_run *run, const char *text, size_t n) {
     return DF_OK;
 }
 
-static df_status byte_level(decode_run *run) {
+static df_status byte_level(df_decode_run *run) {
     run->work.count = 0;
     for (size_t i = 0; i < run->in.parts.count; i++) {
         const char *text;
@@ -86,7 +78,7 @@ static int byte_of(const char *text, size_t n) {
 }
 
 // A run of bytes is a text when it is valid, else one U+FFFD a byte.
-static df_status end_run(decode_run *run) {
+static df_status end_run(df_decode_run *run) {
     size_t n = run->work.count, begin = run->out.text.count;
     run->work.count = 0;
     if (n == 0) return DF_OK;
@@ -100,7 +92,7 @@ static df_status end_run(decode_run *run) {
     return DF_OK;
 }
 
-static df_status byte_fallback(decode_run *run) {
+static df_status byte_fallback(df_decode_run *run) {
     run->work.count = 0;
     for (size_t i = 0; i < run->in.parts.count; i++) {
         const char *text;
@@ -121,7 +113,7 @@ static df_status byte_fallback(decode_run *run) {
 
 /* ---- replacing ------------------------------------------------------------------------------ */
 
-static df_status replace_text(decode_run *run, const char *text, size_t n, const char *from,
+static df_status replace_text(df_decode_run *run, const char *text, size_t n, const char *from,
                               const char *to) {
     size_t length = strlen(from), i = 0;
     while (i < n) {
@@ -132,7 +124,7 @@ static df_status replace_text(decode_run *run, const char *text, size_t n, const
     return DF_OK;
 }
 
-static df_status replace_pattern(decode_run *run, const df_decode_step *step, const char *text,
+static df_status replace_pattern(df_decode_run *run, const df_decode_step *step, const char *text,
                                  size_t n) {
     const df_view view = {.text = text, .bytes = n};
     size_t from = 0, last = SIZE_MAX, kept = 0;
@@ -149,7 +141,7 @@ static df_status replace_pattern(decode_run *run, const df_decode_step *step, co
     return DF_OK;
 }
 
-static df_status strip(decode_run *run, const df_decode_step *step, const char *text, size_t n) {
+static df_status strip(df_decode_run *run, const df_decode_step *step, const char *text, size_t n) {
     size_t length = strlen(step->from), start = 0;
     if (run->inside) return put(run, text, n);
     for (size_t i = 0; i < step->start && n - start >= length; i++, start += length)
@@ -160,7 +152,7 @@ static df_status strip(decode_run *run, const df_decode_step *step, const char *
 }
 
 // What English puts no space before; applied one after another, as the WordPiece decoder does.
-static df_status clean_up(decode_run *run, size_t begin) {
+static df_status clean_up(df_decode_run *run, size_t begin) {
     static const char *const rules[][2] = {{" .", "."},     {" ?", "?"},           {" !", "!"},
                                            {" ,", ","},     {" ' ", "'"},          {" n't", "n't"},
                                            {" 'm", "'m"},   {" do not", " don't"}, {" 's", "'s"},
@@ -176,7 +168,7 @@ static df_status clean_up(decode_run *run, size_t begin) {
     return DF_OK;
 }
 
-static df_status word_piece(decode_run *run, const df_decode_step *step, bool first,
+static df_status word_piece(df_decode_run *run, const df_decode_step *step, bool first,
                             const char *text, size_t n) {
     size_t length = strlen(step->from), begin = run->out.text.count;
     bool continues = n >= length && memcmp(text, step->from, length) == 0;
@@ -189,7 +181,7 @@ static df_status word_piece(decode_run *run, const df_decode_step *step, bool fi
 /* ---- the program ---------------------------------------------------------------------------- */
 
 // A step that makes one text of each; i: the number of the text.
-static df_status one_text(decode_run *run, const df_decode_step *step, size_t i) {
+static df_status one_text(df_decode_run *run, const df_decode_step *step, size_t i) {
     const char *text;
     size_t n = part_of(&run->in, i, &text);
     bool first = i == 0 && !run->inside, last = i + 1 == run->in.parts.count && !run->inside;
@@ -210,7 +202,7 @@ static df_status one_text(decode_run *run, const df_decode_step *step, size_t i)
     }
 }
 
-static df_status run_step(decode_run *run, const df_decode_step *step) {
+static df_status run_step(df_decode_run *run, const df_decode_step *step) {
     run->out.text.count = run->out.parts.count = 0;
     if (step->kind == DF_DECODE_BYTE_LEVEL) return byte_level(run);
     if (step->kind == DF_DECODE_BYTE_FALLBACK) return byte_fallback(run);
@@ -223,19 +215,21 @@ static df_status run_step(decode_run *run, const df_decode_step *step) {
     return fuse ? end_part(run, 0) : DF_OK;
 }
 
-df_status df_decoder_run(const df_decoder *decoder, bool inside, df_texts *texts) {
-    decode_run run = {.in = *texts, .inside = inside};
-    df_status status = DF_OK;
-    for (size_t i = 0; status == DF_OK && i < decoder->count; i++) {
-        status = run_step(&run, &decoder->at[i]);
-        df_texts swap = run.in;
-        run.in = run.out;
-        run.out = swap;
+df_status df_decoder_run(const df_decoder *decoder, df_decode_run *run) {
+    for (size_t i = 0; i < decoder->count; i++) {
+        DF_TRY(run_step(run, &decoder->at[i]));
+        df_texts swap = run->in;
+        run->in = run->out;
+        run->out = swap;
     }
-    *texts = run.in;
-    df_free(run.out.text.at);
-    df_free(run.out.parts.at);
-    df_free(run.work.at);
-    df_pass_free(&run.pass);
-    return status;
+    return DF_OK;
+}
+
+void df_decode_run_free(df_decode_run *run) {
+    df_free(run->in.text.at);
+    df_free(run->in.parts.at);
+    df_free(run->out.text.at);
+    df_free(run->out.parts.at);
+    df_free(run->work.at);
+    df_pass_free(&run->pass);
 }

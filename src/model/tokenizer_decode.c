@@ -12,35 +12,35 @@ static df_status add_text(df_texts *texts, const char *text, size_t n) {
 // ---- pieces
 
 static df_status show(const df_decoder *decoder, const df_token *token, const char *text,
-                      df_texts *texts) {
-    texts->text.count = texts->parts.count = 0;
-    DF_TRY(add_text(texts, text, token->content_bytes));
-    return token->added ? DF_OK : df_decoder_run(decoder, true, texts);
+                      df_decode_run *run) {
+    run->in.text.count = run->in.parts.count = 0;
+    DF_TRY(add_text(&run->in, text, token->content_bytes));
+    return token->added ? DF_OK : df_decoder_run(decoder, run);
 }
 
-static df_status make_piece(df_tokenizer *tokenizer, df_token *token, df_texts *texts) {
+static df_status make_piece(df_tokenizer *tokenizer, df_token *token, df_decode_run *run) {
     df_vocabulary *vocabulary = &tokenizer->vocabulary;
-    DF_TRY(show(&tokenizer->decoder, token, vocabulary->text.at + token->content, texts));
-    if (vocabulary->text.count + texts->text.count >= UINT32_MAX)
+    const df_bytes *shown = &run->in.text;
+    DF_TRY(show(&tokenizer->decoder, token, vocabulary->text.at + token->content, run));
+    if (vocabulary->text.count + shown->count >= UINT32_MAX)
         return df_fail(DF_BAD_INPUT, "decoder: the decoded tokens take more than 4 GiB");
     token->piece = (uint32_t)vocabulary->text.count;
-    token->piece_bytes = (uint32_t)texts->text.count;
-    DF_TRY(df_bytes_add(&vocabulary->text, texts->text.at, texts->text.count));
+    token->piece_bytes = (uint32_t)shown->count;
+    DF_TRY(df_bytes_add(&vocabulary->text, shown->at, shown->count));
     return df_bytes_add(&vocabulary->text, "", 1);
 }
 
 df_status df_tokenizer_make_pieces(df_tokenizer *tokenizer) {
     df_vocabulary *vocabulary = &tokenizer->vocabulary;
-    df_texts texts = {0};
+    df_decode_run run = {.inside = true};
     df_status status = DF_OK;
     for (size_t i = 0; status == DF_OK && i < vocabulary->size; i++) {
         df_token *token = &vocabulary->token[i];
         token->content = token->form;
         token->content_bytes = token->form_bytes;
-        if (token->in_model || token->added) status = make_piece(tokenizer, token, &texts);
+        if (token->in_model || token->added) status = make_piece(tokenizer, token, &run);
     }
-    df_free(texts.text.at);
-    df_free(texts.parts.at);
+    df_decode_run_free(&run);
     return status;
 }
 
@@ -69,16 +69,15 @@ static df_status collect(const df_tokenizer *tokenizer, const uint32_t *ids, siz
 
 df_status df_tokenizer_decode(const df_tokenizer *tokenizer, const uint32_t *ids, size_t n,
                               bool skip_special, char **text, size_t *bytes) {
-    df_texts texts = {0};
-    df_status status = collect(tokenizer, ids, n, skip_special, &texts);
-    if (status == DF_OK) status = df_decoder_run(&tokenizer->decoder, false, &texts);
-    if (status == DF_OK) status = df_bytes_add(&texts.text, "", 1);
-    df_free(texts.parts.at);
-    if (status != DF_OK) {
-        df_free(texts.text.at);
-        return status;
+    df_decode_run run = {.inside = false};
+    df_status status = collect(tokenizer, ids, n, skip_special, &run.in);
+    if (status == DF_OK) status = df_decoder_run(&tokenizer->decoder, &run);
+    if (status == DF_OK) status = df_bytes_add(&run.in.text, "", 1);
+    if (status == DF_OK) {
+        *text = run.in.text.at;
+        *bytes = run.in.text.count - 1;
+        run.in.text.at = NULL; // the caller's now
     }
-    *text = texts.text.at;
-    *bytes = texts.text.count - 1;
-    return DF_OK;
+    df_decode_run_free(&run);
+    return status;
 }

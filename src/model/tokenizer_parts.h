@@ -310,9 +310,17 @@ typedef struct df_texts {
     df_spans parts;
 } df_texts;
 
-/* Runs the program on *texts. `inside`: one token's text, shown as if others stood on both sides
- * and as bytes that need not be whole characters. */
-df_status df_decoder_run(const df_decoder *decoder, bool inside, df_texts *texts);
+/* Runs of a decoder, one after another with the same memory: `in` holds the texts, then what became
+ * of them. `inside`: one token's text, shown as if others stood on both sides and as bytes that
+ * need not be whole characters. */
+typedef struct df_decode_run {
+    df_texts in, out;
+    df_bytes work;
+    df_pass pass;
+    bool inside;
+} df_decode_run;
+df_status df_decoder_run(const df_decoder *decoder, df_decode_run *run);
+void df_decode_run_free(df_decode_run *run);
 
 struct df_tokenizer {
     uint64_t hash, serial;
