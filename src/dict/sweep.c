@@ -107,8 +107,10 @@ static df_status resume(sweep *s) {
 /* The means of all sites as the checkpoints have them. Collective. */
 static df_status gather_means(sweep *s) {
     double *mean = NULL; // [width]
-    DF_TRY(df_agree(s->comm, DF_NEW(mean, s->all.width)));
-    for (size_t c = 0; c < s->all.width; c++) mean[c] = -INFINITY; // of a site that nobody reads
+    df_status status = df_agree(s->comm, DF_NEW(mean, s->all.width));
+    if (status != DF_OK) goto done;
+    for (size_t c = 0; c < s->all.width; c++)
+        mean[c] = -(double)INFINITY; // of a site that nobody reads
     for (size_t r = 0; r < s->runs; r++)
         for (size_t i = 0; i < s->run[r].from.sites; i++) {
             const df_dict_site *from = &s->run[r].dict->site[i];
@@ -119,8 +121,9 @@ static df_status gather_means(sweep *s) {
     df_max_double(s->comm, mean, s->all.width);
     for (size_t c = 0; c < s->all.width; c++)
         s->all.mean[c] = isfinite(mean[c]) ? (float)mean[c] : 0.0f;
+done:
     df_free(mean);
-    return DF_OK;
+    return status;
 }
 
 /* The scales and means of all sites: from the rows when a dictionary begins (center [width] is
