@@ -42,7 +42,7 @@ static void close_chosen(chosen *c) {
 
 static void tell_live(const df_data *data, const df_train_options *o) {
     df_info("train: rows come from the models, which run over the text as training asks for them: "
-            "each window once for every buffer that has rows of it");
+            "each window once for every rank's share of a buffer that has rows of it");
     df_info("  a dictionary that begins needs the rows' scales first: the models run %s over the "
             "training text, %llu rows",
             df_train_passes(o) > 1 ? "twice" : "once",

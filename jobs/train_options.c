@@ -43,11 +43,11 @@ const df_option df_train_table[] = {
      .type = DF_OPT_BOOL,
      .fallback = "false",
      .is_volatile = true,
-     .help =
-         "take the rows from the models, run over the text as training needs them, instead of "
-         "from files: no harvest is needed, and the dictionary is that of the harvest's files "
-         "to the byte; needs train.shuffle: buffer, and ranks that hold a whole model each; a "
-         "window is run once for every buffer that has rows of it, so large buffers are quicker"},
+     .help = "take the rows from the models, run over the text as training needs them, instead of "
+             "from files: no harvest is needed, and the dictionary is that of the harvest's files "
+             "to the byte; needs train.shuffle: buffer, and ranks that hold a whole model each; a "
+             "window is run once for every rank's share of a buffer that has rows of it, so large "
+             "buffers are quicker"},
     {.key = "train.files.a",
      .type = DF_OPT_LIST,
      .fallback = "",

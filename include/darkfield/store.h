@@ -313,10 +313,10 @@ df_status df_acts_rows(const df_acts *acts, int which, bool skip_first, uint64_t
                        size_t *n) DF_MUST_CHECK;
 /* What a file was made from. Its job names activations by their recipe, which is known of rows that
  * models make as well; /provenance holds the content too. df_inputs_note adds a line "RECIPE
- * CONTENT NAME" for each file to `lines`, which it takes, in new memory (NULL: there was none); the
- * content of rows that are made is "-". df_inputs_check: DF_BAD_INPUT where one of the lines
- * `inputs` (NULL: there are none) has the recipe of an input of `file` and another content, both
- * known. Not collective. */
+ * CONTENT NAME" for each file to `lines`, which it takes, in new memory (they begin as an empty
+ * text; NULL before or after: out of memory); the content of rows that are made is "-".
+ * df_inputs_check: DF_BAD_INPUT where one of the lines `inputs` (NULL: there are none) has the
+ * recipe of an input of `file` and another content, both known. Not collective. */
 char *df_inputs_note(char *lines, const df_acts *acts);
 df_status df_inputs_check(const df_reader *file, const char *inputs) DF_MUST_CHECK;
 /* DF_BAD_INPUT unless alignment hashes agree; the message says what differs first (tokens, windows,

@@ -7,8 +7,10 @@
 
 #include <string.h>
 
-#define SCREEN_ROWS (72 * DF_TILE_ROWS) /* at most, in one unit of screening */
-#define SCREEN_BYTES (768 << 10)        /* of packed rows in a unit: the second-level cache */
+#define SCREEN_TILES 72          /* of rows in one unit of screening, at most */
+#define SCREEN_BYTES (768 << 10) /* of packed rows in a unit: the second-level cache */
+#define POOL_TILES 18            /* whose candidates may take more than POOL_ENTRIES */
+#define POOL_ENTRIES (1 << 19)   /* candidates in a unit, of 24 bytes */
 /* How far a floor begins below what the last batch's cut tells, relatively: at first; at least. */
 #define FIRST_MARGIN 0.1f
 #define LEAST_MARGIN 0.02f
@@ -89,13 +91,13 @@ typedef struct df_worker {
     float *product; /* [DF_TILE_ENTRIES] of one tile */
     uint32_t *mask; /* [DF_TILE_ROWS] */
     float *least;   /* [DF_TILE_ROWS] floors, lowered by the bound */
-    float *floor;   /* [SCREEN_ROWS] of the rows of a unit */
+    float *floor;   /* [df_screen_unit(0)] of the rows of a unit */
     char *gathered; /* a panel of latents of a list, and their bounds [DF_TILE_LATENTS] */
     float *gain, *lift;
     int32_t *start;
-    df_candidates *rows; /* [SCREEN_ROWS] views into pool */
-    float *pool;         /* [SCREEN_ROWS, 4, df_row_capacity(row_k)] */
-    uint64_t *places;    /* [SCREEN_ROWS, df_row_capacity(row_k)] entries of the rows, to settle */
+    df_candidates *rows; /* [df_screen_unit(0)] views into pool */
+    float *pool;         /* [df_screen_unit(k), 4, df_row_capacity(k)] of any k up to row_k */
+    uint64_t *places; /* [df_screen_unit(k), df_row_capacity(k)] entries of the rows, to settle */
     uint32_t *panel_start;
     df_candidates list;
     float *order;   /* [order_capacity] scratch of quickselect */
@@ -257,6 +259,10 @@ void df_layout_base(df_coder *c, df_layout *l);
 void df_layout_rows(df_coder *c, df_layout *l, size_t k); /* TopK's scratch */
 void df_pick_layout(df_coder *c, size_t k);               /* sets picked_stride */
 size_t df_row_capacity(size_t k);                         /* candidates of a row of TopK */
+/* Rows in one unit of screening, at most, in whole tiles: as many as stay near while all latents
+ * pass, whatever the screen, and every thread gets as many. k: of TopK, whose candidates take room;
+ * the larger, the fewer. 0: lists. */
+size_t df_screen_unit(const df_coder *c, size_t k);
 size_t df_list_capacity(const df_coder *c);
 size_t df_code_capacity(const df_coder *c);   /* of all sites, where they are decoupled */
 size_t df_part_capacity(const df_coder *c);   /* of one selection */
@@ -357,6 +363,10 @@ static inline size_t df_multi_k(const df_dict *d) {
 /* TopK and BatchTopK have k; the others select by a threshold of each latent. */
 static inline bool df_has_k(const df_dict *d) {
     return d->activation == DF_TOPK || d->activation == DF_BATCHTOPK;
+}
+/* JumpReLU and Gated keep other entries beside the active ones in training. */
+static inline bool df_has_side(const df_dict *d) {
+    return d->activation == DF_JUMPRELU || d->activation == DF_GATED;
 }
 /* JumpReLU (objective.h has the rest): cuts of the batch; half is half the bandwidth. */
 void df_jump_prepare(df_coder *c, double half);

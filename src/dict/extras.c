@@ -92,6 +92,10 @@ df_status df_extras_check(const df_dict *d, const df_step_settings *set) {
         (set->aux_normaliser == DF_AUX_RESIDUAL || set->objective.reconstruction == DF_UNSQUARED))
         return df_fail(DF_USAGE, "an attached auxiliary target needs the squared error, and a "
                                  "normaliser that does not depend on it: target or none");
+    if (set->aux_attached && set->aux_decoder_only)
+        return df_fail(DF_USAGE,
+                       "an attached auxiliary target trains the encoder by the error that "
+                       "it is: it does not go with an auxiliary encoder that is fixed");
     return DF_OK;
 }
 

@@ -36,11 +36,27 @@ size_t df_row_capacity(size_t k) {
     return 8 * k + 4 * DF_TILE_LATENTS;
 }
 
+size_t df_screen_unit(const df_coder *c, size_t k) {
+    size_t threads = (size_t)c->threads,
+           tiles = (df_row_tiles(c->max_rows) + threads - 1) / threads;
+    size_t near = SCREEN_BYTES / df_panel_bytes(DF_SCREEN_INT8, DF_TILE_ROWS, c->dict->in.count);
+    size_t pool = POOL_ENTRIES / (DF_TILE_ROWS * df_row_capacity(k));
+    tiles = smaller(smaller(tiles, near), smaller(SCREEN_TILES, larger(pool, POOL_TILES)));
+    return larger(tiles, 1) * DF_TILE_ROWS;
+}
+
+/* Candidates in a unit of any k up to this one: where there are fewer rows for it than for a
+ * smaller one, it is POOL_ENTRIES or POOL_TILES that bounds both. */
+static size_t pool_entries(const df_coder *c, size_t k) {
+    size_t least = POOL_TILES * DF_TILE_ROWS * df_row_capacity(k);
+    return smaller(df_screen_unit(c, 0) * df_row_capacity(k), larger(POOL_ENTRIES, least));
+}
+
 size_t df_list_capacity(const df_coder *c) {
     size_t room = DF_TILE_ENTRIES;
     if (c->dict->activation == DF_TOPK) return 0;
     if (c->dict->activation == DF_BATCHTOPK) return 2 * c->dict->k * c->max_rows + room;
-    size_t rows = c->max_rows / (size_t)c->threads + SCREEN_ROWS; // a static share of whole units
+    size_t rows = c->max_rows / (size_t)c->threads + df_screen_unit(c, 0); // of whole units
     return smaller(rows, c->max_rows) * c->local + room;
 }
 
@@ -106,7 +122,7 @@ static void lay_out_worker(df_coder *c, df_layout *l, df_worker *w) {
     TAKE(w->product, DF_TILE_ENTRIES);
     TAKE(w->mask, DF_TILE_ROWS);
     TAKE(w->least, DF_TILE_ROWS);
-    TAKE(w->floor, SCREEN_ROWS);
+    TAKE(w->floor, df_screen_unit(c, 0));
     TAKE(w->stack, STACK_DEPTH * c->out);
     if (c->dict->activation != DF_BATCHTOPK) return;
     w->order_capacity = df_list_capacity(c);
@@ -189,9 +205,9 @@ void df_layout_base(df_coder *c, df_layout *l) {
 
 static void lay_out_row_pool(df_coder *c, df_layout *l, df_worker *w, size_t k) {
     size_t capacity = df_row_capacity(k), order = larger(capacity, (size_t)c->size * k);
-    TAKE(w->rows, SCREEN_ROWS);
-    TAKE(w->pool, SCREEN_ROWS * 4 * capacity);
-    TAKE(w->places, SCREEN_ROWS * capacity);
+    TAKE(w->rows, df_screen_unit(c, 0));
+    TAKE(w->pool, 4 * pool_entries(c, k));
+    TAKE(w->places, pool_entries(c, k));
     TAKE(w->panel_start, c->local / DF_TILE_LATENTS + 2);
     if (order > w->order_capacity) {
         w->order_capacity = order;

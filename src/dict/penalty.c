@@ -249,10 +249,9 @@ static void add_panels(df_coder *c, df_range latents, const latent_terms *t) {
 
 static void add_latents(df_coder *c, df_range latents, latent_terms *t) {
     df_worker *w = df_coder_worker(c);
-    bool sides = !df_has_k(c->dict) && c->dict->activation != DF_RELU;
     for (size_t j = latents.first; j < latents.first + latents.count; j++) {
         t->main = df_entries_of(c, w, &c->main, j);
-        if (sides) t->side = df_entries_of(c, w, &c->side, j);
+        if (df_has_side(c->dict)) t->side = df_entries_of(c, w, &c->side, j);
         add_latent(c, j, t);
         df_entries_put(c, &c->main, j, &t->main);
     }

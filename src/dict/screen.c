@@ -130,12 +130,11 @@ static void make_room(df_coder *c, df_worker *w, df_candidates *s, size_t keep, 
 
 /* How many units: each of whole tiles that stay near while all latents pass, and every thread gets
  * as many. */
-static size_t count_units(const df_coder *c) {
-    size_t most = SCREEN_BYTES / df_panel_bytes(c->screen, DF_TILE_ROWS, c->dict->in.count);
-    size_t tiles = df_row_tiles(c->rows), threads = (size_t)c->threads;
-    if (most > SCREEN_ROWS / DF_TILE_ROWS) most = SCREEN_ROWS / DF_TILE_ROWS;
-    if (most < 1) most = 1;
-    return (tiles + most * threads - 1) / (most * threads) * threads;
+static size_t count_units(const df_coder *c, size_t k) {
+    size_t near = SCREEN_BYTES / df_panel_bytes(c->screen, DF_TILE_ROWS, c->dict->in.count);
+    size_t most = df_screen_unit(c, k) / DF_TILE_ROWS, threads = (size_t)c->threads;
+    if (most > near) most = near > 0 ? near : 1;
+    return (df_row_tiles(c->rows) + most * threads - 1) / (most * threads) * threads;
 }
 
 /* The rows of unit i; none where there are fewer tiles than threads. */
@@ -157,9 +156,9 @@ typedef struct row_job {
 
 /* Lays out the rows' candidates one after another, as near as this k allows; none is screened yet.
  */
-static void open_rows(df_worker *w, size_t k) {
+static void open_rows(const df_coder *c, df_worker *w, size_t k) {
     size_t capacity = df_row_capacity(k);
-    for (size_t r = 0; r < SCREEN_ROWS; r++) {
+    for (size_t r = 0; r < df_screen_unit(c, k); r++) {
         float *pool = w->pool + 4 * r * capacity;
         w->rows[r] = (df_candidates){.upper = pool,
                                      .value = pool + capacity,
@@ -314,13 +313,13 @@ static void hold(df_coder *c, df_worker *w, const row_job *job, size_t r) {
 }
 
 void df_screen_rows(df_coder *c, df_view view, size_t k, float guess) {
-    size_t units = count_units(c);
+    size_t units = count_units(c, k);
     df_pick_layout(c, k);
 #pragma omp parallel for schedule(dynamic)
     for (size_t i = 0; i < units; i++) {
         const row_job job = {view, unit_range(c, units, i), k};
         df_worker *w = df_coder_worker(c);
-        open_rows(w, k);
+        open_rows(c, w, k);
         for (size_t r = 0; r < job.unit.count; r++)
             open_row(w, r, k, guess * df_row_size(c, job.unit.first + r));
         if (c->size == 1) {
@@ -349,13 +348,13 @@ static void take_held(const df_coder *c, df_worker *w, const row_job *job, size_
 }
 
 void df_settle_rows(df_coder *c, size_t k) {
-    size_t units = count_units(c);
+    size_t units = count_units(c, k);
 #pragma omp parallel for schedule(dynamic)
     for (size_t i = 0; i < units; i++) {
         const row_job job = {.unit = unit_range(c, units, i), .k = k};
         df_worker *w = df_coder_worker(c);
         double start = df_now();
-        open_rows(w, k);
+        open_rows(c, w, k);
         for (size_t r = 0; r < job.unit.count; r++) take_held(c, w, &job, r);
         df_candidates_settle_rows(c, w, job.unit.count);
         for (size_t r = 0; r < job.unit.count; r++) {
@@ -367,12 +366,12 @@ void df_settle_rows(df_coder *c, size_t k) {
 }
 
 void df_find_rows_again(df_coder *c, df_view view, size_t k) {
-    size_t units = count_units(c);
+    size_t units = count_units(c, k);
 #pragma omp parallel for schedule(dynamic)
     for (size_t i = 0; i < units; i++) {
         const row_job job = {view, unit_range(c, units, i), k};
         df_worker *w = df_coder_worker(c);
-        open_rows(w, k);
+        open_rows(c, w, k);
         for (size_t r = 0; r < job.unit.count; r++)
             if (c->cut_keys[job.unit.first + r] == DF_FLOOR_TOO_HIGH)
                 open_row(w, r, k, FLT_TRUE_MIN);
@@ -459,7 +458,7 @@ static df_status first_failure(df_coder *c) {
 }
 
 df_status df_screen_lists(df_coder *c, float floor, size_t keep) {
-    size_t units = count_units(c);
+    size_t units = count_units(c, 0);
     c->shared_floor = floor;
     for (int t = 0; t < c->threads; t++) {
         df_worker *w = &c->worker[t];

@@ -321,7 +321,7 @@ static df_status forward(df_coder *c, const float *x, size_t rows, const df_step
     double t2 = df_now();
     if (!c->dense) df_sort_by_latent(c, &c->main);
     if (set->multi > 0.0) df_sort_by_latent(c, &c->multi);
-    if (!df_has_k(c->dict) && c->dict->activation != DF_RELU) df_sort_by_latent(c, &c->side);
+    if (df_has_side(c->dict)) df_sort_by_latent(c, &c->side);
     DF_TRY(df_objective_terms(c, set, report));
     report->loss = weighted_loss(set, report);
     report->decode_seconds = t2 - t1 - report->gradient_seconds;

@@ -128,7 +128,8 @@ df_status df_train_check(const df_train_options *o) {
     const df_step_settings first = {.objective = step_objective(o, &begun, 0),
                                     .multi = o->multi,
                                     .aux_normaliser = o->aux_normaliser,
-                                    .aux_attached = o->aux_attached};
+                                    .aux_attached = o->aux_attached,
+                                    .aux_decoder_only = o->aux_decoder_only};
     DF_TRY(check_options(o));
     DF_TRY(check_objective(o));
     return df_step_check(&asked, &first);

@@ -382,6 +382,9 @@ static void test_refusals(void **state) {
     set = families[0].set;
     set.aux_attached = true;
     refuses(&r, set, DF_USAGE, "attached");
+    set.aux_normaliser = DF_AUX_TARGET;
+    set.aux_decoder_only = true;
+    refuses(&r, set, DF_USAGE, "encoder that is fixed");
     set = families[0].set;
     set.ema = 0.9;
     refuses(&r, set, DF_FAILED, "df_coder_train_extend");
