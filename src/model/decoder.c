@@ -126,13 +126,13 @@ static df_status replace_text(df_decode_run *run, const char *text, size_t n, co
 
 static df_status replace_pattern(df_decode_run *run, const df_decode_step *step, const char *text,
                                  size_t n) {
-    const df_view view = {.text = text, .bytes = n};
-    size_t from = 0, last = SIZE_MAX, kept = 0;
+    df_search search = df_search_begin(&run->pass, step->pattern, text, n);
+    size_t kept = 0;
     bool found = n > 0;
     if (df_utf8_valid(text, n) != n) return put(run, text, n); // part of a character, inside
     while (found) {
         df_span match;
-        DF_TRY(df_find(&run->pass, step->pattern, &view, &from, &last, &match, &found));
+        DF_TRY(df_search_next(&run->pass, &search, &match, &found));
         size_t until = found ? match.begin : n;
         DF_TRY(put(run, text + kept, until - kept));
         if (found) DF_TRY(put(run, step->to, strlen(step->to)));
@@ -207,6 +207,7 @@ static df_status run_step(df_decode_run *run, const df_decode_step *step) {
     if (step->kind == DF_DECODE_BYTE_LEVEL) return byte_level(run);
     if (step->kind == DF_DECODE_BYTE_FALLBACK) return byte_fallback(run);
     bool fuse = step->kind == DF_DECODE_FUSE;
+    if (step->pattern != NULL) df_budget_resume(&run->pass.budget);
     for (size_t i = 0; i < run->in.parts.count; i++) {
         size_t begin = run->out.text.count;
         DF_TRY(one_text(run, step, i));

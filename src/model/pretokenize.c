@@ -4,70 +4,9 @@
 #include <string.h>
 #include <utf8proc.h>
 
-#define MATCH_LIMIT 10000000u
-
 uint32_t df_view_end(const df_view *view, size_t position) {
     if (position == 0 || view->end == NULL) return view->base + (uint32_t)position;
     return view->end[position - 1];
-}
-
-// ---- matching
-
-static df_status ready_to_match(df_pass *pass) {
-    if (pass->match != NULL) return DF_OK;
-    pass->match = pcre2_match_data_create(1, NULL);
-    pass->context = pcre2_match_context_create(NULL);
-    pass->stack = pcre2_jit_stack_create(32u << 10, 8u << 20, NULL);
-    if (pass->match == NULL || pass->context == NULL)
-        return df_fail(DF_FAILED, "out of memory for pattern matching");
-    if (pass->stack != NULL) pcre2_jit_stack_assign(pass->context, NULL, pass->stack);
-    return DF_OK;
-}
-
-// The next match at or after `from`; *found is false when there is none.
-static df_status next_match(df_pass *pass, const pcre2_code *pattern, const df_view *view,
-                            size_t from, df_span *found, bool *any) {
-    const char *text = view->text;
-    size_t n = view->bytes;
-    int code = pcre2_match(pattern, (PCRE2_SPTR)text, n, from, PCRE2_NO_UTF_CHECK, pass->match,
-                           pass->context);
-    if (code == PCRE2_ERROR_JIT_STACKLIMIT)
-        code = pcre2_match(pattern, (PCRE2_SPTR)text, n, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
-                           pass->match, pass->context);
-    *any = code >= 0;
-    if (code == PCRE2_ERROR_NOMATCH) return DF_OK;
-    if (code < 0) {
-        PCRE2_UCHAR message[200] = "";
-        pcre2_get_error_message(code, message, sizeof message);
-        return df_fail(DF_BAD_INPUT, "the tokenizer's pattern fails on a text of %zu bytes: %s", n,
-                       (const char *)message);
-    }
-    const PCRE2_SIZE *place = pcre2_get_ovector_pointer(pass->match);
-    if (place[0] < from || place[1] < place[0] || place[1] > n)
-        return df_fail(DF_BAD_INPUT, "the tokenizer's pattern matches backwards (\\K)");
-    *found = (df_span){(uint32_t)place[0], (uint32_t)place[1]};
-    return DF_OK;
-}
-
-df_status df_find(df_pass *pass, const pcre2_code *pattern, const df_view *text, size_t *from,
-                  size_t *last, df_span *match, bool *found) {
-    size_t n = text->bytes;
-    DF_TRY(ready_to_match(pass));
-    pcre2_set_match_limit(pass->context, MATCH_LIMIT + (n > MATCH_LIMIT ? (uint32_t)n : 0));
-    *found = false;
-    while (*from <= n) {
-        bool any;
-        DF_TRY(next_match(pass, pattern, text, *from, match, &any));
-        if (!any) return DF_OK;
-        bool empty = match->begin == match->end;
-        if (!(empty && match->end == *last)) {
-            *from = *last = match->end;
-            *found = true;
-            return DF_OK;
-        }
-        *from = match->end + (match->end < n ? df_utf8_length(text->text[match->end]) : 1);
-    }
-    return DF_OK;
 }
 
 // ---- rewriting: text out, with the original end of each byte
@@ -117,13 +56,14 @@ static df_status replace_text(const df_step *step, const df_view *view, df_span 
 
 static df_status replace_pattern(df_pass *pass, const df_step *step, const df_view *view,
                                  df_span piece, df_rewrite *out) {
-    const df_view text = {.text = view->text + piece.begin, .bytes = piece.end - piece.begin};
-    size_t from = 0, last = SIZE_MAX, kept = piece.begin, to = strlen(step->to);
-    if (text.bytes == 0) return DF_OK;
+    size_t kept = piece.begin, to = strlen(step->to);
+    if (piece.begin == piece.end) return DF_OK;
+    df_search search =
+        df_search_begin(pass, step->pattern, view->text + piece.begin, piece.end - piece.begin);
     for (;;) {
         df_span match = {0, 0};
         bool found;
-        DF_TRY(df_find(pass, step->pattern, &text, &from, &last, &match, &found));
+        DF_TRY(df_search_next(pass, &search, &match, &found));
         if (!found) return df_emit_kept(out, view, kept, piece.end);
         DF_TRY(df_emit_kept(out, view, kept, piece.begin + match.begin));
         kept = piece.begin + match.end;
@@ -275,13 +215,12 @@ static df_status add_part(split_state *state, const df_step *step, df_span part,
 
 df_status df_split(df_pass *pass, const df_step *step, const char *text, size_t n, df_spans *out) {
     split_state state = {out, out->count, false};
-    const df_view view = {.text = text, .bytes = n};
-    size_t from = 0, last = SIZE_MAX;
+    df_search search = df_search_begin(pass, step->pattern, text, n);
     uint32_t done = 0;
-    while (from < n) {
+    while (search.from < n) {
         df_span found = {0, 0};
         bool any;
-        DF_TRY(df_find(pass, step->pattern, &view, &from, &last, &found, &any));
+        DF_TRY(df_search_next(pass, &search, &found, &any));
         if (!any || found.begin == n) break; // an empty match at the end
         DF_TRY(add_part(&state, step, (df_span){done, found.begin}, false));
         DF_TRY(add_part(&state, step, found, true));
@@ -330,6 +269,7 @@ static df_status split_pieces(df_pass *pass, const df_step *step, const df_view 
 df_status df_pass_run(df_pass *pass, const df_steps *steps, df_view *view) {
     bool mapped = false;
     int turn = 0;
+    df_budget_resume(&pass->budget);
     for (size_t i = 0; i < steps->count; i++) {
         const df_step *step = &steps->at[i];
         if (step->kind == DF_STEP_BYTES) {

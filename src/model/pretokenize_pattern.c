@@ -125,7 +125,8 @@ df_status df_pattern_compile(const char *pattern, bool literal, pcre2_code **out
     df_bytes text = {0};
     df_status status = literal ? add(&text, pattern) : translate(pattern, &text);
     if (status == DF_OK && text.count == 0) status = df_fail(DF_BAD_INPUT, "the pattern is empty");
-    if (status == DF_OK) status = compile(pattern, &text, PCRE2_UTF | options, out);
+    if (status == DF_OK)
+        status = compile(pattern, &text, PCRE2_UTF | PCRE2_USE_OFFSET_LIMIT | options, out);
     df_free(text.at);
     return status;
 }

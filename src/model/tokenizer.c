@@ -181,6 +181,8 @@ static df_status get_ready(const df_tokenizer *tokenizer, df_tokens *out) {
     if (out->scratch == NULL) DF_TRY(DF_NEW(out->scratch, 1));
     if (out->scratch->serial != tokenizer->serial) df_merger_free(&out->scratch->merger);
     out->scratch->serial = tokenizer->serial;
+    df_budget_reset(&out->scratch->normal.budget);
+    df_budget_reset(&out->scratch->split.budget);
     return DF_OK;
 }
 

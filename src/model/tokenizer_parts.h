@@ -156,6 +156,14 @@ typedef struct df_rewrite {
     size_t end_capacity;
 } df_rewrite;
 
+/* How much processor time the patterns may take on one text: from {0}, more for each byte searched.
+ */
+typedef struct df_budget {
+    double granted, spent; // seconds; a constant is allowed beside what is granted
+    double clock;          // when the clock was last looked at
+    size_t work;           // since then
+} df_budget;
+
 /* What one pass of steps needs; two rewrites, since each rewriting step reads one and writes the
  * other. */
 typedef struct df_pass {
@@ -166,16 +174,25 @@ typedef struct df_pass {
     pcre2_match_data *match;
     pcre2_match_context *context;
     pcre2_jit_stack *stack;
+    df_budget budget;
 } df_pass;
 df_status df_pass_run(df_pass *pass, const df_steps *steps,
                       df_view *view); // pass->pieces: spans of *view
 void df_pass_free(df_pass *pass);
 
-/* The next match of a pattern in text[0, n) at or after *from, which moves on; *found is false when
- * there is none. An empty match right behind the match before it (`last`, SIZE_MAX: none) is passed
- * over, as Oniguruma's iterator does. */
-df_status df_find(df_pass *pass, const pcre2_code *pattern, const df_view *text, size_t *from,
-                  size_t *last, df_span *match, bool *found);
+/* pattern_search.c: the matches of one pattern in text[0, n), one after another. */
+typedef struct df_search {
+    const pcre2_code *pattern;
+    const char *text;
+    size_t bytes;
+    size_t from, last; // where to go on; where the last match ended, SIZE_MAX: none
+} df_search;
+void df_budget_reset(df_budget *budget);  // a new text
+void df_budget_resume(df_budget *budget); // the time until now was spent on something else
+df_search df_search_begin(df_pass *pass, const pcre2_code *pattern, const char *text, size_t n);
+/* *found is false when there is no other match. An empty match right behind the match before it is
+ * passed over, as Oniguruma's iterator does. DF_BAD_INPUT when the pattern takes too long. */
+df_status df_search_next(df_pass *pass, df_search *search, df_span *match, bool *found);
 
 /* Bytes that replace a stretch of the original all end at `end`; bytes [begin, end) of the view are
  * kept with their ends. */

@@ -168,21 +168,73 @@ static void hostile_texts(void **state) {
     df_tokenizer_close(tokenizer);
 }
 
-// A pattern that would take for ever is stopped by the match limit.
-static void hostile_pattern(void **state) {
-    (void)state;
+// A text of n 'a' that a part with a pattern takes too long on.
+static void too_long(const char *part, size_t n) {
+    char json[400];
     df_tokenizer *tokenizer;
     df_tokens tokens = {0};
-    char text[64];
-    memset(text, 'a', sizeof text);
-    assert_ok(make_tokenizer(
-        "{'pre_tokenizer':{'type':'Split','pattern':{'Regex':'(a+)+(b+)+$'}}," MODEL "}",
-        &tokenizer));
-    text[sizeof text - 2] = 'b';
-    assert_fails(df_tokenizer_encode(tokenizer, text, sizeof text, true, &tokens), DF_BAD_INPUT,
-                 "pattern fails");
+    char *text;
+    assert_ok(DF_NEW(text, n));
+    memset(text, 'a', n);
+    snprintf(json, sizeof json, "{%s," MODEL "}", part);
+    assert_ok(make_tokenizer(json, &tokenizer));
+    assert_fails(df_tokenizer_encode(tokenizer, text, n, true, &tokens), DF_BAD_INPUT,
+                 "takes too long");
+    assert_ok(df_tokenizer_encode(tokenizer, "x", 1, true, &tokens)); // another text, a new budget
     df_tokens_free(&tokens);
     df_tokenizer_close(tokenizer);
+    df_free(text);
+}
+
+// Patterns that would take for ever: at one start, and at every start, with and without a match.
+static void hostile_patterns(void **state) {
+    (void)state;
+    too_long("'pre_tokenizer':{'type':'Split','pattern':{'Regex':'(a+)+(b+|c+)+$'}}", 64);
+    too_long("'pre_tokenizer':{'type':'Split','pattern':{'Regex':'(?:(a)|b)*[cd]'}}", 100000);
+    too_long("'pre_tokenizer':{'type':'Split','pattern':{'Regex':'(?:a|a){22}b|a'}}", 100000);
+    too_long("'normalizer':{'type':'Replace','pattern':{'Regex':'(?:(a)|b)*[cd]'},'content':''}",
+             100000);
+}
+
+static void hostile_decoder(void **state) {
+    (void)state;
+    enum { TOKENS = 100000 };
+    df_tokenizer *tokenizer;
+    char *text = NULL;
+    size_t bytes;
+    uint32_t *ids;
+    assert_ok(DF_NEW(ids, TOKENS)); // of "a"
+    assert_ok(make_tokenizer(
+        "{'decoder':{'type':'Sequence','decoders':[{'type':'Fuse'},{'type':'Replace','pattern':"
+        "{'Regex':'(?:(a)|b)*[cd]'},'content':''}]}," MODEL "}",
+        &tokenizer));
+    assert_fails(df_tokenizer_decode(tokenizer, ids, TOKENS, false, &text, &bytes), DF_BAD_INPUT,
+                 "takes too long");
+    df_tokenizer_close(tokenizer);
+    df_free(ids);
+}
+
+// Matches far apart, and at the borders of what is searched at once, are all found.
+static void far_matches(void **state) {
+    (void)state;
+    enum { BYTES = 300000 };
+    df_tokenizer *tokenizer;
+    df_tokens tokens = {0};
+    char *text;
+    static const uint32_t places[] = {4095, 4096, 4097, 8193, 50000, BYTES - 1};
+    assert_ok(DF_NEW(text, BYTES));
+    memset(text, 'x', BYTES); // leaves no token
+    for (size_t i = 0; i < 6; i++) text[places[i]] = 'a';
+    assert_ok(make_tokenizer("{'normalizer':{'type':'Replace','pattern':{'Regex':'a'},'content':"
+                             "'b'}," MODEL "}",
+                             &tokenizer));
+    assert_ok(df_tokenizer_encode(tokenizer, text, BYTES, true, &tokens));
+    assert_int_equal(tokens.count, 6);
+    for (size_t i = 0; i < 6; i++) assert_int_equal(tokens.end[i], places[i] + 1);
+    for (size_t i = 0; i < 6; i++) assert_int_equal(tokens.id[i], 1);
+    df_tokens_free(&tokens);
+    df_tokenizer_close(tokenizer);
+    df_free(text);
 }
 
 static df_status open_and_encode(const char *path) {
@@ -223,9 +275,10 @@ static void memory_runs_out(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(damaged_models),  cmocka_unit_test(damaged_parts),
-        cmocka_unit_test(hostile_texts),   cmocka_unit_test(cut_and_changed_files),
-        cmocka_unit_test(hostile_pattern), cmocka_unit_test(memory_runs_out),
+        cmocka_unit_test(damaged_models),   cmocka_unit_test(damaged_parts),
+        cmocka_unit_test(hostile_texts),    cmocka_unit_test(cut_and_changed_files),
+        cmocka_unit_test(hostile_patterns), cmocka_unit_test(hostile_decoder),
+        cmocka_unit_test(far_matches),      cmocka_unit_test(memory_runs_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
