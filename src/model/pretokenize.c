@@ -4,6 +4,9 @@
 #include <string.h>
 #include <utf8proc.h>
 
+#define MOST_GROWTH 64u // of a text by the steps, beside
+#define MOST_ADDED (1u << 20)
+
 uint32_t df_view_end(const df_view *view, size_t position) {
     if (position == 0 || view->end == NULL) return view->base + (uint32_t)position;
     return view->end[position - 1];
@@ -12,6 +15,8 @@ uint32_t df_view_end(const df_view *view, size_t position) {
 // ---- rewriting: text out, with the original end of each byte
 
 static df_status emit(df_rewrite *out, const char *text, size_t n) {
+    if (n > out->most - out->text.count)
+        return df_fail(DF_BAD_INPUT, "the text grows beyond %zu bytes when normalized", out->most);
     DF_TRY(df_bytes_reserve(&out->text, n));
     void *p = out->end;
     DF_TRY(df_grow(&p, &out->end_capacity, out->text.capacity, sizeof *out->end));
@@ -181,8 +186,6 @@ static df_status rewrite(df_pass *pass, const df_step *step, df_view *view, df_r
         df_span *piece = &pass->pieces.at[i];
         size_t begin = out->text.count;
         DF_TRY(rewrite_piece(pass, step, view, *piece, out));
-        if (out->text.count > UINT32_MAX)
-            return df_fail(DF_BAD_INPUT, "the text grows beyond 4 GiB when normalized");
         *piece = (df_span){(uint32_t)begin, (uint32_t)out->text.count};
     }
     const char *text = out->text.at != NULL ? out->text.at : ""; // when nothing is left
@@ -233,6 +236,8 @@ df_status df_split(df_pass *pass, const df_step *step, const char *text, size_t 
 static df_status split_mapped(df_pass *pass, const df_step *step, const char *text, size_t n,
                               df_spans *out) {
     pass->mapped.count = 0;
+    if (n > UINT32_MAX / 2)
+        return df_fail(DF_BAD_INPUT, "a text of %zu bytes is too long for a byte-level split", n);
     DF_TRY(df_bytes_to_chars(&pass->mapped, text, n));
     df_spans *parts = &pass->mapped_parts;
     parts->count = 0;
@@ -266,9 +271,19 @@ static df_status split_pieces(df_pass *pass, const df_step *step, const df_view 
     return DF_OK;
 }
 
+// How much a text of n bytes may become: spans end below 4 GiB.
+static size_t most_of(size_t n) {
+    size_t most = (UINT32_MAX - MOST_ADDED) / MOST_GROWTH;
+    return n < most ? MOST_GROWTH * n + MOST_ADDED : UINT32_MAX;
+}
+
 df_status df_pass_run(df_pass *pass, const df_steps *steps, df_view *view) {
     bool mapped = false;
     int turn = 0;
+    size_t n = 0;
+    for (size_t i = 0; i < pass->pieces.count; i++)
+        n += pass->pieces.at[i].end - pass->pieces.at[i].begin;
+    pass->rewrite[0].most = pass->rewrite[1].most = most_of(n);
     df_budget_resume(&pass->budget);
     for (size_t i = 0; i < steps->count; i++) {
         const df_step *step = &steps->at[i];

@@ -32,6 +32,7 @@ typedef struct df_spans {
     df_span *at;
     size_t count, capacity;
 } df_spans;
+/* DF_BAD_INPUT beyond 4 GiB. */
 df_status df_spans_add(df_spans *spans, size_t begin, size_t end);
 
 /* ---- code points ---------------------------------------------------------------------------- */
@@ -154,6 +155,7 @@ typedef struct df_rewrite {
     df_bytes text;
     uint32_t *end; // [text.capacity]
     size_t end_capacity;
+    size_t most; // bytes that the text may have
 } df_rewrite;
 
 /* How much processor time the patterns may take on one text: from {0}, more for each byte searched.

@@ -24,6 +24,7 @@ df_status df_bytes_add(df_bytes *bytes, const char *text, size_t n) {
 }
 
 df_status df_spans_add(df_spans *spans, size_t begin, size_t end) {
+    if (end > UINT32_MAX) return df_fail(DF_BAD_INPUT, "tokenizer: a text grows beyond 4 GiB");
     if (spans->count == spans->capacity) {
         void *p = spans->at;
         DF_TRY(df_grow(&p, &spans->capacity, spans->count + 64, sizeof *spans->at));

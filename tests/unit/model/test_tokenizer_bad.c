@@ -214,6 +214,33 @@ static void hostile_decoder(void **state) {
     df_free(ids);
 }
 
+// What a normalizer makes of 20 kB is bounded before there is memory for it.
+static void growing_texts(void **state) {
+    (void)state;
+    enum { BYTES = 20000, CONTENT = 1000 };
+    df_tokenizer *tokenizer;
+    df_tokens tokens = {0};
+    char *text, content[CONTENT + 1], json[2 * CONTENT];
+    assert_ok(DF_NEW(text, BYTES));
+    memset(text, 'a', BYTES);
+    memset(content, 'b', CONTENT);
+    content[CONTENT] = '\0';
+    for (int i = 0; i < 2; i++) {
+        snprintf(json, sizeof json,
+                 "{'normalizer':{'type':'Replace','pattern':{%s},'content':'%s'}," MODEL "}",
+                 i == 0 ? "'Regex':'x*'" : "'String':'a'", content);
+        assert_ok(make_tokenizer(json, &tokenizer));
+        size_t before = df_memory_now();
+        assert_fails(df_tokenizer_encode(tokenizer, text, BYTES, true, &tokens), DF_BAD_INPUT,
+                     "grows beyond 2328576 bytes");
+        assert_true(df_memory_now() - before < (size_t)100 << 20);
+        assert_ok(df_tokenizer_encode(tokenizer, text, 100, true, &tokens));
+        df_tokens_free(&tokens);
+        df_tokenizer_close(tokenizer);
+    }
+    df_free(text);
+}
+
 // Matches far apart, and at the borders of what is searched at once, are all found.
 static void far_matches(void **state) {
     (void)state;
@@ -278,7 +305,8 @@ int main(void) {
         cmocka_unit_test(damaged_models),   cmocka_unit_test(damaged_parts),
         cmocka_unit_test(hostile_texts),    cmocka_unit_test(cut_and_changed_files),
         cmocka_unit_test(hostile_patterns), cmocka_unit_test(hostile_decoder),
-        cmocka_unit_test(far_matches),      cmocka_unit_test(memory_runs_out),
+        cmocka_unit_test(far_matches),      cmocka_unit_test(growing_texts),
+        cmocka_unit_test(memory_runs_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
