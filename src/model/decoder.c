@@ -219,6 +219,7 @@ static df_status run_step(df_decode_run *run, const df_decode_step *step) {
 df_status df_decoder_run(const df_decoder *decoder, df_decode_run *run) {
     for (size_t i = 0; i < decoder->count; i++) {
         DF_TRY(run_step(run, &decoder->at[i]));
+        run->written += run->out.text.count;
         df_texts swap = run->in;
         run->in = run->out;
         run->out = swap;

@@ -4,8 +4,11 @@
 #include <string.h>
 
 #define MOST_STRIPPED (1 << 20)
+#define MOST_STEPS 32u // each reads every token of the vocabulary when the file is opened
 
 static df_status add_step(df_decoder *decoder, df_decode_kind kind, df_decode_step **out) {
+    if (decoder->count == MOST_STEPS)
+        return df_fail(DF_BAD_INPUT, "decoder: more than %u steps are not supported", MOST_STEPS);
     if (decoder->count == decoder->capacity) {
         void *p = decoder->at;
         DF_TRY(df_grow(&p, &decoder->capacity, decoder->count + 4, sizeof *decoder->at));

@@ -3,6 +3,11 @@
 
 #include <string.h>
 
+// Bytes that the decoder's steps may write for all tokens alone: so often those of the vocabulary
+// (twice the most steps), and so many beside.
+#define MOST_WRITTEN 64u
+#define MOST_WRITTEN_BESIDE (16u << 20)
+
 static df_status add_text(df_texts *texts, const char *text, size_t n) {
     size_t begin = texts->text.count;
     DF_TRY(df_bytes_add(&texts->text, text, n));
@@ -32,6 +37,7 @@ static df_status make_piece(df_tokenizer *tokenizer, df_token *token, df_decode_
 
 df_status df_tokenizer_make_pieces(df_tokenizer *tokenizer) {
     df_vocabulary *vocabulary = &tokenizer->vocabulary;
+    uint64_t most = MOST_WRITTEN * (uint64_t)vocabulary->text.count + MOST_WRITTEN_BESIDE;
     df_decode_run run = {.inside = true};
     df_status status = DF_OK;
     for (size_t i = 0; status == DF_OK && i < vocabulary->size; i++) {
@@ -39,6 +45,11 @@ df_status df_tokenizer_make_pieces(df_tokenizer *tokenizer) {
         token->content = token->form;
         token->content_bytes = token->form_bytes;
         if (token->in_model || token->added) status = make_piece(tokenizer, token, &run);
+        if (status == DF_OK && run.written > most)
+            status = df_fail(DF_BAD_INPUT,
+                             "decoder: its steps write more than %llu bytes to decode "
+                             "the tokens one by one",
+                             (unsigned long long)most);
     }
     df_decode_run_free(&run);
     return status;

@@ -337,6 +337,7 @@ typedef struct df_decode_run {
     df_bytes work;
     df_pass pass;
     bool inside;
+    uint64_t written; // bytes, by all steps of all runs
 } df_decode_run;
 df_status df_decoder_run(const df_decoder *decoder, df_decode_run *run);
 void df_decode_run_free(df_decode_run *run);

@@ -107,6 +107,29 @@ static void damaged_parts(void **state) {
     refused("{'added_tokens':[{'id':999999999,'content':'X'}]," MODEL "}", "out of range");
 }
 
+// Opening decodes every token alone: many steps, and many tokens that grow.
+static void costly_decoders(void **state) {
+    (void)state;
+    static char json[100000];
+    df_tokenizer *tokenizer;
+    for (int steps = 32; steps <= 33; steps++) {
+        int n = snprintf(json, sizeof json, "{'decoder':{'type':'Sequence','decoders':[");
+        for (int i = 0; i < steps; i++)
+            n += snprintf(json + n, sizeof json - (size_t)n, "%s{'type':'Fuse'}", i > 0 ? "," : "");
+        snprintf(json + n, sizeof json - (size_t)n, "]}," MODEL "}");
+        if (steps == 33) refused(json, "more than 32 steps");
+        if (steps == 32) assert_ok(make_tokenizer(json, &tokenizer));
+        if (steps == 32) df_tokenizer_close(tokenizer);
+    }
+    int n = snprintf(json, sizeof json,
+                     "{'decoder':{'type':'Sequence','decoders':[" GROWS "," GROWS "," GROWS
+                     "," GROWS "]},'model':{'merges':[],'vocab':{'b':0");
+    for (int i = 1; i < 500; i++) // 64 KiB each
+        n += snprintf(json + n, sizeof json - (size_t)n, ",'a%d':%d", i, i);
+    snprintf(json + n, sizeof json - (size_t)n, "}}}");
+    refused(json, "decoder: its steps write more than");
+}
+
 // Whatever comes out of a changed file either works or is refused.
 static void try_text(const char *text, size_t bytes) {
     static const char probe[] = "Hello  w\xc3\xb6rld\n\t12 <|endoftext|> <mask> \xf0\x9f\x98\x80";
@@ -302,11 +325,11 @@ static void memory_runs_out(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(damaged_models),   cmocka_unit_test(damaged_parts),
-        cmocka_unit_test(hostile_texts),    cmocka_unit_test(cut_and_changed_files),
-        cmocka_unit_test(hostile_patterns), cmocka_unit_test(hostile_decoder),
-        cmocka_unit_test(far_matches),      cmocka_unit_test(growing_texts),
-        cmocka_unit_test(memory_runs_out),
+        cmocka_unit_test(damaged_models),        cmocka_unit_test(damaged_parts),
+        cmocka_unit_test(costly_decoders),       cmocka_unit_test(hostile_texts),
+        cmocka_unit_test(cut_and_changed_files), cmocka_unit_test(hostile_patterns),
+        cmocka_unit_test(hostile_decoder),       cmocka_unit_test(far_matches),
+        cmocka_unit_test(growing_texts),         cmocka_unit_test(memory_runs_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
