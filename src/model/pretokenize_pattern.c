@@ -1,9 +1,12 @@
-/* Patterns of a tokenizer.json. They are written for Oniguruma; PCRE2 reads them alike but for
- * these: \s is Unicode White_Space there (PCRE2 adds U+180E); \w is Alphabetic, marks, digits and
- * connectors (PCRE2: letters and numbers), outside classes also the raised and broken numbers of
- * Latin-1, and \b follows it; \h is a hexadecimal digit; ^ and $ stand at every line; and what is
- * refused here: a class within a class, \W and \H within a class, a `+` behind {n,m}, which repeats
- * there and is possessive in PCRE2. */
+/* Patterns of a tokenizer.json. They are written for Oniguruma; what PCRE2 is known to read
+ * otherwise is translated: \s is Unicode White_Space there (PCRE2 adds U+180E); \w is Alphabetic,
+ * marks, digits and connectors (PCRE2: letters and numbers), outside classes also the raised and
+ * broken numbers of Latin-1, and \b follows it; \h is a hexadecimal digit; ^ and $ stand at every
+ * line; {,n} counts from 0; the flag m lets a dot match line ends (s in PCRE2). Refused are: a
+ * class within a class, \W and \H within a class, a `+` behind {n,m} (repeats there, possessive in
+ * PCRE2), \Q, \E, (*...), flags but i, m and x, flags within a pattern that reach over a |, and \G,
+ * since a text is searched in parts. A difference that stays: without regard to case, Oniguruma
+ * matches a character also with the several that it folds to (U+00DF with ss), PCRE2 does not. */
 #include "tokenizer_parts.h"
 
 #include <string.h>
@@ -42,9 +45,16 @@ static const struct {
     {'b', false, NULL, "(?:" AFTER_WORD NOT_BEFORE_WORD "|" NOT_AFTER_WORD BEFORE_WORD ")"},
     {'B', false, NULL, "(?:" AFTER_WORD BEFORE_WORD "|" NOT_AFTER_WORD NOT_BEFORE_WORD ")"}};
 
+// Quotes, which Oniguruma does not know, and the place where the search began.
+static bool refused_escape(char letter) {
+    return letter == 'Q' || letter == 'E' || letter == 'G';
+}
+
 // An escape at p; *used is how many bytes of the pattern it takes.
 static df_status add_escape(df_bytes *out, const char *p, bool in_class, size_t *used) {
     *used = p[1] == '\0' ? 1 : 2;
+    if (refused_escape(p[1]))
+        return df_fail(DF_BAD_INPUT, "the pattern has \\%c, which is not supported", p[1]);
     for (size_t i = 0; i < sizeof escapes / sizeof *escapes; i++) {
         if (p[1] != escapes[i].letter) continue;
         const char *text = in_class ? escapes[i].within : escapes[i].outside;
@@ -71,24 +81,55 @@ static size_t class_start(const char *p) {
     return n;
 }
 
+// A group with flags at p, up to its ':' or ')'.
+static df_status add_flags(df_bytes *out, const char *p, bool first, size_t *used) {
+    size_t n = 2;
+    DF_TRY(add(out, "(?"));
+    for (; p[n] == 'i' || p[n] == 'm' || p[n] == 'x' || p[n] == '-'; n++)
+        DF_TRY(df_bytes_add(out, p[n] == 'm' ? "s" : p + n, 1));
+    if (p[n] != ':' && p[n] != ')')
+        return df_fail(DF_BAD_INPUT, "the pattern has the group %.*s, which is not supported",
+                       (int)(p[n] == '\0' ? n : n + 1), p);
+    if (p[n] == ')' && !first && strchr(p, '|') != NULL)
+        return df_fail(DF_BAD_INPUT, "the pattern has %.*s and a | behind, which is not supported",
+                       (int)n + 1, p);
+    *used = n;
+    return DF_OK;
+}
+
+static bool has_flags(const char *p) {
+    char c = p[0] == '(' && p[1] == '?' ? p[2] : '\0';
+    return c == '-' || c == '^' || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+// What stands at p outside a class and is no escape.
+static df_status add_plain(df_bytes *out, const char *p, bool first, size_t *used) {
+    size_t count = counted(p);
+    if (count > 0 && p[count] == '+')
+        return df_fail(DF_BAD_INPUT, "the pattern has a + behind {}, which is not supported");
+    if (p[0] == '(' && p[1] == '*')
+        return df_fail(DF_BAD_INPUT, "the pattern has (*, which is not supported");
+    if (has_flags(p)) return add_flags(out, p, first, used);
+    if (*p == '[') *used = class_start(p);
+    DF_TRY(df_bytes_add(out, p, *used));
+    return count > 3 && p[1] == ',' ? add(out, "0") : DF_OK;
+}
+
 static df_status translate(const char *pattern, df_bytes *out) {
     bool in_class = false;
     for (const char *p = pattern; *p != '\0';) {
         size_t used = 1;
         if (*p == '\\') {
             DF_TRY(add_escape(out, p, in_class, &used));
-        } else if (in_class && (*p == '[' || (p[0] == '&' && p[1] == '&'))) {
-            return df_fail(DF_BAD_INPUT,
-                           "the pattern %s has a class within a class, which is not "
-                           "supported",
-                           pattern);
-        } else if (!in_class && counted(p) > 0 && p[counted(p)] == '+') {
-            return df_fail(DF_BAD_INPUT, "the pattern %s has a + behind {}, which is not supported",
-                           pattern);
+        } else if (in_class) {
+            if (*p == '[' || (p[0] == '&' && p[1] == '&'))
+                return df_fail(DF_BAD_INPUT,
+                               "the pattern has a class within a class, which is not supported");
+            in_class = *p != ']';
+            DF_TRY(df_bytes_add(out, p, 1));
         } else {
-            if (*p == '[') used = class_start(p);
-            in_class = *p == '[' || (in_class && *p != ']');
-            DF_TRY(df_bytes_add(out, p, used));
+            in_class = *p == '[';
+            DF_TRY(add_plain(out, p, p == pattern, &used));
         }
         p += used;
     }
@@ -124,6 +165,7 @@ df_status df_pattern_compile(const char *pattern, bool literal, pcre2_code **out
     uint32_t options = literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_MULTILINE;
     df_bytes text = {0};
     df_status status = literal ? add(&text, pattern) : translate(pattern, &text);
+    if (status != DF_OK) df_context("reading the pattern %s", pattern);
     if (status == DF_OK && text.count == 0) status = df_fail(DF_BAD_INPUT, "the pattern is empty");
     if (status == DF_OK)
         status = compile(pattern, &text, PCRE2_UTF | PCRE2_USE_OFFSET_LIMIT | options, out);

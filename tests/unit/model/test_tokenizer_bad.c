@@ -46,6 +46,34 @@ static void damaged_models(void **state) {
             "shorter than the prefix");
 }
 
+// Patterns that PCRE2 would read otherwise than Oniguruma, or that Oniguruma does not know.
+static void foreign_patterns(void **state) {
+    (void)state;
+    static const char *const patterns[][2] = {{"a{1,2}+", "+ behind {}"},
+                                              {"[\\\\W]", "within a class"},
+                                              {"[a[b]]", "class within"},
+                                              {"[a&&b]", "class within"},
+                                              {"\\\\Qa\\\\E", "\\Q"},
+                                              {"a\\\\E", "\\E"},
+                                              {"\\\\Ga", "\\G"},
+                                              {"(*UTF)a", "(*"},
+                                              {"a(*COMMIT)b", "(*"},
+                                              {"(?s)a.b", "(?s"},
+                                              {"(?P<n>a)", "(?P"},
+                                              {"a(?i)b|c", "(?i) and a |"},
+                                              {"(?im-s:a)", "group (?im-s,"},
+                                              {"(?^:a)", "(?^"},
+                                              {"(?", "not understood"},
+                                              {"(?i", "group (?i,"}};
+    for (size_t i = 0; i < sizeof patterns / sizeof *patterns; i++) {
+        char json[300];
+        snprintf(json, sizeof json,
+                 "{'pre_tokenizer':{'type':'Split','pattern':{'Regex':'%s'}}," MODEL "}",
+                 patterns[i][0]);
+        refused(json, patterns[i][1]);
+    }
+}
+
 #define GROWS "{'type':'Replace','pattern':{'String':'a'},'content':'aaaaaaaaaaaaaaaa'}"
 
 static void damaged_parts(void **state) {
@@ -325,11 +353,12 @@ static void memory_runs_out(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(damaged_models),        cmocka_unit_test(damaged_parts),
-        cmocka_unit_test(costly_decoders),       cmocka_unit_test(hostile_texts),
-        cmocka_unit_test(cut_and_changed_files), cmocka_unit_test(hostile_patterns),
-        cmocka_unit_test(hostile_decoder),       cmocka_unit_test(far_matches),
-        cmocka_unit_test(growing_texts),         cmocka_unit_test(memory_runs_out),
+        cmocka_unit_test(damaged_models),   cmocka_unit_test(damaged_parts),
+        cmocka_unit_test(foreign_patterns), cmocka_unit_test(costly_decoders),
+        cmocka_unit_test(hostile_texts),    cmocka_unit_test(cut_and_changed_files),
+        cmocka_unit_test(hostile_patterns), cmocka_unit_test(hostile_decoder),
+        cmocka_unit_test(far_matches),      cmocka_unit_test(growing_texts),
+        cmocka_unit_test(memory_runs_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -69,6 +69,16 @@ static void split_behaviors(void **state) {
           "", "abcb", "1 1");
 }
 
+// Counts from nothing and the flag m, as Oniguruma reads them.
+static void counts_and_flags(void **state) {
+    (void)state;
+    check(SPLIT("'Regex':'b{,2}c'", "Removed"), "", "abbca", "0 0");
+    check(SPLIT("'Regex':'b.c'", "Removed"), "", "ab\nca", "4 0");
+    check(SPLIT("'Regex':'(?m)b.c'", "Removed"), "", "ab\nca", "0 0");
+    check(SPLIT("'Regex':'(?mi:B.C)'", "Removed"), "", "ab\nca", "0 0");
+    check(SPLIT("'Regex':'(?m)b(?-m:.)c|a'", "Removed"), "", "ab\nc", "11");
+}
+
 // White space is Unicode's: U+0085 and U+3000 are, U+180E and U+FEFF are not.
 static void white_space(void **state) {
     (void)state;
@@ -285,21 +295,14 @@ static void pieces_of_words(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(merges_by_rank),
-        cmocka_unit_test(unknown_characters),
-        cmocka_unit_test(whole_words_first),
-        cmocka_unit_test(split_behaviors),
-        cmocka_unit_test(white_space),
-        cmocka_unit_test(other_pre_tokenizers),
-        cmocka_unit_test(patterns_after_bytes),
-        cmocka_unit_test(added_tokens),
-        cmocka_unit_test(normalized_added_tokens),
-        cmocka_unit_test(prepended_text),
-        cmocka_unit_test(template_around),
-        cmocka_unit_test(places_of_added_text),
-        cmocka_unit_test(places_of_changed_text),
-        cmocka_unit_test(pieces_of_words),
-        cmocka_unit_test(patterns_and_parts_of_characters),
+        cmocka_unit_test(counts_and_flags),     cmocka_unit_test(merges_by_rank),
+        cmocka_unit_test(unknown_characters),   cmocka_unit_test(whole_words_first),
+        cmocka_unit_test(split_behaviors),      cmocka_unit_test(white_space),
+        cmocka_unit_test(other_pre_tokenizers), cmocka_unit_test(patterns_after_bytes),
+        cmocka_unit_test(added_tokens),         cmocka_unit_test(normalized_added_tokens),
+        cmocka_unit_test(prepended_text),       cmocka_unit_test(template_around),
+        cmocka_unit_test(places_of_added_text), cmocka_unit_test(places_of_changed_text),
+        cmocka_unit_test(pieces_of_words),      cmocka_unit_test(patterns_and_parts_of_characters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
