@@ -24,7 +24,7 @@ typedef struct df_tokenizer df_tokenizer;
  * encoding several times faster. It belongs to one thread at a time. */
 typedef struct df_tokens {
     uint32_t *id;  // [count]
-    uint32_t *end; // [count] byte just after the token in the text; 0 for tokens of the template
+    uint32_t *end; // [count] byte just after the token in the text; 0 for the template's tokens
     size_t count, capacity;
     struct df_tokens_scratch *scratch;
 } df_tokens;
@@ -50,10 +50,13 @@ int64_t df_tokenizer_bos(const df_tokenizer *tokenizer);
 
 /* Replaces the content of *out by the tokens of `text` (UTF-8, not zero-terminated, below 1 GiB).
  * `add_special` adds the template's tokens before and after. As in Hugging Face tokenizers, an
- * added token written out in the text becomes that token. `end` never decreases: bytes that a
- * normalizer added end where the next source byte starts, and a token that ends inside a character
- * ends at that very byte. Invalid UTF-8 is DF_BAD_INPUT naming the byte. Any number of threads may
- * encode with one tokenizer, each with its own df_tokens. */
+ * added token written out in the text becomes that token. Before the template's tokens behind the
+ * text `end` never decreases: bytes that a normalizer added end where the next source byte starts,
+ * and a token that ends inside a character ends at that very byte. DF_BAD_INPUT: invalid UTF-8,
+ * naming the byte; a pattern that gives up on the text or takes too long (processor time of this
+ * thread beyond half a second and 10 us for each byte that the patterns search); a text between
+ * added tokens that grows beyond 64 times its length and 1 MiB. Any number of threads may encode
+ * with one tokenizer, each with its own df_tokens. */
 df_status df_tokenizer_encode(const df_tokenizer *tokenizer, const char *text, size_t bytes,
                               bool add_special, df_tokens *out) DF_MUST_CHECK;
 
@@ -69,7 +72,8 @@ int64_t df_tokenizer_find(const df_tokenizer *tokenizer, const char *content);
 
 /* Text of n tokens, in new memory (df_free), zero-terminated, always valid UTF-8: what is not
  * becomes U+FFFD. Special tokens are left out when `skip_special`. DF_BAD_INPUT when a pattern of
- * the file's decoder gives up on the text. */
+ * the file's decoder gives up on the text or takes too long, as in encoding, or when the text grows
+ * beyond 4 GiB. */
 df_status df_tokenizer_decode(const df_tokenizer *tokenizer, const uint32_t *ids, size_t n,
                               bool skip_special, char **text, size_t *bytes) DF_MUST_CHECK;
 

@@ -126,6 +126,7 @@ df_status df_decoder_load(df_decoder *decoder, const json_t *part) {
     if (part == NULL || json_is_null(part)) return DF_OK;
     if (!json_is_object(part)) return df_fail(DF_BAD_INPUT, "decoder is not an object");
     DF_TRY(df_json_text(part, "decoder", "type", &type));
+    decoder->present = true;
     if (strcmp(type, "Sequence") == 0) {
         const json_t *members = json_object_get(part, "decoders");
         if (!json_is_array(members))

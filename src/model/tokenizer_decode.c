@@ -71,7 +71,7 @@ static df_status collect(const df_tokenizer *tokenizer, const uint32_t *ids, siz
         const df_token *token = ids[i] < vocabulary->size ? &vocabulary->token[ids[i]] : NULL;
         if (token == NULL || token->content_bytes == 0) continue;
         if (skip_special && token->special) continue;
-        bool gap = tokenizer->decoder.count == 0 && texts->parts.count > 0;
+        bool gap = !tokenizer->decoder.present && texts->parts.count > 0;
         if (gap) DF_TRY(df_bytes_add(&texts->text, " ", 1));
         DF_TRY(add_text(texts, vocabulary->text.at + token->content, token->content_bytes));
     }

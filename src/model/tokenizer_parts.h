@@ -321,6 +321,7 @@ typedef struct df_decode_step {
 typedef struct df_decoder {
     df_decode_step *at;
     size_t count, capacity;
+    bool present; // a file may name a decoder without steps
 } df_decoder;
 
 /* Texts side by side. */

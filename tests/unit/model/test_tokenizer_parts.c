@@ -265,6 +265,25 @@ static void patterns_and_parts_of_characters(void **state) {
     df_tokenizer_close(tokenizer);
 }
 
+// A decoder without steps puts nothing between the tokens, no decoder a space.
+static void decoder_without_steps(void **state) {
+    (void)state;
+    static const char *const parts[] = {"'decoder':{'type':'Sequence','decoders':[]},",
+                                        "'decoder':null,", ""};
+    static const char *const expected[] = {"ab", "a b", "a b"};
+    for (int i = 0; i < 3; i++) {
+        char json[200], *back;
+        size_t bytes;
+        df_tokenizer *tokenizer;
+        snprintf(json, sizeof json, "{%s'model':{'vocab':{'a':0,'b':1},'merges':[]}}", parts[i]);
+        assert_ok(make_tokenizer(json, &tokenizer));
+        assert_ok(df_tokenizer_decode(tokenizer, (uint32_t[]){0, 1}, 2, true, &back, &bytes));
+        assert_string_equal(back, expected[i]);
+        df_free(back);
+        df_tokenizer_close(tokenizer);
+    }
+}
+
 // A piece is what a token shows with others on both sides; without a decoder spaces stand between.
 static void pieces_of_words(void **state) {
     (void)state;
@@ -295,14 +314,23 @@ static void pieces_of_words(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(counts_and_flags),     cmocka_unit_test(merges_by_rank),
-        cmocka_unit_test(unknown_characters),   cmocka_unit_test(whole_words_first),
-        cmocka_unit_test(split_behaviors),      cmocka_unit_test(white_space),
-        cmocka_unit_test(other_pre_tokenizers), cmocka_unit_test(patterns_after_bytes),
-        cmocka_unit_test(added_tokens),         cmocka_unit_test(normalized_added_tokens),
-        cmocka_unit_test(prepended_text),       cmocka_unit_test(template_around),
-        cmocka_unit_test(places_of_added_text), cmocka_unit_test(places_of_changed_text),
-        cmocka_unit_test(pieces_of_words),      cmocka_unit_test(patterns_and_parts_of_characters),
+        cmocka_unit_test(decoder_without_steps),
+        cmocka_unit_test(counts_and_flags),
+        cmocka_unit_test(merges_by_rank),
+        cmocka_unit_test(unknown_characters),
+        cmocka_unit_test(whole_words_first),
+        cmocka_unit_test(split_behaviors),
+        cmocka_unit_test(white_space),
+        cmocka_unit_test(other_pre_tokenizers),
+        cmocka_unit_test(patterns_after_bytes),
+        cmocka_unit_test(added_tokens),
+        cmocka_unit_test(normalized_added_tokens),
+        cmocka_unit_test(prepended_text),
+        cmocka_unit_test(template_around),
+        cmocka_unit_test(places_of_added_text),
+        cmocka_unit_test(places_of_changed_text),
+        cmocka_unit_test(pieces_of_words),
+        cmocka_unit_test(patterns_and_parts_of_characters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
