@@ -224,7 +224,9 @@ def loss_table(evaluate):
     facts = evaluate.group("loss")
     columns = {k: evaluate[f"loss/{k}"] for k in ("nll", "kl", "top1", "kl_ratio", "kl_ratio_low", "kl_ratio_high")}
     recovered = [evaluate["loss/recovered"], evaluate["loss/recovered_error"]]
-    models = [{"name": facts[f"model{m}"], **{k: [float(part[m, i]) for part in recovered] for i, k in enumerate(("zero", "mean"))}} for m in range(int(facts["models"]))]
+    r2 = evaluate["loss/linear_r2"] if "loss/linear_r2" in evaluate else []
+    models = [{"name": facts[f"model{m}"], "linear_r2": [float(v) for s, v in enumerate(r2) if facts[f"linear_model{s}"] == m and v == v],
+               **{k: [float(part[m, i]) for part in recovered] for i, k in enumerate(("zero", "mean"))}} for m in range(int(facts["models"]))]
     names = [facts[f"condition{c}"] for c in range(int(facts["conditions"]))]
     cells = lambda c: [{"nll": columns["nll"][m, c], "kl": columns["kl"][m, c], "top1": columns["top1"][m, c],
                         "ratio": [float(columns[k][m, c]) for k in ("kl_ratio", "kl_ratio_low", "kl_ratio_high")]} for m in range(len(models))]

@@ -131,6 +131,23 @@ static void print_condition(const df_loss *loss, size_t m, size_t c) {
             f[DF_LOSS_TOP1].value, over);
 }
 
+// Whether linear and nonlinear mean what they say.
+static void print_linear(const df_loss *loss, size_t s) {
+    const df_dict_site *site = df_dict_output(loss->dict, s);
+    double r2 = loss->linear_r2[s];
+    df_info("    linear part of the error at %s of %s: R2 %.4f on the half it was not fitted on",
+            site->name, site->model, r2);
+    if (loss->linear_rows < 10 * site->width)
+        df_warn("the linear part of the error at %s of %s is fitted on %llu rows, fewer than 10 a "
+                "column of %llu: raise evaluate.loss_windows or evaluate.loss_ridge",
+                site->name, site->model, (unsigned long long)loss->linear_rows,
+                (unsigned long long)site->width);
+    if (r2 < 0.0)
+        df_warn("the linear part of the error at %s of %s is noise of its fit (R2 %.4f): its "
+                "conditions linear and nonlinear say nothing",
+                site->name, site->model, r2);
+}
+
 static void print_loss(const df_loss *loss) {
     df_info("  loss on %llu tokens of %llu held-out windows (%llu documents), %llu rows spliced",
             (unsigned long long)loss->scored, (unsigned long long)loss->windows,
@@ -140,6 +157,9 @@ static void print_loss(const df_loss *loss) {
                 loss->name[m], loss->recovered[m][0].value, loss->recovered[m][0].error,
                 loss->recovered[m][1].value, loss->recovered[m][1].error);
         for (size_t c = 0; c < loss->conditions; c++) print_condition(loss, m, c);
+        for (size_t s = 0; loss->linear_rows > 0 && s < df_dict_outputs(loss->dict); s++)
+            if (strcmp(df_dict_output(loss->dict, s)->model, loss->name[m]) == 0)
+                print_linear(loss, s);
     }
 }
 
@@ -175,7 +195,7 @@ df_status df_plan_loss(const df_run *run, const df_data *data, const df_dict_pla
         *memory += shape[m].parameters * sizeof(float);
     }
     *memory += df_loss_bytes(plan, &s.input, (size_t)omp_get_max_threads(), shapes);
-    *out = df_loss_outline(&s.input);
+    *out = df_loss_outline(dict, &s.input);
 done:
     sources_close(&s);
     return status;

@@ -25,7 +25,11 @@
  * token's distribution, and the share of positions whose most likely token is the clean run's.
  * Recovered: (L_r - L_spliced) / (L_r - L_clean) for r = zero, mean. Ratio: KL(spliced) / KL(null).
  * Errors are the jackknife over 64 runs of windows (df_jackknife). Intervals of the ratios are
- * those of the bootstrap over documents (df_bootstrap).
+ * those of the bootstrap over documents (df_bootstrap). Both hold the linear fits, the means and
+ * the covariances as they are: what these would be on other text is in neither.
+ * R2 of l: 1 - sum |e - l|^2 / sum |e - mean e|^2, every row's l from the other half's fit. Near or
+ * below 0, as with too few rows for the width, l is noise of the fit, and so is what linear and
+ * nonlinear show.
  *
  * Every number is a function of models, dictionary, text and seed, never of ranks or threads. */
 #ifndef DARKFIELD_LOSS_H
@@ -108,6 +112,10 @@ typedef struct df_loss {
     df_estimate recovered[DF_LOSS_MODELS][2];                    /* of zero, of mean */
     df_estimate kl_ratio[DF_LOSS_MODELS][DF_LOSS_CONDITIONS];    /* spliced over this null */
     df_interval kl_interval[DF_LOSS_MODELS][DF_LOSS_CONDITIONS]; /* of the ratio, 95 % */
+    const df_dict *dict;            /* the one spliced, borrowed: whose sites were written */
+    double linear_r2[DF_MAX_SITES]; /* of l, by written site; NaN without nulls or where e is
+                                       constant */
+    uint64_t linear_rows;           /* of the smaller half */
     double *curve;   /* [models, conditions, DF_LOSS_QUANTITIES, context] means by position; NaN
                         where nothing was scored */
     uint64_t *count; /* [context] scored positions */
@@ -122,7 +130,7 @@ df_status df_loss_run(df_comm *comm, df_kernels *kernels, df_dict *dict, const d
 void df_loss_free(df_loss *loss);
 
 /* Its sizes and names without figures or arrays: what a plan of the result file needs. */
-df_loss df_loss_outline(const df_loss_input *input);
+df_loss df_loss_outline(const df_dict *dict, const df_loss_input *input);
 
 /* Bytes that df_loss_run will take on rank 0 beside dictionary, models and text, with so many
  * threads; input->model may be NULL, shape [models] stands in. Not collective. */
@@ -135,9 +143,12 @@ uint64_t df_loss_bytes(const df_dict_plan *plan, const df_loss_input *input, siz
  *   nll kl top1 (and nll_error, ...) f64 [M, C]      recovered, recovered_error f64 [M, 2]: of
  *   zero, of mean      kl_ratio, kl_ratio_error, kl_ratio_low, kl_ratio_high f64 [M, C]: NaN but
  *   for nulls      by_position/{nll,kl,top1} f64 [M, C, context]    by_position/count u64 [context]
- * attributes models, conditions, windows, documents, scored, changed, model0, ..., condition0, ...
+ *   linear_r2 f64 [S]: of the dictionary's S written sites in their order
+ * attributes models, conditions, windows, documents, scored, changed, linear_rows (of the smaller
+ * half; 0 without nulls), model0, ..., condition0, ..., linear_model0, ... (the number of the model
+ * that each written site is of)
  * Declares them and notes their ids: DF_LOSS_DATASETS of them. Collective. */
-enum { DF_LOSS_DATASETS = 16 };
+enum { DF_LOSS_DATASETS = 17 };
 df_status df_loss_declare(df_file *file, const df_loss *loss,
                           int id[static DF_LOSS_DATASETS]) DF_MUST_CHECK;
 /* Writes them; one rank calls it. Not collective. */

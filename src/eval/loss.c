@@ -3,6 +3,7 @@
  * has threads, and all ranks reconstruct together. */
 #include "loss_parts.h"
 
+#include <math.h>
 #include <omp.h>
 #include <string.h>
 
@@ -70,7 +71,7 @@ static df_status make_plan(loss_pass *p, const df_loss_input *input) {
     size_t outputs = df_dict_outputs(p->dict);
     *plan = (loss_plan){.dict = p->dict,
                         .input = input,
-                        .conditions = df_loss_outline(input).conditions,
+                        .conditions = df_loss_outline(p->dict, input).conditions,
                         .context = input->text->context};
     DF_TRY(DF_NEW(plan->written, outputs));
     for (size_t s = 0; s < p->dict->sites; s++) {
@@ -290,8 +291,18 @@ static df_status finish_means(loss_pass *p, df_loss *out) {
     return status;
 }
 
-// Each half's linear map from the other's rows, and the covariances of both.
-static df_status fit_site(const loss_pass *p, loss_site *site, df_sums *half[2], double *scratch) {
+// R2 of the linear part over both halves, whose covariance of e this is.
+static double linear_r2(const df_sums *both, const double *covariance, double left) {
+    double total = 0.0;
+    for (size_t c = 0; c < both->width; c++) total += covariance[c * both->width + c];
+    total *= both->rows - 1;
+    return total > 0.0 ? 1.0 - left / total : (double)NAN;
+}
+
+// Each half's linear map from the other's rows, its R2, and the covariances of both.
+static df_status fit_site(const loss_pass *p, loss_site *site, df_sums *half[2], double *scratch,
+                          double *r2) {
+    double left = 0.0;
     for (int i = 0; i < 2; i++) {
         if (half[i]->rows < 2)
             return df_fail(DF_BAD_INPUT,
@@ -301,23 +312,27 @@ static df_status fit_site(const loss_pass *p, loss_site *site, df_sums *half[2],
                            half[i]->rows);
         df_loss_fit(half[i], p->plan.input->ridge, scratch, &site->linear[!i]);
     }
+    for (int i = 0; i < 2; i++) left += df_loss_left(half[i], &site->linear[i], scratch);
     df_sums_add(half[0], half[1]);
     df_sums_covariance(half[0], DF_XX, site->root[0]);
     df_sums_covariance(half[0], DF_EE, site->root[1]);
+    *r2 = linear_r2(half[0], site->root[1], left);
     df_loss_root(site->root[0], site->width);
     df_loss_root(site->root[1], site->width);
     return DF_OK;
 }
 
-static df_status finish_site(loss_pass *p, size_t s) {
+static df_status finish_site(loss_pass *p, size_t s, df_loss *out) {
     size_t width = p->plan.written[s].width;
     df_sums *half[2] = {NULL, NULL};
     double *scratch = NULL;
     df_status status;
     for (int i = 0; i < 2; i++)
         DF_GO(df_moments_finish(p->comm, &p->moments[2 * s + (size_t)i], &half[i]));
-    status = DF_NEW(scratch, width * width);
-    if (status == DF_OK) status = fit_site(p, &p->plan.written[s], half, scratch);
+    out->linear_rows = (uint64_t)(half[0]->rows < half[1]->rows ? half[0]->rows : half[1]->rows);
+    status = DF_NEW(scratch, (width + 1) * width);
+    if (status == DF_OK)
+        status = fit_site(p, &p->plan.written[s], half, scratch, &out->linear_r2[s]);
     status = df_agree(p->comm, status);
 done:
     df_sums_free(&half[0]);
@@ -326,10 +341,11 @@ done:
     return status;
 }
 
-static df_status finish_nulls(loss_pass *p) {
+static df_status finish_nulls(loss_pass *p, df_loss *out) {
     df_timer_start("linear fit");
     df_status status = DF_OK;
-    for (size_t s = 0; status == DF_OK && s < p->plan.n_written; s++) status = finish_site(p, s);
+    for (size_t s = 0; status == DF_OK && s < p->plan.n_written; s++)
+        status = finish_site(p, s, out);
     df_timer_stop("linear fit");
     return status;
 }
@@ -341,7 +357,7 @@ static df_status first_pass(loss_pass *p, df_loss *out) {
         DF_TRY(df_moments_new(p->comm, p->plan.written[i / 2].width, NULL, &p->moments[i]));
     DF_TRY(walk(p, "loss: means", gather));
     DF_TRY(finish_means(p, out));
-    return nulls ? finish_nulls(p) : DF_OK;
+    return nulls ? finish_nulls(p, out) : DF_OK;
 }
 
 /* ---- the conditions ------------------------------------------------------------------------- */
@@ -427,7 +443,7 @@ df_status df_loss_run(df_comm *comm, df_kernels *kernels, df_dict *dict, const d
     df_status status;
     df_max_u64(comm, &threads, 1);
     loss_pass p = {.comm = comm, .kernels = kernels, .dict = dict, .slots = (size_t)threads};
-    *out = df_loss_outline(input);
+    *out = df_loss_outline(dict, input);
     DF_GO(df_agree(comm, open_pass(&p, input)));
     DF_GO(df_coder_open(comm, kernels, dict, p.slots * p.plan.context * (size_t)df_comm_size(comm),
                         &p.coder));

@@ -56,14 +56,16 @@ df_status df_loss_figures(const double *buckets, df_loss *out) {
     return DF_OK;
 }
 
-df_loss df_loss_outline(const df_loss_input *input) {
+df_loss df_loss_outline(const df_dict *dict, const df_loss_input *input) {
     df_loss out = {.models = input->models,
                    .conditions = !input->nulls        ? DF_LOSS_ISOTROPIC
                                  : input->same_cosine ? DF_LOSS_CONDITIONS
                                                       : DF_LOSS_SAME_COSINE,
                    .context = input->text->context,
                    .windows = input->text->windows,
-                   .documents = input->text->documents};
+                   .documents = input->text->documents,
+                   .dict = dict};
+    for (size_t s = 0; s < DF_MAX_SITES; s++) out.linear_r2[s] = (double)NAN;
     for (size_t m = 0; m < input->models; m++) out.name[m] = input->name[m];
     return out;
 }

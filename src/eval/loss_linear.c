@@ -60,3 +60,40 @@ void df_loss_fit(const df_sums *sums, double ridge, double *scratch, loss_linear
         for (size_t c = 0; c < d; c++) out->b[c] -= out->w[i * d + c] * sums->sum[i];
     for (size_t c = 0; c < d; c++) out->b[c] /= sums->rows;
 }
+
+/* ---- how well it holds ---------------------------------------------------------------------- */
+
+// The diagonal of W'SW into left, for columns of W [n, n]; S symmetric.
+static void square_panel(const double *s, const double *w, size_t n, df_range columns,
+                         double *left) {
+    size_t first = columns.first, count = columns.count;
+    for (size_t c = 0; c < count; c++) left[first + c] = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        double row[PANEL] = {0};
+        for (size_t j = 0; j < n; j++)
+            for (size_t c = 0; c < count; c++) row[c] += s[i * n + j] * w[j * n + first + c];
+        for (size_t c = 0; c < count; c++) left[first + c] += row[c] * w[i * n + first + c];
+    }
+}
+
+// About the means of these rows, |e - W'x|^2 = e'e - 2 e'W'x + x'WW'x; the means' own part is the
+// same for every row.
+double df_loss_left(const df_sums *sums, const loss_linear *linear, double *scratch) {
+    size_t d = sums->width;
+    double *left = scratch + d * d, total = 0.0;
+    df_sums_scatter(sums, DF_XX, scratch);
+#pragma omp parallel for schedule(dynamic)
+    for (size_t first = 0; first < d; first += PANEL)
+        square_panel(scratch, linear->w, d,
+                     (df_range){first, d - first < PANEL ? d - first : PANEL}, left);
+    df_sums_scatter(sums, DF_XE, scratch);
+    for (size_t i = 0; i < d; i++)
+        for (size_t c = 0; c < d; c++) left[c] -= 2.0 * linear->w[i * d + c] * scratch[i * d + c];
+    df_sums_scatter(sums, DF_EE, scratch);
+    for (size_t c = 0; c < d; c++) {
+        double off = sums->sum[d + c] / sums->rows - linear->b[c];
+        for (size_t i = 0; i < d; i++) off -= linear->w[i * d + c] * sums->sum[i] / sums->rows;
+        total += left[c] + scratch[c * d + c] + sums->rows * off * off;
+    }
+    return total;
+}

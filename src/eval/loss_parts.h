@@ -86,6 +86,8 @@ void df_loss_root(double *c, size_t n);
 void df_loss_halves(const df_loss_text *text, uint64_t seed, uint8_t *half);
 /* Fits e = W'x + b with the ridge on the sums of a half's rows. scratch [width, width]. */
 void df_loss_fit(const df_sums *sums, double ridge, double *scratch, loss_linear *out);
+/* Sum |e - W'x - b|^2 over the rows of these sums. scratch [width + 1, width]. */
+double df_loss_left(const df_sums *sums, const loss_linear *linear, double *scratch);
 
 /* The number of pieces (what a window holds of a document) of windows [first, end). */
 size_t df_loss_pieces(const df_loss_text *text, uint64_t first, uint64_t end);

@@ -17,7 +17,7 @@ typedef struct loss_sizes {
 
 static loss_sizes measure(const df_dict_plan *plan, const df_loss_input *input, size_t slots,
                           const df_model_shape *const *shape) {
-    size_t conditions = df_loss_outline(input).conditions;
+    size_t conditions = df_loss_outline(plan->dict, input).conditions;
     loss_sizes z = {.dict = plan->dict,
                     .input = input,
                     .shape = shape,
@@ -73,7 +73,7 @@ static uint64_t moments_bytes(const loss_sizes *z, int size) {
         uint64_t first = now - need.block + need.sums + need.join;
         uint64_t second = first - (need.open - need.block) - need.block + need.sums;
         now -= 2 * need.open;
-        uint64_t fit = now + 2 * need.sums + width * width * sizeof(double);
+        uint64_t fit = now + 2 * need.sums + (width + 1) * width * sizeof(double);
         most = larger(most, larger(first, larger(second, fit)));
     }
     return most;

@@ -5,16 +5,29 @@
 
 /* The figures with their errors, then the curves. */
 enum { FIGURES = 5, INTERVAL = 2 * FIGURES, CURVE = INTERVAL + 2 };
-enum { COUNT = CURVE + DF_LOSS_QUANTITIES };
+enum { COUNT = CURVE + DF_LOSS_QUANTITIES, LINEAR_R2 };
+
+// The number of the model that written site s is of.
+static int64_t model_of(const df_loss *loss, size_t s) {
+    size_t m = 0;
+    while (m + 1 < loss->models && strcmp(loss->name[m], df_dict_output(loss->dict, s)->model) != 0)
+        m++;
+    return (int64_t)m;
+}
 
 static df_status describe(df_file *file, const df_loss *loss) {
-    char name[32];
+    char name[40];
     DF_TRY(df_file_int(file, "/loss", "models", (int64_t)loss->models));
     DF_TRY(df_file_int(file, "/loss", "conditions", (int64_t)loss->conditions));
     DF_TRY(df_file_int(file, "/loss", "windows", (int64_t)loss->windows));
     DF_TRY(df_file_int(file, "/loss", "documents", (int64_t)loss->documents));
     DF_TRY(df_file_int(file, "/loss", "scored", (int64_t)loss->scored));
     DF_TRY(df_file_int(file, "/loss", "changed", (int64_t)loss->changed));
+    DF_TRY(df_file_int(file, "/loss", "linear_rows", (int64_t)loss->linear_rows));
+    for (size_t s = 0; s < df_dict_outputs(loss->dict); s++) {
+        snprintf(name, sizeof name, "linear_model%zu", s);
+        DF_TRY(df_file_int(file, "/loss", name, model_of(loss, s)));
+    }
     for (size_t m = 0; m < loss->models; m++) {
         snprintf(name, sizeof name, "model%zu", m);
         DF_TRY(df_file_text(file, "/loss", name, loss->name[m]));
@@ -27,7 +40,8 @@ static df_status describe(df_file *file, const df_loss *loss) {
 }
 
 df_status df_loss_declare(df_file *file, const df_loss *loss, int id[static DF_LOSS_DATASETS]) {
-    const uint64_t m = loss->models, c = loss->conditions, n = loss->context;
+    const uint64_t m = loss->models, c = loss->conditions, n = loss->context,
+                   sites = df_dict_outputs(loss->dict);
     const char *both = "model, condition", *place = "model, condition, position";
     const char *error = "its jackknife error over 64 runs of windows";
     const df_dataset all[DF_LOSS_DATASETS] = {
@@ -89,7 +103,14 @@ df_status df_loss_declare(df_file *file, const df_loss *loss, int id[static DF_L
          "1",
          "agreement by place in the window",
          place},
-        {"/loss/by_position/count", DF_U64, 1, {n}, "tokens", "scored positions", "position"}};
+        {"/loss/by_position/count", DF_U64, 1, {n}, "tokens", "scored positions", "position"},
+        {"/loss/linear_r2",
+         DF_F64,
+         1,
+         {sites},
+         "1",
+         "R2 of the error's linear part, fitted on the other half of the documents",
+         "written site"}};
     for (int i = 0; i < DF_LOSS_DATASETS; i++) DF_TRY(df_file_dataset(file, &all[i], &id[i]));
     return describe(file, loss);
 }
@@ -145,5 +166,6 @@ df_status df_loss_write(df_file *file, const df_loss *loss, const int id[static 
     }
     for (size_t q = 0; q < DF_LOSS_QUANTITIES; q++)
         DF_TRY(write_curve(file, loss, q, id[CURVE + q]));
-    return df_file_write(file, id[COUNT], 0, loss->context, loss->count);
+    DF_TRY(df_file_write(file, id[COUNT], 0, loss->context, loss->count));
+    return df_file_write(file, id[LINEAR_R2], 0, df_dict_outputs(loss->dict), loss->linear_r2);
 }

@@ -86,15 +86,26 @@ def ridge_fit(x, e):
     return lambda rows: (rows - mx) @ w + me
 
 
+def linear_part(x, e, changed):
+    """What x predicts of e, fitted on the other half's rows."""
+    linear, half = np.zeros_like(e), halves()
+    for h in (0, 1):
+        fit = ridge_fit(x[changed & (half != h)], e[changed & (half != h)])
+        linear[half == h] = fit(x[half == h])
+    return linear
+
+
+def r2_of(linear, e, changed):
+    left, total = (e - linear)[changed], e[changed] - e[changed].mean(0)
+    return 1 - (left**2).sum() / (total**2).sum()
+
+
 def directions(x, e, changed, window, m):
     """The direction of every null at every row of one model; x, e [rows, width], window: of each row."""
     rows, width = x.shape
     index = lambda null: ((np.arange(rows) * MAX_SITES + m) * CONDITIONS + 4 + null).astype(np.uint64) << np.uint64(20)
     draw = lambda null: normal(index(null)[:, None] + np.arange(width, dtype=np.uint64), NULL)
-    linear, half = np.zeros_like(e), halves()
-    for h in (0, 1):
-        fit = ridge_fit(x[changed & (half != h)], e[changed & (half != h)])
-        linear[half == h] = fit(x[half == h])
+    linear = linear_part(x, e, changed)
     other, u = e.copy(), uniform(index(3), NULL)
     for t in np.flatnonzero(changed):
         others = [i for i in np.flatnonzero(changed & (window == window[t])) if i != t]
@@ -112,7 +123,7 @@ def same_cosine(x, e, u):
 
 
 def null_rows(windows, columns, m):
-    """What each null puts in the place of the rows."""
+    """What each null puts in the place of the rows; the linear part's R2."""
     x, x_hat = (np.concatenate([w[k][:, columns].numpy() for w in windows]) for k in ("x", "x_hat"))
     changed, window = np.concatenate([w["changed"].numpy() for w in windows]), np.repeat(np.arange(len(LENGTHS)), LENGTHS)
     e = x - x_hat
@@ -121,7 +132,7 @@ def null_rows(windows, columns, m):
         out[name] = x + np.linalg.norm(e, axis=1, keepdims=True) * u / np.linalg.norm(u, axis=1, keepdims=True)
         out["cosine_" + name] = same_cosine(x, e, u)
     cut = np.cumsum(LENGTHS)[:-1]
-    return {name: [torch.tensor(part) for part in np.split(rows, cut)] for name, rows in out.items()}
+    return {name: [torch.tensor(part) for part in np.split(rows, cut)] for name, rows in out.items()}, r2_of(linear_part(x, e, changed), e, changed)
 
 
 def interval(spliced, null):
@@ -160,7 +171,7 @@ def main():
     document = np.repeat(np.arange(len(DOCUMENTS) - 1), np.diff(DOCUMENTS))
     for m, (p, weights) in enumerate(models):
         columns, conditions, curves, by_document = slice(m * WIDTH, (m + 1) * WIDTH), {}, {}, {}
-        nulls = null_rows(windows, columns, m)
+        nulls, r2 = null_rows(windows, columns, m)
         for condition in ("clean", "spliced", "zero", "mean", *nulls):
             sums, curve, kls = [], np.zeros((3, 90)), []
             for number, w in enumerate(windows):
@@ -192,6 +203,7 @@ def main():
             count[: len(w["ids"])] += w["scored"].numpy()
         with np.errstate(invalid="ignore"):
             entry["curve"] = [None if math.isnan(v) else v for v in curves["spliced"][1] / count]
+        entry["linear_r2"] = r2
         result["models"].append(entry)
     path = pathlib.Path(__file__).with_name("loss_oracle.json")
     path.write_text(json.dumps(result, indent=1) + "\n")

@@ -133,6 +133,9 @@ static bool model_agrees(const df_loss *loss, size_t m) {
                                         : fabs(curve[t] - json_number_value(v)) <=
                                               1e-4 * fabs(json_number_value(v)));
     }
+    double r2 = json_number_value(json_object_get(entry, "linear_r2"));
+    good = good && fabs(loss->linear_r2[m] - r2) <= 2e-5;
+    if (!good) fprintf(stderr, "R2 %.9g, expected %.9g\n", loss->linear_r2[m], r2);
     return near(loss->recovered[m][0], json_object_get(entry, "recovered_zero")) &&
            near(loss->recovered[m][1], json_object_get(entry, "recovered_mean")) && good;
 }
@@ -304,7 +307,7 @@ static void models_that_do_not_fit(void **state) {
     df_error_clear();
     make_text();
     df_test_all(world, df_loss_run(world, kernels, d, &input, &loss) == DF_OK &&
-                           loss.conditions == DF_LOSS_ISOTROPIC &&
+                           loss.conditions == DF_LOSS_ISOTROPIC && isnan(loss.linear_r2[0]) &&
                            isnan(loss.kl_ratio[0][DF_LOSS_MINUS_ERROR].value));
     df_loss_free(&loss);
     df_dict_free(&d);
