@@ -44,6 +44,7 @@ typedef struct sources {
     const char *path[DF_LOSS_MODELS];
     df_loss_text text;
     df_loss_input input;
+    uint64_t half; // rows of the smaller half, with nulls
 } sources;
 
 static void sources_close(sources *s) {
@@ -107,10 +108,23 @@ static df_status open_text(const df_run *run, const df_data *data, sources *out)
     out->input.nulls = df_job_bool(run->job, "evaluate.loss_nulls");
     out->input.same_cosine = df_job_bool(run->job, "evaluate.loss_same_cosine");
     out->input.ridge = df_job_real(run->job, "evaluate.loss_ridge");
+    if (out->input.nulls) DF_GO(df_loss_half_rows(&out->text, out->input.seed, &out->half));
 done:
     df_free(tokens);
     df_free(acts);
     return status;
+}
+
+// Which linear parts have few rows to be fitted on.
+static void warn_of_few(const df_dict *dict, const sources *from) {
+    for (size_t s = 0; from->input.nulls && s < df_dict_outputs(dict); s++) {
+        const df_dict_site *site = df_dict_output(dict, s);
+        if (from->half < 10 * site->width)
+            df_warn("the linear part of the error at %s of %s is fitted on %llu rows, fewer than "
+                    "10 a column of %llu: raise evaluate.loss_windows or evaluate.loss_ridge",
+                    site->name, site->model, (unsigned long long)from->half,
+                    (unsigned long long)site->width);
+    }
 }
 
 static df_status open_sources(const df_run *run, const df_data *data, const df_dict *dict,
@@ -137,14 +151,9 @@ static void print_linear(const df_loss *loss, size_t s) {
     double r2 = loss->linear_r2[s];
     df_info("    linear part of the error at %s of %s: R2 %.4f on the half it was not fitted on",
             site->name, site->model, r2);
-    if (loss->linear_rows < 10 * site->width)
-        df_warn("the linear part of the error at %s of %s is fitted on %llu rows, fewer than 10 a "
-                "column of %llu: raise evaluate.loss_windows or evaluate.loss_ridge",
-                site->name, site->model, (unsigned long long)loss->linear_rows,
-                (unsigned long long)site->width);
     if (r2 < 0.0)
-        df_warn("the linear part of the error at %s of %s is noise of its fit (R2 %.4f): its "
-                "conditions linear and nonlinear say nothing",
+        df_warn("the linear part of the error at %s of %s predicts it worse than its mean does (R2 "
+                "%.4f): the conditions linear and nonlinear show noise of the fit",
                 site->name, site->model, r2);
 }
 
@@ -169,6 +178,7 @@ df_status df_run_loss(df_run *run, const df_data *data, df_dict *dict, df_loss *
     df_timer_start("read model");
     status = df_agree(run->world, open_sources(run, data, dict, &s));
     df_timer_stop("read model");
+    if (status == DF_OK) warn_of_few(dict, &s);
     if (status == DF_OK) status = df_loss_run(run->world, run->kernels, dict, &s.input, out);
     if (status == DF_OK) print_loss(out);
     sources_close(&s);
@@ -196,6 +206,7 @@ df_status df_plan_loss(const df_run *run, const df_data *data, const df_dict_pla
     }
     *memory += df_loss_bytes(plan, &s.input, (size_t)omp_get_max_threads(), shapes);
     *out = df_loss_outline(dict, &s.input);
+    warn_of_few(dict, &s);
 done:
     sources_close(&s);
     return status;

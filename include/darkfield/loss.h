@@ -14,7 +14,7 @@
  *   minus_error     x + e, as far from x as x^ = x - e is, in the opposite direction
  *   linear          x - |e| l/|l|, l = W'x + b the part of e that is linear in x: the ridge
  *                   regression of spectrum.h, fitted on one half of the documents (of the windows,
- *                   where there is one document) for the rows of the other half
+ *                   where a half would have fewer than 2 rows) for the rows of the other half
  *   nonlinear       x - |e| (e - l)/|e - l| (Engels et al., arXiv 2410.14670)
  *   cosine_...      each of these seven nulls once more, no farther from x than x^ is and at the
  *                   same angle to it: the error's part along x is kept, and |the rest| goes along
@@ -87,6 +87,10 @@ typedef struct df_loss_text {
 df_status df_loss_text_make(df_acts *const *acts, size_t files, const df_acts_filter *filter,
                             uint64_t most, df_loss_text *out) DF_MUST_CHECK;
 void df_loss_text_free(df_loss_text *text);
+
+/* Changed rows of the smaller of the halves that the linear parts are fitted on. DF_BAD_INPUT where
+ * they are fewer than 2: such a text allows no nulls. Not collective. */
+df_status df_loss_half_rows(const df_loss_text *text, uint64_t seed, uint64_t *out) DF_MUST_CHECK;
 
 /* ---- the runs ------------------------------------------------------------------------------- */
 

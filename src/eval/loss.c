@@ -300,26 +300,18 @@ static double linear_r2(const df_sums *both, const double *covariance, double le
 }
 
 // Each half's linear map from the other's rows, its R2, and the covariances of both.
-static df_status fit_site(const loss_pass *p, loss_site *site, df_sums *half[2], double *scratch,
-                          double *r2) {
-    double left = 0.0;
-    for (int i = 0; i < 2; i++) {
-        if (half[i]->rows < 2)
-            return df_fail(DF_BAD_INPUT,
-                           "the held-out text has %.0f rows to change in one half, expected at "
-                           "least 2 to fit the linear part of the error: hold out more documents, "
-                           "run more windows, or set evaluate.loss_nulls to false",
-                           half[i]->rows);
+static double fit_site(const loss_pass *p, loss_site *site, df_sums *half[2], double *scratch) {
+    double left = 0.0, r2;
+    for (int i = 0; i < 2; i++)
         df_loss_fit(half[i], p->plan.input->ridge, scratch, &site->linear[!i]);
-    }
     for (int i = 0; i < 2; i++) left += df_loss_left(half[i], &site->linear[i], scratch);
     df_sums_add(half[0], half[1]);
     df_sums_covariance(half[0], DF_XX, site->root[0]);
     df_sums_covariance(half[0], DF_EE, site->root[1]);
-    *r2 = linear_r2(half[0], site->root[1], left);
+    r2 = linear_r2(half[0], site->root[1], left);
     df_loss_root(site->root[0], site->width);
     df_loss_root(site->root[1], site->width);
-    return DF_OK;
+    return r2;
 }
 
 static df_status finish_site(loss_pass *p, size_t s, df_loss *out) {
@@ -329,10 +321,8 @@ static df_status finish_site(loss_pass *p, size_t s, df_loss *out) {
     df_status status;
     for (int i = 0; i < 2; i++)
         DF_GO(df_moments_finish(p->comm, &p->moments[2 * s + (size_t)i], &half[i]));
-    out->linear_rows = (uint64_t)(half[0]->rows < half[1]->rows ? half[0]->rows : half[1]->rows);
     status = DF_NEW(scratch, (width + 1) * width);
-    if (status == DF_OK)
-        status = fit_site(p, &p->plan.written[s], half, scratch, &out->linear_r2[s]);
+    if (status == DF_OK) out->linear_r2[s] = fit_site(p, &p->plan.written[s], half, scratch);
     status = df_agree(p->comm, status);
 done:
     df_sums_free(&half[0]);
@@ -444,6 +434,8 @@ df_status df_loss_run(df_comm *comm, df_kernels *kernels, df_dict *dict, const d
     df_max_u64(comm, &threads, 1);
     loss_pass p = {.comm = comm, .kernels = kernels, .dict = dict, .slots = (size_t)threads};
     *out = df_loss_outline(dict, input);
+    if (input->nulls)
+        DF_GO(df_agree(comm, df_loss_half_rows(input->text, input->seed, &out->linear_rows)));
     DF_GO(df_agree(comm, open_pass(&p, input)));
     DF_GO(df_coder_open(comm, kernels, dict, p.slots * p.plan.context * (size_t)df_comm_size(comm),
                         &p.coder));

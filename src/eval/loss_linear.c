@@ -4,6 +4,7 @@
 #include "loss_parts.h"
 
 enum { PANEL = 64 }; // columns solved at a time
+enum { FEWEST = 2 }; // rows of a half
 
 /* ---- the halves of the text ----------------------------------------------------------------- */
 
@@ -12,12 +13,41 @@ static uint8_t half_of(uint64_t seed, uint64_t unit) {
     return (uint8_t)((unit ^ df_random_bits(seed, DF_STREAM_HALVES, unit / 2)) & 1);
 }
 
+// Runs of rows that stay together.
+typedef struct loss_units {
+    const uint64_t *first; // [n + 1]
+    uint64_t n;
+} loss_units;
+
+// Changed rows of the smaller half.
+static uint64_t smaller_half(const df_loss_text *text, uint64_t seed, loss_units units) {
+    uint64_t rows[2] = {0, 0};
+    for (uint64_t u = 0; u < units.n; u++)
+        for (uint64_t r = units.first[u]; r < units.first[u + 1]; r++)
+            rows[half_of(seed, u)] += text->changed[r];
+    return rows[0] < rows[1] ? rows[0] : rows[1];
+}
+
+static loss_units units_of(const df_loss_text *text, uint64_t seed) {
+    const loss_units documents = {text->document, text->documents};
+    if (smaller_half(text, seed, documents) >= FEWEST) return documents;
+    return (loss_units){text->window, text->windows};
+}
+
 void df_loss_halves(const df_loss_text *text, uint64_t seed, uint8_t *half) {
-    bool by_document = text->documents > 1;
-    const uint64_t *first = by_document ? text->document : text->window;
-    uint64_t units = by_document ? text->documents : text->windows;
-    for (uint64_t u = 0; u < units; u++)
-        for (uint64_t r = first[u]; r < first[u + 1]; r++) half[r] = half_of(seed, u);
+    const loss_units units = units_of(text, seed);
+    for (uint64_t u = 0; u < units.n; u++)
+        for (uint64_t r = units.first[u]; r < units.first[u + 1]; r++) half[r] = half_of(seed, u);
+}
+
+df_status df_loss_half_rows(const df_loss_text *text, uint64_t seed, uint64_t *out) {
+    *out = smaller_half(text, seed, units_of(text, seed));
+    if (*out >= FEWEST) return DF_OK;
+    return df_fail(DF_BAD_INPUT,
+                   "the held-out text has %llu rows to change in one half, expected at least %d to "
+                   "fit the linear part of the error: hold out more documents, run more windows, "
+                   "or set evaluate.loss_nulls to false",
+                   (unsigned long long)*out, FEWEST);
 }
 
 /* ---- the fit -------------------------------------------------------------------------------- */

@@ -82,7 +82,8 @@ static inline double *df_loss_sums(const loss_plan *plan, double *sums, size_t m
  * variance are zero. */
 void df_loss_root(double *c, size_t n);
 
-/* Deals the text's rows to two halves, whole documents (windows where there is one document). */
+/* Deals the text's rows to two halves, whole documents (windows, where documents leave a half
+ * without rows to fit on). */
 void df_loss_halves(const df_loss_text *text, uint64_t seed, uint8_t *half);
 /* Fits e = W'x + b with the ridge on the sums of a half's rows. scratch [width, width]. */
 void df_loss_fit(const df_sums *sums, double ridge, double *scratch, loss_linear *out);

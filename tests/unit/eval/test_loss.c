@@ -313,11 +313,11 @@ static void models_that_do_not_fit(void **state) {
     df_dict_free(&d);
 }
 
-/* With one document the halves are of windows; with one window too there is nothing to fit on, and
- * without resampled documents there are no intervals. */
+/* With one document, or where the others have no rows in use, the halves are of windows; with one
+ * window too there is nothing to fit on, and without resampled documents there are no intervals. */
 static void one_document(void **state) {
     (void)state;
-    uint64_t whole[] = {0, ROWS}, one[] = {0, 90};
+    uint64_t whole[] = {0, ROWS}, uneven[] = {0, 1, ROWS}, one[] = {0, 90}, rows[2];
     df_loss_text single = text, short_text = text;
     single.documents = short_text.documents = short_text.windows = 1;
     single.document = whole;
@@ -332,6 +332,12 @@ static void one_document(void **state) {
                            loss.figure[0][DF_LOSS_LINEAR][DF_LOSS_KL].value > 0 &&
                            isnan(loss.kl_interval[0][DF_LOSS_LINEAR].low));
     df_loss_free(&loss);
+    df_loss_text two = single;
+    two.documents = 2;
+    two.document = uneven;
+    df_test_all(world, df_loss_half_rows(&single, 7, &rows[0]) == DF_OK &&
+                           df_loss_half_rows(&two, 7, &rows[1]) == DF_OK && rows[0] >= 30 &&
+                           rows[0] == rows[1]);
     input.text = &short_text;
     df_test_all(world, df_loss_run(world, kernels, d, &input, &loss) == DF_BAD_INPUT &&
                            strstr(df_error_text(), "0 rows to change in one half") != NULL);
