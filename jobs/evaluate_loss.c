@@ -1,6 +1,7 @@
 /* evaluate.loss: the models read held-out text with the dictionary's sites spliced. */
 #include "evaluate_loss.h"
 
+#include <math.h>
 #include <omp.h>
 #include <string.h>
 
@@ -136,13 +137,14 @@ static df_status open_sources(const df_run *run, const df_data *data, const df_d
 static void print_condition(const df_loss *loss, size_t m, size_t c) {
     const df_estimate *f = loss->figure[m][c], ratio = loss->kl_ratio[m][c];
     const df_interval interval = loss->kl_interval[m][c];
-    char over[80] = "";
+    char over[40] = "", range[40] = "";
     if (c >= DF_LOSS_ISOTROPIC)
-        snprintf(over, sizeof over, "; KL of the splice %.2f of it, 95 %% %.2f to %.2f",
-                 ratio.value, interval.low, interval.high);
-    df_info("    %-19s loss %.4f, KL %.4f, same top token %.4f%s",
+        snprintf(over, sizeof over, "; KL of the splice %.2f of it", ratio.value);
+    if (isfinite(interval.low) && isfinite(interval.high))
+        snprintf(range, sizeof range, ", 95 %% %.2f to %.2f", interval.low, interval.high);
+    df_info("    %-19s loss %.4f, KL %.4f, same top token %.4f%s%s",
             df_loss_name((df_loss_condition)c), f[DF_LOSS_NLL].value, f[DF_LOSS_KL].value,
-            f[DF_LOSS_TOP1].value, over);
+            f[DF_LOSS_TOP1].value, over, range);
 }
 
 // Whether linear and nonlinear mean what they say.

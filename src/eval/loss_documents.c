@@ -6,15 +6,7 @@
 #include <string.h>
 
 static uint64_t document_of(const df_loss_text *text, uint64_t row) {
-    uint64_t low = 0, high = text->documents;
-    while (high - low > 1) {
-        uint64_t middle = low + (high - low) / 2;
-        if (text->document[middle] <= row)
-            low = middle;
-        else
-            high = middle;
-    }
-    return low;
+    return df_run_holding(text->document, text->documents, row);
 }
 
 size_t df_loss_pieces(const df_loss_text *text, uint64_t first, uint64_t end) {
