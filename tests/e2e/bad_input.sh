@@ -128,6 +128,11 @@ a_run; damage h5nan "$case_out/tuned.acts.h5"; acts_case acts_nan '.*row.*NaN.*f
 darkfield 2 harvest "$pocket" "${tiny[@]}" --set out="$work/other" --set text.max_documents=30 || bad bad_input.other "exit $?"
 a_run; cp "$work/other/tuned.acts.h5" "$case_out"; acts_case acts_misaligned '|align'
 dict_case() { rm -f "$case_out/evaluate.h5"; own_case "$1" crosscoder.dict.h5 evaluate evaluate.h5 "crosscoder.dict.h5$2"; }
+# A window whose rows in use are of one document: told before the models run, and by the plan.
+for dry in '' --dry-run; do
+    a_run; own_case "loss_halves$dry" crosscoder.dict.h5 evaluate evaluate.h5 '0 rows to change in one half.*evaluate.loss_nulls' \
+        --set evaluate.loss_windows=1 --set evaluate.skip_first=100 $dry
+done
 a_run; rm "$case_out/crosscoder.dict.h5"; dict_case dict_missing ''
 a_run; damage truncate "$case_out/crosscoder.dict.h5" 0.7; dict_case dict_truncated ''
 a_run; damage h5data "$case_out/crosscoder.dict.h5" group; dict_case dict_flipped_byte ''
