@@ -125,10 +125,10 @@ typedef struct df_loss {
     uint64_t *count; /* [context] scored positions */
 } df_loss;
 
-/* Runs all conditions. Memory per thread: activations of a window of each model, and models + 1
- * times its logits. DF_BAD_INPUT when a site's model is not among those given, or with nulls when
- * half the text has no rows to fit; DF_USAGE when the text's windows are too long for a model.
- * Collective; df_loss_free. */
+/* Runs all conditions. Memory per thread: activations of a window of each model, models + 1 times
+ * its logits, and with nulls its written sites' rows three times in double. DF_BAD_INPUT when a
+ * site's model is not among those given, or with nulls when half the text has no rows to fit;
+ * DF_USAGE when the text's windows are too long for a model. Collective; df_loss_free. */
 df_status df_loss_run(df_comm *comm, df_kernels *kernels, df_dict *dict, const df_loss_input *input,
                       df_loss *out) DF_MUST_CHECK;
 void df_loss_free(df_loss *loss);

@@ -124,6 +124,7 @@ static df_status open_window(const loss_pass *p, loss_window *w) {
     DF_TRY(DF_NEW(w->own, models * context));
     DF_TRY(DF_NEW(w->top, models * context));
     DF_TRY(DF_NEW(w->draw, 2 * widest_site(plan)));
+    if (plan->input->nulls) DF_TRY(DF_NEW(w->kept, KEPT_DIRECTIONS * context * p->dict->out.count));
     DF_TRY(DF_NEW(w->sums, sums_of(p)));
     DF_TRY(DF_NEW(w->splice, plan->n_written));
     return DF_NEW(w->edit, plan->n_written);
@@ -134,8 +135,8 @@ static void close_window(loss_window *w) {
         df_forward_close(&w->forward[m]);
         df_free(w->clean[m]);
     }
-    void *const arrays[] = {w->raw, w->values, w->logits, w->nll,  w->now,    w->level,
-                            w->own, w->top,    w->draw,   w->sums, w->splice, w->edit};
+    void *const arrays[] = {w->raw, w->values, w->logits, w->nll,    w->now,  w->level, w->own,
+                            w->top, w->draw,   w->sums,   w->splice, w->edit, w->kept};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) df_free(arrays[i]);
 }
 

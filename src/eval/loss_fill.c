@@ -15,6 +15,7 @@ typedef struct site_rows {
     size_t n, index;      // index: of the site among the written ones
     uint64_t first, seed; // first: the window's first row in the text
     float *values;
+    double *kept[KEPT_DIRECTIONS]; // [rows, width] each; with nulls
 } site_rows;
 
 static double error_at(const site_rows *r, size_t t, size_t c) {
@@ -63,37 +64,56 @@ static void other_error(const site_rows *r, size_t t, double *u) {
     for (size_t c = 0; c < r->site->width; c++) u[c] = error_at(r, row, c);
 }
 
-// Minus the part l of the error that is linear in x into u, or minus the rest.
-static void linear_part(const site_rows *r, size_t t, bool rest, double *u) {
+// Minus the part l of the error that is linear in x into u.
+static void linear_part(const site_rows *r, size_t t, double *u) {
     size_t width = r->site->width;
     const loss_linear *linear = &r->site->linear[r->half[t]];
     const float *x = r->x + t * width;
     for (size_t c = 0; c < width; c++) u[c] = -linear->b[c];
     for (size_t i = 0; i < width; i++)
         for (size_t c = 0; c < width; c++) u[c] -= linear->w[i * width + c] * (double)x[i];
-    for (size_t c = 0; rest && c < width; c++) u[c] = -error_at(r, t, c) - u[c];
+}
+
+static double *kept_row(const site_rows *r, size_t t, loss_kept which) {
+    return r->kept[which] + t * r->site->width;
+}
+
+static void keep_row(const site_rows *r, size_t t, double *scratch) {
+    size_t width = r->site->width;
+    for (int e = 0; e < 2; e++) {
+        draw(r, t, DF_LOSS_COVARIANCE_X + (size_t)e, r->site->root[e], scratch);
+        memcpy(kept_row(r, t, (loss_kept)(KEPT_COVARIANCE_X + e)), scratch + width,
+               width * sizeof *scratch);
+    }
+    linear_part(r, t, kept_row(r, t, KEPT_LINEAR));
 }
 
 // The direction of a null into u; scratch [2, width], u its second half.
 static void find_direction(const site_rows *r, size_t t, df_loss_condition null, double *scratch) {
-    const loss_site *s = r->site;
-    double *u = scratch + s->width;
+    size_t width = r->site->width;
+    double *u = scratch + width;
     switch (null) {
     case DF_LOSS_ISOTROPIC:
         draw(r, t, null, NULL, scratch);
         return;
     case DF_LOSS_COVARIANCE_X:
+        memcpy(u, kept_row(r, t, KEPT_COVARIANCE_X), width * sizeof *u);
+        return;
     case DF_LOSS_COVARIANCE_E:
-        draw(r, t, null, s->root[null == DF_LOSS_COVARIANCE_E], scratch);
+        memcpy(u, kept_row(r, t, KEPT_COVARIANCE_E), width * sizeof *u);
         return;
     case DF_LOSS_OTHER_ERROR:
         other_error(r, t, u);
         return;
     case DF_LOSS_MINUS_ERROR:
-        for (size_t c = 0; c < s->width; c++) u[c] = error_at(r, t, c);
+        for (size_t c = 0; c < width; c++) u[c] = error_at(r, t, c);
+        return;
+    case DF_LOSS_LINEAR:
+        memcpy(u, kept_row(r, t, KEPT_LINEAR), width * sizeof *u);
         return;
     default:
-        linear_part(r, t, null == DF_LOSS_NONLINEAR, u);
+        for (size_t c = 0; c < width; c++)
+            u[c] = -error_at(r, t, c) - kept_row(r, t, KEPT_LINEAR)[c];
     }
 }
 
@@ -167,20 +187,34 @@ static void fill_row(const site_rows *r, size_t t, df_loss_condition condition, 
     }
 }
 
+static site_rows rows_of(const loss_plan *plan, const loss_window *w, size_t s,
+                         const float *x_hat) {
+    const loss_site *site = &plan->written[s];
+    site_rows r = {.site = site,
+                   .x = w->raw + plan->context * (size_t)site->site->first,
+                   .x_hat = x_hat,
+                   .stride = plan->dict->out.count,
+                   .used = plan->input->text->changed + w->rows.first,
+                   .half = plan->half + w->rows.first,
+                   .n = w->rows.count,
+                   .index = s,
+                   .first = w->rows.first,
+                   .seed = plan->input->seed,
+                   .values = w->values + plan->context * site->out};
+    for (size_t k = 0; w->kept != NULL && k < KEPT_DIRECTIONS; k++)
+        r.kept[k] = w->kept + plan->context * (k * plan->dict->out.count + site->out);
+    return r;
+}
+
+void df_loss_keep(const loss_plan *plan, loss_window *w, size_t s, const float *x_hat) {
+    const site_rows r = rows_of(plan, w, s, x_hat);
+    for (size_t t = 0; t < r.n; t++)
+        if (r.used[t]) keep_row(&r, t, w->draw);
+}
+
 void df_loss_fill(const loss_plan *plan, loss_window *w, df_loss_condition condition, size_t s,
                   const float *x_hat) {
-    const loss_site *site = &plan->written[s];
-    const site_rows r = {.site = site,
-                         .x = w->raw + plan->context * (size_t)site->site->first,
-                         .x_hat = x_hat,
-                         .stride = plan->dict->out.count,
-                         .used = plan->input->text->changed + w->rows.first,
-                         .half = plan->half + w->rows.first,
-                         .n = w->rows.count,
-                         .index = s,
-                         .first = w->rows.first,
-                         .seed = plan->input->seed,
-                         .values = w->values + plan->context * site->out};
+    const site_rows r = rows_of(plan, w, s, x_hat);
     for (size_t t = 0; t < r.n; t++)
         if (r.used[t]) fill_row(&r, t, condition, w->draw);
 }

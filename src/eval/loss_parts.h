@@ -37,6 +37,15 @@ typedef struct loss_splice {
     const uint8_t *changed; // [n] of the window
 } loss_splice;
 
+/* Directions of a row that two or four conditions share: draws of the covariances of x and of e,
+ * and minus the linear part of the error. */
+typedef enum loss_kept {
+    KEPT_COVARIANCE_X,
+    KEPT_COVARIANCE_E,
+    KEPT_LINEAR,
+    KEPT_DIRECTIONS
+} loss_kept;
+
 /* One thread's window. Sites stand side by side, each [n, width] from context * its first column.
  */
 typedef struct loss_window {
@@ -50,6 +59,7 @@ typedef struct loss_window {
                                          // sum p a
     uint32_t *top;                       // [models, context] where they are largest
     double *draw;                        // [2, widest written site]
+    double *kept;                        // [KEPT_DIRECTIONS, out] columns of [n]; with nulls
     double *sums;                        // [models, conditions, DF_LOSS_QUANTITIES, context]
     loss_splice *splice;                 // [n_written]
     df_intervention *edit;               // [n_written]
@@ -67,6 +77,8 @@ df_status df_loss_clean(const loss_plan *plan, loss_window *w, float *x) DF_MUST
 /* All conditions of the window, from x_hat [n, out.count]; fills sums. */
 df_status df_loss_conditions(const loss_plan *plan, loss_window *w,
                              const float *x_hat) DF_MUST_CHECK;
+/* Makes the kept directions of written site `s`: before nulls are filled in. */
+void df_loss_keep(const loss_plan *plan, loss_window *w, size_t s, const float *x_hat);
 /* What a condition makes of the rows of written site `s`, into values [n, width]. */
 void df_loss_fill(const loss_plan *plan, loss_window *w, df_loss_condition condition, size_t s,
                   const float *x_hat);

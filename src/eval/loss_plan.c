@@ -47,6 +47,7 @@ static uint64_t forward_bytes(const loss_sizes *z, size_t model) {
 static uint64_t window_bytes(const loss_sizes *z) {
     uint64_t floats = z->context * (z->dict->width + z->dict->out.count + z->vocabulary);
     uint64_t doubles = 2 * z->context + 2 * z->models * z->context + 2 * z->widest + z->sums;
+    if (z->input->nulls) doubles += KEPT_DIRECTIONS * z->context * z->dict->out.count;
     uint64_t bytes = sizeof(loss_window) + floats * sizeof(float) + doubles * sizeof(double) +
                      z->models * z->context * sizeof(uint32_t) +
                      z->written * (sizeof(loss_splice) + sizeof(df_intervention));

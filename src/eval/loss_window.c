@@ -155,6 +155,8 @@ static df_status run_condition(const loss_plan *plan, loss_window *w, size_t mod
 }
 
 df_status df_loss_conditions(const loss_plan *plan, loss_window *w, const float *x_hat) {
+    for (size_t s = 0; plan->input->nulls && s < plan->n_written; s++)
+        df_loss_keep(plan, w, s, x_hat);
     for (size_t m = 0; m < plan->input->models; m++)
         for (size_t c = DF_LOSS_SPLICED; c < plan->conditions; c++)
             DF_TRY_AS(run_condition(plan, w, m, (df_loss_condition)c, x_hat),

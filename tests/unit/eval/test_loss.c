@@ -189,7 +189,8 @@ static void nulls_are_as_far(void **state) {
     char name[] = "site", model[] = "m";
     const df_dict_site site = {name, model, 0, D, 0.5, true, true};
     df_dict dict = {.width = D, .out = {0, D}, .sites = 1};
-    double e_root[D * D] = {0}, x_root[D * D], w[D * D], b[D] = {0.5, -1.0}, draw[2 * D];
+    double e_root[D * D] = {0}, x_root[D * D], w[D * D], b[D] = {0.5, -1.0}, draw[2 * D],
+                      kept[KEPT_DIRECTIONS * N * D];
     float raw[N * D], values[N * D] = {0}, x_hat[N * D];
     uint8_t used[N], half[N];
     for (size_t i = 0; i < D * D; i++) w[i] = grid(i, 3, 2);
@@ -220,7 +221,8 @@ static void nulls_are_as_far(void **state) {
     const df_loss_input input = {.text = &one, .seed = 3};
     loss_site written = {&site, 0, D, 0, NULL, {x_root, e_root}, {{w, b}, {w, b}}};
     const loss_plan plan = {&dict, &input, DF_LOSS_CONDITIONS, N, &written, 1, half, {0}};
-    loss_window window = {.raw = raw, .values = values, .draw = draw, .rows = {0, N}};
+    loss_window window = {.raw = raw, .values = values, .draw = draw, .kept = kept, .rows = {0, N}};
+    df_loss_keep(&plan, &window, 0, x_hat);
     for (int c = DF_LOSS_ISOTROPIC; c < DF_LOSS_CONDITIONS; c++) {
         df_loss_fill(&plan, &window, (df_loss_condition)c, 0, x_hat);
         for (size_t t = 0; t < N; t++) {
