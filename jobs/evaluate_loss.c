@@ -18,7 +18,8 @@ const df_option df_loss_options[] = {
      .unit = "windows",
      .min = 0,
      .max = 1e9,
-     .help = "windows of held-out text to run; 0: all"},
+     .help = "windows of held-out text to run; 0: all. Each half of them should hold ten rows a "
+             "column of a site, or the error's linear part is noise of its fit"},
     {.key = "evaluate.loss_nulls",
      .type = DF_OPT_BOOL,
      .fallback = "true",
