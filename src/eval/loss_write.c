@@ -39,79 +39,55 @@ static df_status describe(df_file *file, const df_loss *loss) {
     return DF_OK;
 }
 
-df_status df_loss_declare(df_file *file, const df_loss *loss, int id[static DF_LOSS_DATASETS]) {
-    const uint64_t m = loss->models, c = loss->conditions, n = loss->context,
-                   sites = df_dict_outputs(loss->dict);
-    const char *both = "model, condition", *place = "model, condition, position";
+static df_status declare(df_file *file, const df_dataset *sets, int n, int *id) {
+    for (int i = 0; i < n; i++) DF_TRY(df_file_dataset(file, &sets[i], &id[i]));
+    return DF_OK;
+}
+
+/* The figures and their errors, then the interval of the ratio. */
+static df_status declare_figures(df_file *file, const df_loss *loss, int *id) {
+    const uint64_t m = loss->models, c = loss->conditions;
+    const char *both = "model, condition", *reference = "model, reference";
     const char *error = "its jackknife error over 64 runs of windows";
-    const df_dataset all[DF_LOSS_DATASETS] = {
+    const char *top1 = "share whose likeliest token is the clean one";
+    const char *recovered = "share of the loss of zero, of mean ablation that is recovered";
+    const char *low = "2.5 % point of the ratio over bootstrap samples of documents";
+    const char *high = "97.5 % point of the ratio over bootstrap samples of documents";
+    const df_dataset sets[CURVE] = {
         {"/loss/nll", DF_F64, 2, {m, c}, "nats", "mean loss per predicted token", both},
         {"/loss/nll_error", DF_F64, 2, {m, c}, "nats", error, both},
         {"/loss/kl", DF_F64, 2, {m, c}, "nats", "mean KL(clean || condition)", both},
         {"/loss/kl_error", DF_F64, 2, {m, c}, "nats", error, both},
-        {"/loss/top1",
-         DF_F64,
-         2,
-         {m, c},
-         "1",
-         "share whose likeliest token is the clean one",
-         both},
+        {"/loss/top1", DF_F64, 2, {m, c}, "1", top1, both},
         {"/loss/top1_error", DF_F64, 2, {m, c}, "1", error, both},
-        {"/loss/recovered",
-         DF_F64,
-         2,
-         {m, 2},
-         "1",
-         "share of the loss of zero, of mean ablation "
-         "that the dictionary recovers",
-         "model, reference"},
-        {"/loss/recovered_error", DF_F64, 2, {m, 2}, "1", error, "model, reference"},
+        {"/loss/recovered", DF_F64, 2, {m, 2}, "1", recovered, reference},
+        {"/loss/recovered_error", DF_F64, 2, {m, 2}, "1", error, reference},
         {"/loss/kl_ratio", DF_F64, 2, {m, c}, "1", "KL of the splice over that of the null", both},
         {"/loss/kl_ratio_error", DF_F64, 2, {m, c}, "1", error, both},
-        {"/loss/kl_ratio_low",
-         DF_F64,
-         2,
-         {m, c},
-         "1",
-         "2.5 % point of the ratio over bootstrap samples of documents",
-         both},
-        {"/loss/kl_ratio_high",
-         DF_F64,
-         2,
-         {m, c},
-         "1",
-         "97.5 % point of the ratio over bootstrap samples of documents",
-         both},
-        {"/loss/by_position/nll",
-         DF_F64,
-         3,
-         {m, c, n},
-         "nats",
-         "mean loss by place in the window",
-         place},
-        {"/loss/by_position/kl",
-         DF_F64,
-         3,
-         {m, c, n},
-         "nats",
-         "mean KL by place in the window",
-         place},
-        {"/loss/by_position/top1",
-         DF_F64,
-         3,
-         {m, c, n},
-         "1",
-         "agreement by place in the window",
-         place},
+        {"/loss/kl_ratio_low", DF_F64, 2, {m, c}, "1", low, both},
+        {"/loss/kl_ratio_high", DF_F64, 2, {m, c}, "1", high, both}};
+    return declare(file, sets, CURVE, id);
+}
+
+static df_status declare_curves(df_file *file, const df_loss *loss, int *id) {
+    const uint64_t m = loss->models, c = loss->conditions, n = loss->context;
+    const uint64_t sites = df_dict_outputs(loss->dict);
+    const char *place = "model, condition, position", *site = "written site";
+    const char *nll = "mean loss by place in the window", *kl = "mean KL by place in the window";
+    const char *top1 = "agreement by place in the window";
+    const char *r2 = "R2 of the error's linear part, fitted on the other half of the documents";
+    const df_dataset sets[DF_LOSS_DATASETS - CURVE] = {
+        {"/loss/by_position/nll", DF_F64, 3, {m, c, n}, "nats", nll, place},
+        {"/loss/by_position/kl", DF_F64, 3, {m, c, n}, "nats", kl, place},
+        {"/loss/by_position/top1", DF_F64, 3, {m, c, n}, "1", top1, place},
         {"/loss/by_position/count", DF_U64, 1, {n}, "tokens", "scored positions", "position"},
-        {"/loss/linear_r2",
-         DF_F64,
-         1,
-         {sites},
-         "1",
-         "R2 of the error's linear part, fitted on the other half of the documents",
-         "written site"}};
-    for (int i = 0; i < DF_LOSS_DATASETS; i++) DF_TRY(df_file_dataset(file, &all[i], &id[i]));
+        {"/loss/linear_r2", DF_F64, 1, {sites}, "1", r2, site}};
+    return declare(file, sets, DF_LOSS_DATASETS - CURVE, id);
+}
+
+df_status df_loss_declare(df_file *file, const df_loss *loss, int id[static DF_LOSS_DATASETS]) {
+    DF_TRY(declare_figures(file, loss, id));
+    DF_TRY(declare_curves(file, loss, id + CURVE));
     return describe(file, loss);
 }
 

@@ -122,6 +122,15 @@ static inline const char *df_test_folder(const char *name) {
         if (bad_ != 0) _fail(__FILE__, __LINE__);                                                  \
     } while (0)
 
+/* A status that every rank has alike, or the test fails on every rank. */
+#define df_test_alike(comm, status)                                                                \
+    do {                                                                                           \
+        uint64_t alike_[2] = {(uint64_t)(status), 0};                                              \
+        alike_[1] = ~alike_[0];                                                                    \
+        df_max_u64(comm, alike_, 2);                                                               \
+        df_test_all(comm, alike_[0] == ~alike_[1]);                                                \
+    } while (0)
+
 /* A folder that rank 0 made, on every rank. New memory. */
 static inline char *df_test_shared_folder(df_comm *comm, const char *name) {
     char text[300] = "";

@@ -6,6 +6,8 @@
 #define DF_TEST_MPI
 #include "df_test.h"
 
+#include "darkfield/dict.h"
+
 typedef struct golden {
     char *bytes;
     size_t size;
@@ -53,6 +55,26 @@ static inline void take(const golden *g, const char *name, size_t n, df_range pa
 static inline void take_doubles(const golden *g, const char *name, size_t n, double *to) {
     const double *values = record(g, name, n);
     if (values != NULL) memcpy(to, values, n * sizeof *to);
+}
+
+/* What this rank has of the weights of a dictionary. */
+static inline void take_weights(const golden *file, df_dict *d) {
+    size_t first = d->mine.first, end = first + d->mine.count, in = d->in.count;
+    size_t enc = df_dict_enc_floats(d, first), dec = df_dict_dec_floats(d, first);
+    take(file, "w_enc", df_dict_enc_floats(d, d->latents),
+         (df_range){enc, df_dict_enc_floats(d, end) - enc}, d->w_enc);
+    take(file, "w_dec", df_dict_dec_floats(d, d->latents),
+         (df_range){dec, df_dict_dec_floats(d, end) - dec}, d->w_dec);
+    take(file, "b_enc", d->latents, d->mine, d->b_enc);
+    take(file, "b_dec", d->out.count, (df_range){0, d->out.count}, d->b_dec);
+    if (d->activation == DF_JUMPRELU) take(file, "theta", d->latents, d->mine, d->theta);
+    if (d->activation == DF_GATED) {
+        take(file, "r_mag", d->latents, d->mine, d->r_mag);
+        take(file, "b_mag", d->latents, d->mine, d->b_mag);
+    }
+    if (d->w_skip != NULL)
+        take(file, "w_skip", d->out.count * in,
+             (df_range){d->skip_rows.first * in, d->skip_rows.count * in}, d->w_skip);
 }
 
 /* Relative L2 distance of `part` of a record from a; of a whole one from doubles. */

@@ -50,19 +50,11 @@ static bool holds(const df_dict *d) {
     return good;
 }
 
-static df_dict *load(const char *name) {
-    df_dict *d = NULL;
-    char *path = df_format("%s/%s.dict.h5", folder, name);
-    df_test_all(world, df_dict_load(world, path, &d) == DF_OK);
-    df_free(path);
-    return d;
-}
-
 static void same_on_any_ranks(void **state) {
     (void)state;
     for (size_t i = 0; i < TRAININGS; i++) {
         df_test_all(world, same_on_all(&trainings[i]));
-        df_dict *d = load("all");
+        df_dict *d = load(world, "all");
         df_test_all(world, holds(d));
         df_dict_free(&d);
     }
@@ -87,7 +79,7 @@ static void start_and_rebirth(void **state) {
         o.steps = 1;
         o.resample = 0;
         df_test_all(world, train(world, "start", &o) == DF_OK);
-        df_dict *d = load("start");
+        df_dict *d = load(world, "start");
         df_test_all(world, holds(d));
         bool tied = true; // encoders begin as decoders
         for (size_t j = 0; j < d->mine.count; j++)
@@ -100,7 +92,7 @@ static void start_and_rebirth(void **state) {
         o.resample_power = 1;
         o.resample_scale = 0.2;
         df_test_all(world, train(world, "anew", &o) == DF_OK);
-        d = load("anew");
+        d = load(world, "anew");
         df_test_all(world, holds(d));
         df_dict_free(&d);
     }
@@ -146,7 +138,7 @@ static void broken_ties_are_refused(void **state) {
     char *path = df_format("%s/broken.dict.h5", folder);
     const char *word[] = {"decoders differ", "reach other models", "reach other models"};
     for (int i = 0; i < 3; i++) {
-        df_dict *d = load("all"), *back = NULL;
+        df_dict *d = load(world, "all"), *back = NULL;
         size_t at = i == 0 ? SHARED - 1 : LATENTS - 1;
         if (at >= d->mine.first && at < d->mine.first + d->mine.count) {
             float *row =

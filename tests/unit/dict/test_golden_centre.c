@@ -57,25 +57,6 @@ static df_status make_dict(const oracle_case *oracle, const golden *file, df_dic
     return DF_OK;
 }
 
-static void take_weights(const golden *file, df_dict *d) {
-    size_t first = d->mine.first, end = first + d->mine.count, in = d->in.count;
-    size_t enc = df_dict_enc_floats(d, first), dec = df_dict_dec_floats(d, first);
-    take(file, "w_enc", df_dict_enc_floats(d, LATENTS),
-         (df_range){enc, df_dict_enc_floats(d, end) - enc}, d->w_enc);
-    take(file, "w_dec", df_dict_dec_floats(d, LATENTS),
-         (df_range){dec, df_dict_dec_floats(d, end) - dec}, d->w_dec);
-    take(file, "b_enc", LATENTS, d->mine, d->b_enc);
-    take(file, "b_dec", d->out.count, (df_range){0, d->out.count}, d->b_dec);
-    if (d->activation == DF_JUMPRELU) take(file, "theta", LATENTS, d->mine, d->theta);
-    if (d->activation == DF_GATED) {
-        take(file, "r_mag", LATENTS, d->mine, d->r_mag);
-        take(file, "b_mag", LATENTS, d->mine, d->b_mag);
-    }
-    if (d->w_skip != NULL)
-        take(file, "w_skip", d->out.count * in,
-             (df_range){d->skip_rows.first * in, d->skip_rows.count * in}, d->w_skip);
-}
-
 static df_status open_run(const oracle_case *oracle, run *r) {
     *r = (run){0};
     DF_TRY(golden_open(&r->file, "centre_", oracle->name));

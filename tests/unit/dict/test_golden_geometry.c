@@ -82,11 +82,7 @@ static df_status open_run(const oracle_case *oracle, run *r) {
     measure(r);
     DF_TRY(DF_NEW(r->x, rows));
     take(&r->file, "x", rows, (df_range){0, rows}, r->x);
-    take(&r->file, "w_enc", r->all_enc, r->enc, d->w_enc);
-    take(&r->file, "w_dec", r->all_dec, r->dec, d->w_dec);
-    take(&r->file, "b_enc", LATENTS, d->mine, d->b_enc);
-    take(&r->file, "b_dec", d->out.count, r->center, d->b_dec);
-    if (d->w_skip != NULL) take(&r->file, "w_skip", r->all_skip, r->skip, d->w_skip);
+    take_weights(&r->file, d);
     DF_TRY(df_coder_open(world, r->kernels, d, ROWS, &r->coder));
     return df_coder_train_open(r->coder);
 }

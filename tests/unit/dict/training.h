@@ -25,6 +25,15 @@ static inline char *in_folder(const char *name) {
     return df_format("%s/%s", folder, name);
 }
 
+/* A dictionary of the folder, as `comm` shares it. */
+static inline df_dict *load(df_comm *comm, const char *name) {
+    df_dict *d = NULL;
+    char *path = df_format("%s/%s.dict.h5", folder, name);
+    df_test_all(world, df_dict_load(comm, path, &d) == DF_OK);
+    df_free(path);
+    return d;
+}
+
 /* Writes and opens n files, whose paths are names in the folder; the first `models` of them are the
  * data set. */
 static inline void training_open(const char *name, const synthetic *files, size_t n,
