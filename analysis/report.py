@@ -10,6 +10,7 @@ import argparse
 import glob
 import os
 import sys
+from datetime import datetime
 
 import numpy as np
 
@@ -270,7 +271,7 @@ def facts(run):
     for file in files:
         p = file.provenance
         rows.append({"file": os.path.basename(file.path), "size": os.path.getsize(file.path), "ranks": p.get("ranks"), "threads": p.get("threads"),
-                     "seconds": p.get("seconds"), "end": p.get("end", ""), "commit": p.get("commit", "")})
+                     "seconds": (datetime.fromisoformat(p["end"]) - datetime.fromisoformat(p["start"])).total_seconds(), "end": p["end"], "commit": p.get("commit", "")})
     return rows
 
 

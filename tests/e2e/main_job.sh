@@ -18,6 +18,8 @@ else bad main_job.table "no training table of at most 120 columns: $(head -n 2 <
 
 page=$out/report.html
 if [ -s "$page" ]; then ok main_job.report; else bad main_job.report "$page was not written"; fi
+if grep -q '<td class="number"></td>' <(sed -n '/This run/,$p' "$page"); then bad main_job.facts "a figure of This run is empty"
+else ok main_job.facts; fi
 # Self-contained: nothing is fetched, neither from the network nor from beside the page.
 if grep -qiE '<(script|link|img|iframe)[^>]+(src|href)="?(https?:|//|[a-z0-9_]+\.(js|css|png|svg))' "$page"; then
     bad main_job.self_contained "$(grep -oiE '<(script|link|img)[^>]+' "$page" | head -n 1)"
