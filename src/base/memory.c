@@ -1,13 +1,17 @@
 /* Counted memory. Each block carries its size in a 64-byte header, so that the count stays exact.
  */
+#define _DEFAULT_SOURCE // madvise
 #include "darkfield/base.h"
 
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define HEADER 64
+#define LARGE ((size_t)4 << 20) /* blocks that are worth pages of 2 MiB */
 
 static atomic_size_t now, peak;
 static _Atomic int64_t fail_after = -1;
@@ -23,6 +27,18 @@ static void count_up(size_t bytes) {
     }
 }
 
+/* Rows that are read in any order miss the address caches less. A wish: nothing depends on it. */
+static void ask_for_large_pages(char *block, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t first = ((uintptr_t)block + page - 1) / page * page;
+    if (bytes >= LARGE)
+        (void)madvise((void *)first, (uintptr_t)block + bytes - first, MADV_HUGEPAGE);
+#else
+    (void)block, (void)bytes;
+#endif
+}
+
 void *df_alloc(size_t n, size_t size) {
     size_t bytes, padded;
     if (df_mul(n, size, &bytes) != DF_OK || df_add(bytes, 2 * HEADER, &padded) != DF_OK)
@@ -34,6 +50,7 @@ void *df_alloc(size_t n, size_t size) {
                       df_memory_now());
         return NULL;
     }
+    ask_for_large_pages(block, padded);
     memset(block, 0, padded);
     memcpy(block, &bytes, sizeof bytes);
     count_up(bytes);
