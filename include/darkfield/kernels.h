@@ -230,6 +230,14 @@ uint32_t df_screen_tile(const df_tile *tile, float product[static DF_TILE_ENTRIE
 uint32_t df_screen_tile_plain(const df_tile *tile, float product[static DF_TILE_ENTRIES],
                               uint32_t mask[static DF_TILE_ROWS]); /* up to rounding */
 
+/* Where in a tile the masks have bits: 32 r + l, ascending. Returns how many there are; what stands
+ * behind them is undefined. */
+#define DF_TILE_PLACES (DF_TILE_ENTRIES + DF_TILE_LATENTS) /* room for them */
+size_t df_mask_places(const uint32_t mask[static DF_TILE_ROWS],
+                      uint16_t place[static DF_TILE_PLACES]);
+size_t df_mask_places_plain(const uint32_t mask[static DF_TILE_ROWS],
+                            uint16_t place[static DF_TILE_PLACES]);
+
 /* ---- whole products ---- */
 
 /* out [14, 32] = left [n, 14]' right [n, 32]: every number is one chain of fused multiply-adds,

@@ -13,13 +13,16 @@
 double df_dict_code_norm(const df_dict *d, size_t j) {
     const float *row = df_dict_dec(d, j);
     const df_dict_group *g = df_dict_group_of(d, j);
-    double sum = 0.0, whole = sqrt(df_sum_squares(row, g->out.count));
+    double sum = 0.0;
     if (d->code_norm == DF_NORM_NONE) return 1.0;
-    if (d->code_norm == DF_NORM_ROOT) return whole;
-    for (size_t s = 0; s < d->sites; s++)
-        if (df_dict_writes(g, &d->site[s]))
-            sum += sqrt(df_sum_squares(row + (d->site[s].first - g->out.first), d->site[s].width));
-    return d->code_norm == DF_NORM_MIXED ? whole + DF_MIXED_SUM * sum : sum;
+    if (d->code_norm != DF_NORM_ROOT)
+        for (size_t s = 0; s < d->sites; s++)
+            if (df_dict_writes(g, &d->site[s]))
+                sum +=
+                    sqrt(df_sum_squares(row + (d->site[s].first - g->out.first), d->site[s].width));
+    if (d->code_norm != DF_NORM_ROOT && d->code_norm != DF_NORM_MIXED) return sum;
+    double whole = sqrt(df_sum_squares(row, g->out.count));
+    return d->code_norm == DF_NORM_MIXED ? whole + DF_MIXED_SUM * sum : whole;
 }
 
 /* What a code is multiplied by before it is ranked. */

@@ -39,90 +39,89 @@ void df_candidates_narrow(df_worker *w, df_candidates *s, size_t keep) {
     drop_below_floor(s);
 }
 
-static void set_exact(const df_coder *c, df_candidates *s, size_t i, float product) {
-    s->upper[i] = df_settled(c, s->cut, s->latent[i], product, &s->value[i]);
+static void set_exact(const df_coder *c, df_candidates *s, size_t i, size_t j, float product) {
+    s->upper[i] = df_settled(c, s->cut, j, product, &s->value[i]);
 }
 
-/* Entry `at` of some candidates. */
-typedef struct entry {
-    df_candidates *of;
-    size_t at;
-} entry;
-
-static uint32_t latent_of(entry e) {
-    return e.of->latent[e.at];
+static void ask_for(const df_coder *c, const df_candidates *s, size_t i) {
+    df_range in = df_dict_group_of(c->dict, s->latent[i])->in;
+    df_prefetch(df_dict_enc(c->dict, s->latent[i]), in.count);
+    df_prefetch(c->input + (size_t)s->row[i] * c->width + in.first, in.count);
 }
 
-static void ask_for(const df_coder *c, entry e) {
-    df_range in = df_dict_group_of(c->dict, latent_of(e))->in;
-    df_prefetch(df_dict_enc(c->dict, latent_of(e)), in.count);
-    df_prefetch(c->input + (size_t)e.of->row[e.at] * c->width + in.first, in.count);
-}
-
-/* Four entries whose latents read the same columns, or only the first; returns how many. */
-static size_t settle_some(const df_coder *c, const entry *e, size_t left) {
-    df_range in = df_dict_group_of(c->dict, latent_of(e[0]))->in;
-    bool four = left >= 4;
-    for (size_t n = 1; n < 4 && four; n++)
-        four = df_same_group(c, latent_of(e[0]), latent_of(e[n]));
+/* From entry i on: four whose latents read the same columns, or only the first; returns how many.
+ */
+static size_t settle_some(const df_coder *c, df_candidates *s, size_t i) {
+    df_range in = df_dict_group_of(c->dict, s->latent[i])->in;
+    size_t some = i + 4 <= s->count ? 4 : 1;
+    for (size_t n = 1; n < some; n++)
+        if (!df_same_group(c, s->latent[i], s->latent[i + n])) some = 1;
     const float *x[4], *w[4];
     float product[4];
-    for (size_t n = 0; n < (four ? 4 : 1); n++) {
-        x[n] = c->input + (size_t)e[n].of->row[e[n].at] * c->width + in.first;
-        w[n] = df_dict_enc(c->dict, latent_of(e[n]));
+    for (size_t n = 0; n < some; n++) {
+        x[n] = c->input + (size_t)s->row[i + n] * c->width + in.first;
+        w[n] = df_dict_enc(c->dict, s->latent[i + n]);
     }
-    if (four && x[0] == x[1] && x[0] == x[2] && x[0] == x[3])
-        df_dot4(x[0], w, in.count, product);
-    else if (four)
-        df_dot_pairs(x, w, in.count, product);
-    else
+    if (some == 1)
         product[0] = df_dot(x[0], w[0], in.count);
-    for (size_t n = 0; n < (four ? 4 : 1); n++) set_exact(c, e[n].of, e[n].at, product[n]);
-    return four ? 4 : 1;
+    else if (x[0] == x[1] && x[0] == x[2] && x[0] == x[3])
+        df_dot4(x[0], w, in.count, product);
+    else
+        df_dot_pairs(x, w, in.count, product);
+    for (size_t n = 0; n < some; n++) set_exact(c, s, i + n, s->latent[i + n], product[n]);
+    return some;
 }
 
 void df_candidates_settle(const df_coder *c, df_worker *w, df_candidates *s) {
     w->settled += s->count - s->exact;
     for (size_t i = s->exact; i < s->count;) {
-        entry e[8];
-        size_t n = 0;
-        for (; n < 8 && i + n < s->count; n++) e[n] = (entry){s, i + n};
-        for (size_t k = 4; k < n; k++) ask_for(c, e[k]);
-        i += settle_some(c, e, n);
+        for (size_t n = i + 4; n < i + 8 && n < s->count; n++) ask_for(c, s, n);
+        i += settle_some(c, s, i);
     }
     s->exact = s->count;
 }
 
-static entry entry_at(df_worker *w, size_t i) {
-    return (entry){&w->rows[w->places[i] >> 32], (uint32_t)w->places[i]};
-}
-
-/* Entries of the rows by the panel of their latents. */
-static size_t sort_places(const df_coder *c, df_worker *w, size_t rows) {
-    uint32_t *start = w->panel_start;
-    size_t buckets = c->local / DF_TILE_LATENTS + 1, n = 0;
-    memset(start, 0, (buckets + 1) * sizeof *start);
+/* Places of the rows' entries, latent by latent, rows ascending: those of latent j end at
+ * latent_end[j], where those of the next one begin. */
+static void sort_places(const df_coder *c, df_worker *w, size_t rows) {
+    uint32_t *end = w->latent_end;
+    memset(end, 0, (c->local + 1) * sizeof *end);
     for (size_t r = 0; r < rows; r++)
         for (size_t i = w->rows[r].exact; i < w->rows[r].count; i++)
-            start[w->rows[r].latent[i] / DF_TILE_LATENTS + 1]++;
-    for (size_t b = 0; b < buckets; b++) start[b + 1] += start[b];
+            end[w->rows[r].latent[i] + 1]++;
+    for (size_t j = 0; j < c->local; j++) end[j + 1] += end[j];
+    w->settled += end[c->local];
     for (size_t r = 0; r < rows; r++)
-        for (size_t i = w->rows[r].exact; i < w->rows[r].count; i++, n++)
-            w->places[start[w->rows[r].latent[i] / DF_TILE_LATENTS]++] = (uint64_t)r << 32 | i;
-    return n;
+        for (size_t i = w->rows[r].exact; i < w->rows[r].count; i++)
+            w->places[end[w->rows[r].latent[i]]++] = (uint64_t)r << 32 | i;
 }
 
-void df_candidates_settle_rows(const df_coder *c, df_worker *w, size_t rows) {
-    size_t count = sort_places(c, w, rows);
-    w->settled += count;
-    for (size_t i = 0; i < count;) {
-        entry e[8];
-        size_t n = 0;
-        for (; n < 8 && i + n < count; n++) e[n] = entry_at(w, i + n);
-        for (size_t k = 4; k < n; k++) ask_for(c, e[k]);
-        i += settle_some(c, e, n);
+/* The entries of latent j: its row stays near, four rows of the batch pass at a time. */
+static void settle_latent(const df_coder *c, df_worker *w, size_t j, df_range places,
+                          const float *input) {
+    const float *row = df_dict_enc(c->dict, j), *x[4];
+    df_range in = df_dict_group_of(c->dict, j)->in;
+    float product[4];
+    for (size_t i = 0; i < places.count; i += 4) {
+        const uint64_t *place = w->places + places.first + i;
+        size_t n = places.count - i < 4 ? places.count - i : 4;
+        for (size_t k = 0; k < 4; k++)
+            x[k] = input + (place[k < n ? k : 0] >> 32) * c->width + in.first;
+        if (n > 1)
+            df_dot4(row, x, in.count, product);
+        else
+            product[0] = df_dot(row, x[0], in.count);
+        for (size_t k = 0; k < n; k++)
+            set_exact(c, &w->rows[place[k] >> 32], (uint32_t)place[k], j, product[k]);
     }
-    for (size_t r = 0; r < rows; r++) w->rows[r].exact = w->rows[r].count;
+}
+
+void df_candidates_settle_rows(const df_coder *c, df_worker *w, df_range rows) {
+    const float *input = c->input + rows.first * c->width;
+    sort_places(c, w, rows.count);
+    for (size_t j = 0, first = 0; j < c->local; first = w->latent_end[j++])
+        settle_latent(c, w, j, (df_range){first, w->latent_end[j] - first}, input);
+    for (size_t r = 0; r < rows.count; r++) w->rows[r].exact = w->rows[r].count;
 }
 
 static uint64_t place_key(const df_candidates *s, size_t i) {

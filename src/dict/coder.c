@@ -60,6 +60,15 @@ static df_status check_shape(const df_dict *d, size_t max_rows) {
     return df_parts_check(d);
 }
 
+/* Bounds below upper that a score lies at most, in all likelihood: four standard deviations of the
+ * screened score. */
+static float likely(const df_coder *c) {
+    size_t narrowest = c->width;
+    for (size_t g = 0; g < c->dict->groups; g++)
+        if (c->dict->group[g].in.count < narrowest) narrowest = c->dict->group[g].in.count;
+    return fminf(1.0f + 4.0f / sqrtf(2.0f * (float)narrowest), DF_CERTAIN);
+}
+
 df_status df_coder_open(df_comm *comm, df_kernels *kernels, df_dict *dict, size_t max_rows,
                         df_coder **out) {
     df_coder *c;
@@ -71,12 +80,12 @@ df_status df_coder_open(df_comm *comm, df_kernels *kernels, df_dict *dict, size_
         c->kernels = kernels;
         c->screen = df_kernels_screen(kernels);
         c->spare = df_kernels_spare_screen(kernels);
-        c->caution = DF_LIKELY;
         c->dense_above = DENSE_ABOVE;
         c->cut_at.margin = FIRST_MARGIN;
         c->rank = df_comm_rank(comm);
         c->size = df_comm_size(comm);
         df_coder_shape(c, dict, max_rows);
+        c->caution = likely(c);
         status = allocate(c);
     }
     status = df_agree(comm, status);
@@ -130,7 +139,7 @@ static df_status encode_batch(df_coder *c, df_code_store *out) {
         c->caution = DF_CERTAIN;
         df_status status = df_agree(c->comm, df_screen_lists(c, FLT_TRUE_MIN, keep));
         if (status == DF_OK) (void)df_select_batch(c, keep); // cannot fail again
-        c->caution = DF_LIKELY;
+        c->caution = likely(c);
         DF_TRY(status);
     }
     if (!(guess > FLT_TRUE_MIN)) forget_settled(c);

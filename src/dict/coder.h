@@ -14,21 +14,20 @@
 /* How far a floor begins below what the last batch's cut tells, relatively: at first; at least. */
 #define FIRST_MARGIN 0.1f
 #define LEAST_MARGIN 0.02f
-#define DF_LIKELY 1.25f
-#define DF_CERTAIN 2.0f
-#define BLOCK_TERMS 3 /* sums that a block of latents adds to the losses (objective.h) */
-#define STAT_ROWS 64  /* rows in one leaf of the batch statistics */
-#define DENSE_UNIT 8  /* tiles of rows in a unit of dense.c */
+#define DF_CERTAIN 2.0f /* bounds below upper that a score lies at most (df_candidates) */
+#define BLOCK_TERMS 3   /* sums that a block of latents adds to the losses (objective.h) */
+#define STAT_ROWS 64    /* rows in one leaf of the batch statistics */
+#define DENSE_UNIT 8    /* tiles of rows in a unit of dense.c */
 #define DENSE_LATENTS (8 * DF_TILE_LATENTS) /* whose gradients dense.c makes together, at most */
 #define DENSE_CHUNK 512                     /* rows whose products dense.c sums at a time */
 #define STACK_DEPTH 20 /* of the tree over blocks: at most 64, and one more for each group */
 
 /* Candidates of one row (TopK) or of a thread's rows (others). The first `exact` are settled: upper
  * is their score, value their code. Of the others, upper is a bound of the score, and value a score
- * that they reach: certainly at upper - 2 bounds (DF_CERTAIN), in all likelihood at a quarter of a
- * bound below the screened score (DF_LIKELY), because the errors of many columns cancel where their
- * bound adds them up. Floors are made of these; who selects checks that enough exact scores reach
- * them. */
+ * that they reach: certainly at upper - 2 bounds (DF_CERTAIN), in all likelihood a little below the
+ * screened score, which is upper - 1 bound: the errors of D columns cancel where their bound adds
+ * them up, so that their standard deviation is about bound / sqrt(2 D). Floors are made of these;
+ * who selects checks that enough exact scores reach them. */
 typedef struct df_candidates {
     float *upper, *value;   /* [capacity] */
     uint32_t *row, *latent; /* [capacity] */
@@ -88,17 +87,18 @@ typedef struct df_cut {
 
 /* Scratch of one thread. */
 typedef struct df_worker {
-    float *product; /* [DF_TILE_ENTRIES] of one tile */
-    uint32_t *mask; /* [DF_TILE_ROWS] */
-    float *least;   /* [DF_TILE_ROWS] floors, lowered by the bound */
-    float *floor;   /* [df_screen_unit(0)] of the rows of a unit */
-    char *gathered; /* a panel of latents of a list, and their bounds [DF_TILE_LATENTS] */
+    float *product;  /* [DF_TILE_ENTRIES] of one tile */
+    uint32_t *mask;  /* [DF_TILE_ROWS] */
+    uint16_t *place; /* [DF_TILE_PLACES] */
+    float *least;    /* [DF_TILE_ROWS] floors, lowered by the bound */
+    float *floor;    /* [df_screen_unit(0)] of the rows of a unit */
+    char *gathered;  /* a panel of latents of a list, and their bounds [DF_TILE_LATENTS] */
     float *gain, *lift;
     int32_t *start;
     df_candidates *rows; /* [df_screen_unit(0)] views into pool */
     float *pool;         /* [df_screen_unit(k), 4, df_row_capacity(k)] of any k up to row_k */
     uint64_t *places; /* [df_screen_unit(k), df_row_capacity(k)] entries of the rows, to settle */
-    uint32_t *panel_start;
+    uint32_t *latent_end; /* [local + 1] of them, by latent */
     df_candidates list;
     float *order;   /* [order_capacity] scratch of quickselect */
     uint64_t *keys; /* the same */
@@ -153,7 +153,7 @@ struct df_coder {
     float *lift;                   /* b_enc * scale + extra */
     int32_t *start;                /* of int8 */
     float shared_floor;            /* of all threads' lists */
-    float caution;                 /* DF_LIKELY or DF_CERTAIN */
+    float caution;                 /* bounds below upper that value is: df_likely or DF_CERTAIN */
     uint64_t selected, wasted;     /* of those settled for the batch; the others, but for AuxK's */
     bool outgrown;                 /* a batch had more active latents than plans count */
     df_cut cut_at;                 /* of the selection now being made, or made last */
@@ -309,8 +309,9 @@ static inline float df_settled(const df_coder *c, const float *cut, size_t j, fl
 float df_candidates_level(df_worker *w, const df_candidates *s, size_t k, float level);
 void df_candidates_narrow(df_worker *w, df_candidates *s, size_t keep);
 void df_candidates_settle(const df_coder *c, df_worker *w, df_candidates *s);
-/* Of w->rows[0 .. rows - 1], latent after latent: an encoder row is read once for many rows. */
-void df_candidates_settle_rows(const df_coder *c, df_worker *w, size_t rows);
+/* Of w->rows, which are these of the batch, latent after latent: an encoder row is read once for
+ * many of them. */
+void df_candidates_settle_rows(const df_coder *c, df_worker *w, df_range rows);
 void df_candidates_best(df_worker *w, df_candidates *s, size_t keep);
 void df_candidates_above(df_candidates *s, float floor);
 

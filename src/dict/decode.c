@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-#define AHEAD 3 // decoder rows asked for before they are needed
+#define AHEAD 4 // decoder rows asked for before they are needed, the next row's too
 
 /* Height of the smallest subtree that holds both leaves. */
 static int join_height(size_t a, size_t b) {
@@ -77,7 +77,7 @@ static void sum_entries(const df_coder *c, df_worker *w, const df_codes *codes, 
         size_t latent = codes->latent[i], leaf = df_dict_block_of(c->dict, latent);
         const df_dict_group *g = df_dict_group_of(c->dict, latent);
         size_t first = df_out_offset(c, g), n = g->out.count;
-        if (i + AHEAD < entries.first + entries.count)
+        if (i + AHEAD < codes->start[codes->rows])
             df_prefetch(df_dict_dec(c->dict, codes->latent[i + AHEAD]), n);
         float *sum = leaf == open ? t.sums + (t.depth - 1) * t.width
                                   : df_sum_tree_leaf(&t, leaf, (df_range){first, n});

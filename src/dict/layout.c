@@ -121,6 +121,7 @@ static void lay_out_skip(df_coder *c, df_layout *l) {
 static void lay_out_worker(df_coder *c, df_layout *l, df_worker *w) {
     TAKE(w->product, DF_TILE_ENTRIES);
     TAKE(w->mask, DF_TILE_ROWS);
+    TAKE(w->place, DF_TILE_PLACES);
     TAKE(w->least, DF_TILE_ROWS);
     TAKE(w->floor, df_screen_unit(c, 0));
     TAKE(w->stack, STACK_DEPTH * c->out);
@@ -208,7 +209,7 @@ static void lay_out_row_pool(df_coder *c, df_layout *l, df_worker *w, size_t k) 
     TAKE(w->rows, df_screen_unit(c, 0));
     TAKE(w->pool, 4 * pool_entries(c, k));
     TAKE(w->places, pool_entries(c, k));
-    TAKE(w->panel_start, c->local / DF_TILE_LATENTS + 2);
+    TAKE(w->latent_end, c->local + 1);
     if (order > w->order_capacity) {
         w->order_capacity = order;
         TAKE(w->order, order);

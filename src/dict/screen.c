@@ -82,10 +82,10 @@ static size_t gather_panel(const df_coder *c, df_worker *w, df_view view, size_t
     return n;
 }
 
-/* Screens the tile of rows that begins with `row`; floor [DF_TILE_ROWS]. Returns whether anything
- * may reach its floor. */
-static bool screen_tile(const df_coder *c, df_worker *w, screen_panel *p, size_t row,
-                        const float *floor) {
+/* Screens the tile of rows that begins with `row`; floor [DF_TILE_ROWS]. Returns how many places of
+ * the tile may reach their floor. */
+static size_t screen_tile(const df_coder *c, df_worker *w, screen_panel *p, size_t row,
+                          const float *floor) {
     size_t at = p->group * c->padded_rows + row;
     const float *norm = c->x_norm + at, *lost = c->x_lost + at;
     for (size_t r = 0; r < DF_TILE_ROWS; r++)
@@ -93,27 +93,24 @@ static bool screen_tile(const df_coder *c, df_worker *w, screen_panel *p, size_t
     p->tile.rows = df_row_panel(c, p->group, row);
     p->tile.unit = c->x_unit + at;
     p->tile.floor = w->least;
-    return df_screen_tile(&p->tile, w->product, w->mask) != 0;
+    if (df_screen_tile(&p->tile, w->product, w->mask) == 0) return 0;
+    for (size_t r = 0; r < DF_TILE_ROWS && p->count < DF_TILE_LATENTS; r++)
+        w->mask[r] &= ((uint32_t)1 << p->count) - 1;
+    return df_mask_places(w->mask, w->place);
 }
 
-/* Appends the hits of row r of the tile, each by its own bound. */
-static void append_hits(const df_coder *c, const df_worker *w, const screen_panel *p, size_t row,
-                        size_t r, df_candidates *s) {
-    const float *product = w->product + r * DF_TILE_LATENTS;
-    uint32_t mask = w->mask[r] & (uint32_t)(((uint64_t)1 << p->count) - 1);
-    size_t at = p->group * c->padded_rows + row + r, n = s->count;
-    float unit = c->x_unit[at], norm = c->x_norm[at], lost = c->x_lost[at];
-    for (; mask != 0; mask &= mask - 1) {
-        size_t l = (size_t)__builtin_ctz(mask), j = p->list != NULL ? p->list[l] : p->first + l;
-        float bound = norm * c->slack[j] + lost * c->length[j];
-        float upper = product[l] * p->tile.gain[l] * unit + p->tile.lift[l] + bound;
-        s->upper[n] = upper;
-        s->value[n] = upper - c->caution * (bound + c->extra[j]);
-        s->row[n] = (uint32_t)(row + r);
-        s->latent[n] = (uint32_t)j;
-        n += upper >= s->floor;
-    }
-    s->count = n;
+/* Appends what stands at a place of the tile that begins with `row`, by its own bound. */
+static void append_hit(const df_coder *c, const df_worker *w, const screen_panel *p, size_t row,
+                       size_t place, df_candidates *s) {
+    size_t l = place % DF_TILE_LATENTS, j = p->list != NULL ? p->list[l] : p->first + l;
+    size_t at = p->group * c->padded_rows + row + place / DF_TILE_LATENTS, n = s->count;
+    float bound = c->x_norm[at] * c->slack[j] + c->x_lost[at] * c->length[j];
+    float upper = w->product[place] * p->tile.gain[l] * c->x_unit[at] + p->tile.lift[l] + bound;
+    s->upper[n] = upper;
+    s->value[n] = upper - c->caution * (bound + c->extra[j]);
+    s->row[n] = (uint32_t)(row + place / DF_TILE_LATENTS);
+    s->latent[n] = (uint32_t)j;
+    s->count = n + (upper >= s->floor);
 }
 
 /* Narrows by the bounds; where too many are too close for `room` more, makes them exact and keeps
@@ -179,20 +176,28 @@ static void open_row(df_worker *w, size_t r, size_t k, float floor) {
     w->floor[r] = s->floor = fminf(fmaxf(floor, FLT_TRUE_MIN), FLT_MAX);
 }
 
-/* Gives a tile's hits to their rows; a row that has gathered enough is narrowed, which raises its
- * floor. `row` counts in the unit. */
-static void take_row_hits(df_coder *c, df_worker *w, const screen_panel *p, const row_job *job,
-                          size_t row) {
-    for (size_t r = 0; r < DF_TILE_ROWS; r++) {
-        if (w->mask[r] == 0) continue;
-        df_candidates *s = &w->rows[row + r];
-        append_hits(c, w, p, job->unit.first + row, r, s);
-        if (s->count < s->next) continue;
-        make_room(c, w, s, job->k, DF_TILE_LATENTS);
+/* A row that has gathered enough is narrowed, which raises its floor. `row` counts in the unit. */
+static void narrow_full_rows(df_coder *c, df_worker *w, size_t k, size_t row) {
+    for (size_t r = row; r < row + DF_TILE_ROWS; r++) {
+        df_candidates *s = &w->rows[r];
+        if (!(w->floor[r] < INFINITY) || s->count < s->next) continue;
+        make_room(c, w, s, k, DF_TILE_LATENTS);
         s->next = s->count + s->count / 2 + DF_TILE_LATENTS;
         if (s->next + DF_TILE_LATENTS > s->limit) s->next = s->limit - DF_TILE_LATENTS;
-        w->floor[row + r] = s->floor;
+        w->floor[r] = s->floor;
     }
+}
+
+/* Gives a tile's hits to their rows. */
+static void take_row_hits(df_coder *c, df_worker *w, const screen_panel *p, const row_job *job,
+                          size_t row, size_t hits) {
+    bool full = false;
+    for (size_t i = 0; i < hits; i++) {
+        df_candidates *s = &w->rows[row + w->place[i] / DF_TILE_LATENTS];
+        append_hit(c, w, p, job->unit.first + row, w->place[i], s);
+        full |= s->count >= s->next;
+    }
+    if (full) narrow_full_rows(c, w, job->k, row);
 }
 
 /* Is any row of a tile screened? */
@@ -213,9 +218,11 @@ static void screen_rows(df_coder *c, df_worker *w, const row_job *job) {
             own_panel(c, i, &p);
         else
             step = gather_panel(c, w, job->view, i, &p);
-        for (size_t r = 0; r < job->unit.count; r += DF_TILE_ROWS)
-            if (is_open(w->floor + r) && screen_tile(c, w, &p, job->unit.first + r, w->floor + r))
-                take_row_hits(c, w, &p, job, r);
+        for (size_t r = 0; r < job->unit.count; r += DF_TILE_ROWS) {
+            if (!is_open(w->floor + r)) continue;
+            size_t hits = screen_tile(c, w, &p, job->unit.first + r, w->floor + r);
+            take_row_hits(c, w, &p, job, r, hits);
+        }
     }
     for (size_t r = 0; r < job->unit.count; r++) df_candidates_narrow(w, &w->rows[r], job->k);
     w->screen_seconds += df_now() - start;
@@ -263,7 +270,7 @@ static void keep_reaching(df_candidates *s) {
 static size_t settle_rows(df_coder *c, df_worker *w, const row_job *job) {
     double start = df_now();
     size_t open = 0;
-    df_candidates_settle_rows(c, w, job->unit.count);
+    df_candidates_settle_rows(c, w, job->unit);
     for (size_t r = 0; r < job->unit.count; r++) {
         df_candidates *s = &w->rows[r];
         if (!(w->floor[r] < INFINITY)) continue;
@@ -356,7 +363,7 @@ void df_settle_rows(df_coder *c, size_t k) {
         double start = df_now();
         open_rows(c, w, k);
         for (size_t r = 0; r < job.unit.count; r++) take_held(c, w, &job, r);
-        df_candidates_settle_rows(c, w, job.unit.count);
+        df_candidates_settle_rows(c, w, job.unit);
         for (size_t r = 0; r < job.unit.count; r++) {
             keep_reaching(&w->rows[r]);
             pick(c, w, &job, r);
@@ -433,9 +440,8 @@ static void list_tile(df_coder *c, df_worker *w, screen_panel *p, df_range unit,
     raise_shared_floor(c, s);
     for (size_t r = 0; r < DF_TILE_ROWS; r++)
         w->floor[r] = row + r < unit.count ? s->floor : INFINITY;
-    if (!screen_tile(c, w, p, unit.first + row, w->floor)) return;
-    for (size_t r = 0; r < DF_TILE_ROWS; r++)
-        if (w->mask[r] != 0) append_hits(c, w, p, unit.first + row, r, s);
+    size_t hits = screen_tile(c, w, p, unit.first + row, w->floor);
+    for (size_t i = 0; i < hits; i++) append_hit(c, w, p, unit.first + row, w->place[i], s);
 }
 
 static void list_unit(df_coder *c, df_worker *w, df_range unit, size_t keep) {

@@ -8,6 +8,7 @@
 #include "pack.h"
 
 #define PART 64 /* columns rounded at a time, so that rounding vectorises and stores stay near */
+#define SUMS 32 /* of squares side by side: as many as hide the latency of a sum */
 
 size_t df_screen_columns(df_screen screen) {
     return screen == DF_SCREEN_INT8 ? 4 : screen == DF_SCREEN_BF16 ? 2 : 1;
@@ -51,6 +52,17 @@ static float largest_size(const float *row, size_t n) {
     return largest;
 }
 
+static void add_squares(double sum[static SUMS], const float part[static PART]) {
+    for (size_t i = 0; i < PART; i += SUMS)
+        for (size_t l = 0; l < SUMS; l++) sum[l] += (double)part[i + l] * (double)part[i + l];
+}
+
+static double total(const double sum[static SUMS]) {
+    double all = 0.0;
+    for (size_t l = 0; l < SUMS; l++) all += sum[l];
+    return all;
+}
+
 /* ---- one lane ------------------------------------------------------------------------------- */
 
 typedef struct lane {
@@ -65,37 +77,37 @@ static void pack_fp32(lane l) {
 
 /* Returns the sum of squares of what is lost. */
 static double pack_bf16(lane l) {
-    double lost = 0.0;
+    double lost[SUMS] = {0.0};
     for (size_t c = 0; c < l.width; c += PART) {
         size_t n = l.width - c < PART ? l.width - c : PART;
         uint32_t half[PART] = {0};
-        float gone[PART];
+        float gone[PART] = {0.0f};
         for (size_t i = 0; i < n; i++) half[i] = round_bf16(l.from[c + i]);
         for (size_t i = 0; i < n; i++) gone[i] = l.from[c + i] - widen(half[i]);
         for (size_t i = 0; i < (n + 1) / 2; i++)
             l.out[(c / 2 + i) * l.lanes] = half[2 * i] | half[2 * i + 1] << 16;
-        lost += df_sum_squares(gone, n);
+        add_squares(lost, gone);
     }
-    return lost;
+    return total(lost);
 }
 
 /* With 1 / unit = inverse. `offset` is 128 for rows. The sum of the packed numbers goes to *sum. */
 static double pack_int8(lane l, float unit, float inverse, int32_t offset, int32_t *sum) {
-    double lost = 0.0;
+    double lost[SUMS] = {0.0};
     for (size_t c = 0; c < l.width; c += PART) {
         size_t n = l.width - c < PART ? l.width - c : PART;
         int32_t q[PART] = {0};
         uint8_t byte[PART];
-        float gone[PART];
+        float gone[PART] = {0.0f};
         for (size_t i = 0; i < n; i++) q[i] = (int32_t)rintf(l.from[c + i] * inverse);
         for (size_t i = 0; i < n; i++) gone[i] = l.from[c + i] - unit * (float)q[i];
         for (size_t i = 0; i < PART; i++) *sum += q[i];
         for (size_t i = 0; i < PART; i++) byte[i] = (uint8_t)(q[i] + offset);
         for (size_t i = 0; i < (n + 3) / 4; i++)
             memcpy(l.out + (c / 4 + i) * l.lanes, byte + 4 * i, sizeof *l.out);
-        lost += df_sum_squares(gone, n);
+        add_squares(lost, gone);
     }
-    return lost;
+    return total(lost);
 }
 
 /* ---- panels --------------------------------------------------------------------------------- */

@@ -19,5 +19,8 @@ uint32_t df_tile_int8_avx512(const df_tile *tile, float *product, uint32_t *mask
 /* Where df_has_avx512(DF_SCREEN_FP32). */
 void df_multiply_avx512(const float *left, const float *right, size_t n, bool add, float *out);
 bool df_has_avx512(df_screen screen);
+/* Where df_has_compress. */
+size_t df_mask_places_avx512(const uint32_t *mask, uint16_t *place);
+bool df_has_compress(void);
 
 #endif

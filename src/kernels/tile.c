@@ -51,3 +51,18 @@ uint32_t df_screen_tile(const df_tile *t, float product[static DF_TILE_ENTRIES],
     return t->screen == DF_SCREEN_FP32 ? tile_fp32(t, product, mask)
                                        : df_screen_tile_plain(t, product, mask);
 }
+
+size_t df_mask_places_plain(const uint32_t mask[static DF_TILE_ROWS],
+                            uint16_t place[static DF_TILE_PLACES]) {
+    size_t n = 0;
+    for (size_t r = 0; r < DF_TILE_ROWS; r++)
+        for (uint32_t left = mask[r]; left != 0; left &= left - 1)
+            place[n++] = (uint16_t)(r * DF_TILE_LATENTS + (size_t)__builtin_ctz(left));
+    return n;
+}
+
+size_t df_mask_places(const uint32_t mask[static DF_TILE_ROWS],
+                      uint16_t place[static DF_TILE_PLACES]) {
+    return df_has_compress() ? df_mask_places_avx512(mask, place)
+                             : df_mask_places_plain(mask, place);
+}

@@ -138,7 +138,35 @@ FOR(",avx512vnni") uint32_t df_tile_int8_avx512(const df_tile *t, float *product
     return any;
 }
 
+bool df_has_compress(void) {
+    return __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512bw");
+}
+
+/* Without branches: where the few bits are cannot be predicted. */
+FOR(",avx512bw,avx512vbmi2,popcnt")
+size_t df_mask_places_avx512(const uint32_t *mask, uint16_t *place) {
+    static const uint16_t lanes[DF_TILE_LATENTS] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10,
+                                                    11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+                                                    22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
+    __m512i at = _mm512_loadu_si512(lanes);
+    size_t n = 0;
+    for (size_t r = 0; r < DF_TILE_ROWS; r++) {
+        _mm512_storeu_si512(place + n, _mm512_maskz_compress_epi16(mask[r], at));
+        n += (size_t)__builtin_popcount(mask[r]);
+        at = _mm512_add_epi16(at, _mm512_set1_epi16(DF_TILE_LATENTS));
+    }
+    return n;
+}
+
 #else
+
+bool df_has_compress(void) {
+    return false;
+}
+
+size_t df_mask_places_avx512(const uint32_t *mask, uint16_t *place) {
+    return df_mask_places_plain(mask, place);
+}
 
 bool df_has_avx512(df_screen screen) {
     (void)screen;

@@ -109,6 +109,30 @@ static void test_tiles(void **state) {
     }
 }
 
+/* Masks with few bits, many, all and none. */
+static void test_places(void **state) {
+    (void)state;
+    for (uint64_t round = 0; round < 500; round++) {
+        uint32_t mask[ROWS];
+        uint16_t place[2][DF_TILE_PLACES];
+        for (size_t r = 0; r < ROWS; r++) {
+            mask[r] = (uint32_t)df_random_bits(4, DF_STREAM_TEST, round * ROWS + r);
+            for (size_t n = 0; n < round % 7; n++) // every second bit goes
+                mask[r] &= (uint32_t)df_random_bits(5 + n, DF_STREAM_TEST, round * ROWS + r);
+            if (round % 11 == 10) mask[r] = round % 2 == 0 ? UINT32_MAX : 0;
+        }
+        size_t n = df_mask_places(mask, place[0]), seen = 0;
+        assert_int_equal(n, df_mask_places_plain(mask, place[1]));
+        assert_memory_equal(place[0], place[1], n * sizeof place[0][0]);
+        for (size_t i = 0; i < n; i++) {
+            assert_true(i == 0 || place[0][i - 1] < place[0][i]);
+            assert_true((mask[place[0][i] / LATENTS] >> place[0][i] % LATENTS & 1) == 1);
+        }
+        for (size_t r = 0; r < ROWS; r++) seen += (size_t)__builtin_popcount(mask[r]);
+        assert_int_equal(n, seen);
+    }
+}
+
 /* What bf16 could only hold as a subnormal is lost, and counted; ties go to even. */
 static void test_bf16_rounding(void **state) {
     (void)state;
@@ -206,9 +230,10 @@ static void test_choice(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tiles),         cmocka_unit_test(test_bf16_rounding),
-        cmocka_unit_test(test_int8_rounding), cmocka_unit_test(test_whole_products),
-        cmocka_unit_test(test_dot_tile),      cmocka_unit_test(test_choice),
+        cmocka_unit_test(test_tiles),          cmocka_unit_test(test_places),
+        cmocka_unit_test(test_bf16_rounding),  cmocka_unit_test(test_int8_rounding),
+        cmocka_unit_test(test_whole_products), cmocka_unit_test(test_dot_tile),
+        cmocka_unit_test(test_choice),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }
