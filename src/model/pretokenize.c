@@ -34,6 +34,7 @@ df_status df_emit_new(df_rewrite *out, const char *text, size_t n, uint32_t end)
 
 df_status df_emit_kept(df_rewrite *out, const df_view *view, size_t begin, size_t end) {
     DF_TRY(emit(out, view->text + begin, end - begin));
+    if (out->text.count == 0 && end > begin) out->start = df_view_end(view, begin);
     for (size_t i = begin; i < end; i++)
         out->end[out->text.count + i - begin] = df_view_end(view, i + 1);
     out->text.count += end - begin;
@@ -179,8 +180,7 @@ static df_status rewrite_piece(df_pass *pass, const df_step *step, const df_view
 }
 
 static df_status rewrite(df_pass *pass, const df_step *step, df_view *view, df_rewrite *out) {
-    uint32_t start =
-        pass->pieces.count > 0 ? df_view_end(view, pass->pieces.at[0].begin) : view->base;
+    out->start = pass->pieces.count > 0 ? df_view_end(view, pass->pieces.at[0].begin) : view->base;
     out->text.count = 0;
     for (size_t i = 0; i < pass->pieces.count; i++) {
         df_span *piece = &pass->pieces.at[i];
@@ -189,7 +189,7 @@ static df_status rewrite(df_pass *pass, const df_step *step, df_view *view, df_r
         *piece = (df_span){(uint32_t)begin, (uint32_t)out->text.count};
     }
     const char *text = out->text.at != NULL ? out->text.at : ""; // when nothing is left
-    *view = (df_view){text, out->end, start, out->text.count};
+    *view = (df_view){text, out->end, out->start, out->text.count};
     return DF_OK;
 }
 

@@ -155,7 +155,8 @@ typedef struct df_rewrite {
     df_bytes text;
     uint32_t *end; // [text.capacity]
     size_t end_capacity;
-    size_t most; // bytes that the text may have
+    size_t most;    // bytes that the text may have
+    uint32_t start; // where in the original the text starts: behind what was dropped before it
 } df_rewrite;
 
 /* How much processor time the patterns may take on one text: from {0}, more for each byte searched.
