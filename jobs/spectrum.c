@@ -37,18 +37,32 @@ typedef struct source {
     df_spectrum_model model[DF_MAX_SITES]; /* the sites that are written */
     char *name[DF_MAX_SITES];
     size_t models;
+    float *scaled; /* [batch, width] rows in dictionary units, where rows come in the models': what
+                      is normalised row by row has no other units in common; else NULL */
 } source;
 
 static df_status read_rows(void *context, const uint64_t *rows, size_t n, float *x) {
     source *s = context;
-    return df_rows_gather(s->dict, s->acts.acts, s->acts.site, rows, n, x);
+    return s->scaled != NULL ? df_rows_gather_raw(s->dict, s->acts.acts, s->acts.site, rows, n, x)
+                             : df_rows_gather(s->dict, s->acts.acts, s->acts.site, rows, n, x);
+}
+
+/* The reconstructions of raw rows, in their units. */
+static df_status apply_to_raw(source *s, const float *x, size_t n, float *x_hat) {
+    memcpy(s->scaled, x, n * s->dict->width * sizeof *x);
+    df_rows_scale(s->dict, s->scaled, n);
+    DF_TRY(df_coder_apply(s->coder, s->scaled, n, x_hat, NULL));
+    df_rows_restore(s->dict, x, n, x_hat);
+    return DF_OK;
 }
 
 /* x_hat gets whole rows like x: of columns that are not written it holds anything. */
 static df_status apply_dictionary(void *context, const float *x, size_t n, float *x_hat) {
-    const df_dict *dict = ((source *)context)->dict;
+    source *s = context;
+    const df_dict *dict = s->dict;
     size_t out = dict->out.count;
-    DF_TRY(df_coder_apply(((source *)context)->coder, x, n, x_hat, NULL));
+    DF_TRY(s->scaled != NULL ? apply_to_raw(s, x, n, x_hat)
+                             : df_coder_apply(s->coder, x, n, x_hat, NULL));
     for (size_t r = n; r-- > 0 && out < dict->width;)
         memmove(x_hat + r * dict->width + dict->out.first, x_hat + r * out, out * sizeof *x_hat);
     return DF_OK;
@@ -58,6 +72,7 @@ static void source_close(source *s) {
     df_coder_close(&s->coder);
     df_dict_free(&s->dict);
     df_inputs_close(&s->acts);
+    df_free(s->scaled);
     for (size_t i = 0; i < s->models; i++) df_free(s->name[i]);
     df_free(s->rows[0]);
     df_free(s->rows[1]);
@@ -87,8 +102,11 @@ static df_status name_models(source *s) {
                                "spectrum needs models of different names, both are called %s: "
                                "leave it out of stages",
                                site->model);
-        s->model[i] = (df_spectrum_model){
-            .name = s->name[i], .first = site->first, .width = site->width, .scale = site->scale};
+        bool raw = df_dict_tokenwise(s->dict);
+        s->model[i] = (df_spectrum_model){.name = s->name[i],
+                                          .first = site->first,
+                                          .width = site->width,
+                                          .scale = raw ? 1.0 : site->scale};
     }
     return DF_OK;
 }
@@ -116,11 +134,21 @@ static df_spectrum_input input_of(const df_run *run, source *s) {
                                .context = s};
 }
 
+static size_t scaled_floats(const source *s, size_t batch) {
+    return df_dict_tokenwise(s->dict) ? batch * s->dict->width : 0;
+}
+
+static df_status make_room(source *s, size_t batch) {
+    size_t n = scaled_floats(s, batch);
+    return n > 0 ? DF_NEW(s->scaled, n) : DF_OK;
+}
+
 static df_status measure(df_run *run, source *s, const char *dict_path,
                          const df_spectrum_options *o) {
     DF_TRY(df_dict_load(run->world, dict_path, &s->dict));
     DF_TRY(df_agree(run->world, open_mine(run, s)));
     df_spectrum_input input = input_of(run, s);
+    DF_TRY(df_agree(run->world, make_room(s, input.batch)));
     DF_TRY(df_coder_open(run->world, run->kernels, s->dict,
                          input.batch * (size_t)df_comm_size(run->world), &s->coder));
     return df_spectrum_run(run->world, &input, o);
@@ -189,7 +217,7 @@ static df_status plan_spectra(const df_run *run, source *s, const df_dict_plan *
         }
     read[0] += DF_CHECK_BYTES; // blocks of held-out rows hold training rows too
     DF_TRY(df_spectrum_plan(&input, &o, plan->size, read, need));
-    need->memory += df_dict_bytes(plan->dict) +
+    need->memory += df_dict_bytes(plan->dict) + scaled_floats(s, input.batch) * sizeof(float) +
                     df_coder_plan_bytes(plan->dict, plan->screen, input.batch * (size_t)plan->size,
                                         plan->size, false);
     return DF_OK;

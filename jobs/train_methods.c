@@ -173,6 +173,16 @@ const df_option df_method_options[] = {
              "the sum of their columns' variances + 1e-8 (crosscoder_learning); penalties and "
              "thresholds stand in these units, and decoder norms of models of different width "
              "compare in the first and the last alone"},
+    {.key = "train.token_norm",
+     .fixed = true,
+     .type = DF_OPT_CHOICE,
+     .fallback = "none",
+     .choices = "none layer norm",
+     .help = "each site's part of a row is normalised by its own numbers before train.centre and "
+             "train.normalise: not; (x - mean)/(std + 1e-5), std over width - 1 (OpenAI, SAELens' "
+             "layer_norm, BatchTopK's authors); or x sqrt(width)/|x| (OpenMOSS' token-wise, "
+             "SAELens' constant_norm_rescale); the dictionary does so wherever it is used, and "
+             "undoes it on what it writes: for dictionaries that read what they write"},
     {.key = "train.centre",
      .fixed = true,
      .type = DF_OPT_BOOL,
@@ -307,12 +317,14 @@ static void read_dead(const df_run *run, df_train_options *o) {
 static void read_start(const df_run *run, df_train_options *o) {
     static const char *const biases[] = {"mean", "zero", "median", NULL};
     static const char *const encoder_biases[] = {"zero", "uniform", "quantile", NULL};
+    static const char *const token_norms[] = {"none", "layer", "norm", NULL};
     static const char *const scales[] = {"rms", "norm", "none", "deviation", NULL};
     o->init_bias = (df_init_bias)chosen(run, "train.init_bias", biases);
     o->init_bias_enc = (df_init_bias_enc)chosen(run, "train.init_bias_enc", encoder_biases);
     o->init_active = df_job_real(run->job, "train.init_active");
     o->init_untied = strcmp(df_job_text(run->job, "train.init_encoder_draw"), "free") == 0;
     o->normalise = (df_normalise)chosen(run, "train.normalise", scales);
+    o->token_norm = (df_token_norm)chosen(run, "train.token_norm", token_norms);
     o->centre = df_job_bool(run->job, "train.centre");
     o->scale = df_job_real(run->job, "train.scale");
     o->init_whole_row = strcmp(df_job_text(run->job, "train.init_norm_of"), "row") == 0;

@@ -23,8 +23,8 @@ const df_option df_train_table[] = {
              "{k: [4, 8], latents: [512, 1024]} trains every combination, [{k: 4}, {name: wide, "
              "latents: 4096}] those listed; none: no sweep. Any option of this stage may differ "
              "but those that choose rows, their order, scale, batch and log: presets that scale "
-             "rows differently need train.normalise, train.centre and train.scale beside "
-             "the sweep. Files are "
+             "rows differently need train.normalise, train.token_norm, train.centre and "
+             "train.scale beside the sweep. Files are "
              "OUT/train-MEMBER.dict.h5, members being named after what differs (k4-m512)"},
     {.key = "train.use",
      .type = DF_OPT_TEXT,

@@ -99,7 +99,7 @@ static const preset presets[] = {
      "activation=topk reconstruction=fvu code_norm=none decoder=unit-first subtract_bias=true "
      "init_norm=1 init_norm_of=row init_bias=median init_encoder_fit=unit lr=1e-4 beta1=0.9 "
      "beta2=0.999 epsilon=6.25e-10 warmup=0 decay=0 aux=0.03125 aux_k=256 aux_normaliser=residual "
-     "aux_bias=both dead_rows=10000000 fired_above=1e-3 ema=0.999"},
+     "aux_bias=both dead_rows=10000000 fired_above=1e-3 ema=0.999 normalise=none token_norm=layer"},
     {"sparsify", "TopK on the FVU (EleutherAI sparsify with Adam)",
      "activation=topk reconstruction=fvu code_norm=none decoder=unit subtract_bias=true "
      "init_norm=1 init_norm_of=row init_bias=mean lr=2e-4w " ADAM
@@ -187,8 +187,8 @@ df_status df_train_presume(df_job *job) {
 void df_train_list_presets(FILE *to) {
     fprintf(to,
             "\nPresets (train.preset). Sizes stay with the job file: latents, k, steps, batch.\n"
-            "Rows are scaled as the trainer scales them by default (train.normalise); SAELens\n"
-            "leaves them as they are.\n");
+            "Rows are scaled as the trainer scales them by default (train.normalise,\n"
+            "train.token_norm); SAELens leaves them as they are.\n");
     for (size_t i = 0; i < PRESETS; i++)
         fprintf(to, "    %s\n        %s\n", presets[i].name, presets[i].help);
 }

@@ -62,13 +62,16 @@ const char *df_dict_kind_name(df_dict_kind kind); /* "skip-transcoder" */
 
 enum { DF_MAX_SITES = 256, DF_MAX_PREFIXES = 16 };
 
-/* One site of one model: columns [first, first + width) of a row; a row holds x * scale. */
+/* One site of one model: columns [first, first + width) of a row; a row holds n(x) * scale, where n
+ * normalises this site's part of each row by its own numbers (kernels.h). */
 typedef struct df_dict_site {
     char *name, *model;
     uint64_t first, width;
     double scale; /* by default 1 / sqrt(mean |x|^2) over the training rows: every site has unit
                      mean squared norm */
-    bool input, output; /* read, written; at least one of them */
+    bool input, output;       /* read, written; at least one of them */
+    df_token_norm token_norm; /* other than NONE only where it is read and written: what is written
+                                 alone would have to be known before it can be undone */
 } df_dict_site;
 
 /* Latents that read and write the same columns, which begin and end where sites do. Groups follow
@@ -547,8 +550,16 @@ df_status df_dict_save(df_comm *comm, const char *path, const df_dict *dict,
 
 /* Rows [n, width] from the models' units into the dictionary's. Not collective. */
 void df_rows_scale(const df_dict *dict, float *x, size_t n);
-/* Reads rows (ascending or not) of all sites side by side in dictionary units: out [n, width]. Not
- * collective. */
+/* Back into the models' units: what stands for a site [site width] of the row whose part x is in
+ * them, and x_hat [n, out.count] of the rows x [n, width]. Not collective. */
+void df_site_restore(const df_dict_site *site, const float *x, float *x_hat);
+void df_rows_restore(const df_dict *dict, const float *x, size_t n, float *x_hat);
+/* Is some site normalised row by row? Units then differ from row to row. Not collective. */
+bool df_dict_tokenwise(const df_dict *dict);
+/* Reads rows (ascending or not) of all sites side by side in dictionary units: out [n, width]; raw:
+ * in the models' units. Not collective. */
+df_status df_rows_gather_raw(const df_dict *dict, df_acts *const *acts, const size_t *site,
+                             const uint64_t *rows, size_t n, float *out) DF_MUST_CHECK;
 df_status df_rows_gather(const df_dict *dict, df_acts *const *acts, const size_t *site,
                          const uint64_t *rows, size_t n, float *out) DF_MUST_CHECK;
 

@@ -169,6 +169,29 @@ void df_add_row(float *y, const float *x, size_t n); /* y += x */
 double df_sum_squares(const float *x, size_t n);
 double df_sum_squares_plain(const float *x, size_t n);
 
+/* ---- rows, token by token ---- */
+
+/* What a row is brought to by its own numbers:
+ *   NONE   it stays as it is
+ *   LAYER  (x - mean) / (std + 1e-5), std over n - 1     OpenAI's sparse_autoencoder, SAELens
+ *          undone: y std + mean                          (layer_norm), BatchTopK's authors
+ *   NORM   x sqrt(n) / |x|                               OpenMOSS (token-wise), SAELens
+ *          undone: y |x| / sqrt(n)                       (constant_norm_rescale)
+ * A constant row becomes zeros with LAYER, and whatever y is, it is undone to the mean; so does a
+ * row of one column, whose std counts as 0. With NORM a row of zeros stays, and is undone to zeros,
+ * where the formula gives NaN. */
+typedef enum df_token_norm { DF_TOKEN_NONE, DF_TOKEN_LAYER, DF_TOKEN_NORM } df_token_norm;
+/* What it comes less, what it is then multiplied by, what undoing multiplies by. */
+typedef struct df_token {
+    double mean, factor, back;
+} df_token;
+/* Of a row x [n] as it is. Sums in 8 lanes of double, then in a fixed tree. */
+df_token df_token_of(df_token_norm how, const float *x, size_t n);
+df_token df_token_of_plain(df_token_norm how, const float *x, size_t n);
+/* x = (x - mean) factor, and y = y / scale back + mean, in double, rounded once. */
+void df_token_apply(const df_token *token, float *x, size_t n);
+void df_token_undo(const df_token *token, double scale, float *y, size_t n);
+
 /* ---- the screen (design section 3) ---- */
 
 /* What the products of rows and latents are made of before anything is settled. It changes no

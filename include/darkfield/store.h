@@ -165,6 +165,9 @@ df_status df_reader_all(const df_reader *reader, const char *dataset, df_type ty
                         int64_t elements, void **out) DF_MUST_CHECK;
 df_status df_reader_text(const df_reader *reader, const char *where, const char *name,
                          char **out) DF_MUST_CHECK; /* df_free it */
+df_status
+df_reader_text_or(const df_reader *reader, const char *where, const char *name, const char *absent,
+                  char **out) DF_MUST_CHECK; /* a copy of `absent` where it is not there */
 df_status df_reader_int(const df_reader *reader, const char *where, const char *name,
                         int64_t *out) DF_MUST_CHECK;
 df_status df_reader_real(const df_reader *reader, const char *where, const char *name,

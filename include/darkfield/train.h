@@ -28,7 +28,7 @@ typedef enum df_init_bias_enc {
 enum { DF_QUANTILE_ROWS = 8192, DF_FIT_ROWS = 256 };
 
 /* What the rows of each site are multiplied by, means over the training rows, x being less its mean
- * where rows are centred:
+ * where rows are centred and what token_norm makes of it where rows are normalised:
  *   RMS        1 / sqrt(mean |x|^2)              dictionary_learning, Gemma Scope
  *   NORM       sqrt(width) / mean |x|            Anthropic, SAELens (expected_average_only_in),
  *                                                OpenMOSS
@@ -81,6 +81,9 @@ typedef struct df_train_options {
     bool init_untied;   /* encoders are drawn for themselves (crosscoder_learning's
                            init_with_transpose = False), of the norm they would have */
     df_normalise normalise;
+    df_token_norm token_norm; /* each site's part of a row is normalised by its own numbers before
+                                 anything else (OpenAI); the dictionary does so for good. Not for
+                                 kinds that write other sites than they read */
     bool
         centre; /* rows are taken less the mean of their site's training rows (crosscoder_learning);
                    the biases of the dictionary that is written have taken it up */
@@ -137,9 +140,9 @@ typedef struct df_train_member {
 } df_train_member;
 /* Trains the members on the same rows, read once, side by side. Each becomes the dictionary that
  * df_train makes with its options and its sites alone, to the bit. They agree in batch, order_seed,
- * shuffle, buffer_rows, normalise, centre and scale: DF_USAGE where they do not. Each has its own
- * output and checkpoints, resumes from its newest one and waits there for those that are behind; a
- * checkpoint or a stop is one of all. Collective. */
+ * shuffle, buffer_rows, normalise, token_norm, centre and scale: DF_USAGE where they do not. Each
+ * has its own output and checkpoints, resumes from its newest one and waits there for those that
+ * are behind; a checkpoint or a stop is one of all. Collective. */
 df_status df_train_sweep(df_comm *comm, df_kernels *kernels, const df_rows *rows,
                          const df_train_member *members, size_t n) DF_MUST_CHECK;
 /* Where members are trained: ranks [first, first + count). With at least as many ranks as members a

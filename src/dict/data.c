@@ -1,5 +1,6 @@
-/* Reading rows in dictionary units, and the normalisation that makes these units: what rows are
- * multiplied by and, where they are centred, the mean that they come less. */
+/* Reading rows in dictionary units and back, and the normalisation that makes these units: what
+ * each row does to itself, what rows are multiplied by and, where they are centred, the mean that
+ * they come less. */
 #include "train_internal.h"
 
 #include <math.h>
@@ -9,17 +10,56 @@
  * same numbers; PIECE rows are read at a time. */
 enum { CHUNKS = 64, PIECE = 256, ENDLESS_ROWS = 65536 };
 
-static void scale_sites(const df_dict_site *sites, size_t n_sites, size_t width, float *x,
-                        size_t n) {
-    for (size_t r = 0; r < n; r++, x += width)
-        for (size_t s = 0; s < n_sites; s++) {
-            float *first = x + sites[s].first, scale = (float)sites[s].scale;
-            for (size_t c = 0; c < sites[s].width; c++) first[c] *= scale;
+/* Sites side by side in rows of `width` columns. */
+typedef struct row_shape {
+    const df_dict_site *site;
+    size_t sites, width;
+} row_shape;
+
+static void normalise_tokens(row_shape of, float *x, size_t n) {
+    for (size_t s = 0; s < of.sites; s++) {
+        const df_dict_site *site = &of.site[s];
+        if (site->token_norm == DF_TOKEN_NONE) continue;
+        for (size_t r = 0; r < n; r++) {
+            float *part = x + r * of.width + site->first;
+            const df_token token = df_token_of(site->token_norm, part, site->width);
+            df_token_apply(&token, part, site->width);
+        }
+    }
+}
+
+static void scale_sites(row_shape of, float *x, size_t n) {
+    for (size_t r = 0; r < n; r++, x += of.width)
+        for (size_t s = 0; s < of.sites; s++) {
+            float *first = x + of.site[s].first, scale = (float)of.site[s].scale;
+            for (size_t c = 0; c < of.site[s].width; c++) first[c] *= scale;
         }
 }
 
 void df_rows_scale(const df_dict *dict, float *x, size_t n) {
-    scale_sites(dict->site, dict->sites, dict->width, x, n);
+    const row_shape shape = {dict->site, dict->sites, dict->width};
+    normalise_tokens(shape, x, n);
+    scale_sites(shape, x, n);
+}
+
+void df_site_restore(const df_dict_site *site, const float *x, float *x_hat) {
+    const df_token token = df_token_of(site->token_norm, x, site->width);
+    df_token_undo(&token, site->scale, x_hat, site->width);
+}
+
+void df_rows_restore(const df_dict *dict, const float *x, size_t n, float *x_hat) {
+    for (size_t r = 0; r < n; r++, x += dict->width, x_hat += dict->out.count)
+        for (size_t s = 0; s < dict->sites; s++) {
+            const df_dict_site *site = &dict->site[s];
+            if (site->output)
+                df_site_restore(site, x + site->first, x_hat + site->first - dict->out.first);
+        }
+}
+
+bool df_dict_tokenwise(const df_dict *dict) {
+    bool any = false;
+    for (size_t s = 0; s < dict->sites; s++) any |= dict->site[s].token_norm != DF_TOKEN_NONE;
+    return any;
 }
 
 static void subtract(const float *mean, size_t width, float *x, size_t n) {
@@ -28,8 +68,10 @@ static void subtract(const float *mean, size_t width, float *x, size_t n) {
 }
 
 void row_sites_scale(const row_sites *all, float *x, size_t n) {
+    const row_shape shape = {all->site, all->n, all->width};
+    normalise_tokens(shape, x, n);
     if (all->mean != NULL) subtract(all->mean, all->width, x, n);
-    scale_sites(all->site, all->n, all->width, x, n);
+    scale_sites(shape, x, n);
 }
 
 df_status row_sites_open(const df_rows *rows, row_sites *out) {
@@ -60,12 +102,18 @@ void row_sites_pick(const row_sites *all, const size_t *sites, size_t n_sites, c
         }
 }
 
-df_status df_rows_gather(const df_dict *dict, df_acts *const *acts, const size_t *site,
-                         const uint64_t *rows, size_t n, float *out) {
+df_status df_rows_gather_raw(const df_dict *dict, df_acts *const *acts, const size_t *site,
+                             const uint64_t *rows, size_t n, float *out) {
     for (size_t s = 0; s < dict->sites; s++) {
         const df_dict_site *columns = &dict->site[s];
         DF_TRY(df_acts_gather(acts[s], site[s], rows, n, out + columns->first, dict->width));
     }
+    return DF_OK;
+}
+
+df_status df_rows_gather(const df_dict *dict, df_acts *const *acts, const size_t *site,
+                         const uint64_t *rows, size_t n, float *out) {
+    DF_TRY(df_rows_gather_raw(dict, acts, site, rows, n, out));
     df_rows_scale(dict, out, n);
     return DF_OK;
 }
@@ -97,7 +145,8 @@ static size_t leaf_columns(const row_sites *all) {
     return all->width + 2 * all->n;
 }
 
-/* The leaves of this rank, [mine.count, leaf_columns], of rows less `mean` (NULL: as they are). */
+/* The leaves of this rank, [mine.count, leaf_columns], of rows (each normalised, where sites are)
+ * less `mean` (NULL: nothing). */
 static df_status sum_chunks(const df_rows *rows, const row_sites *all, const float *mean,
                             df_range mine, double *leaves) {
     float *x = NULL; // [PIECE, width]
@@ -110,6 +159,7 @@ static df_status sum_chunks(const df_rows *rows, const row_sites *all, const flo
             for (size_t r = 0; r < n; r++) number[r] = chunk.first + done + r;
             status = df_rows_read(rows, number, n, x);
             if (status != DF_OK) break;
+            normalise_tokens((row_shape){all->site, all->n, all->width}, x, n);
             if (mean != NULL) subtract(mean, all->width, x, n);
             add_rows(all, x, n, leaves + i * leaf_columns(all));
         }

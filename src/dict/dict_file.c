@@ -112,8 +112,11 @@ static df_status declare_sites(dict_writer *w, int side) {
         if (!is_of_side(&dict->site[s], side)) continue;
         snprintf(name, sizeof name, "name%zu", i);
         DF_TRY(df_file_text(w->file, where, name, dict->site[s].name));
-        snprintf(name, sizeof name, "model%zu", i++);
+        snprintf(name, sizeof name, "model%zu", i);
         DF_TRY(df_file_text(w->file, where, name, dict->site[s].model));
+        snprintf(name, sizeof name, "token_norm%zu", i++);
+        if (dict->site[s].token_norm == DF_TOKEN_NONE) continue;
+        DF_TRY(df_file_text(w->file, where, name, token_norm_name(dict->site[s].token_norm)));
     }
     return DF_OK;
 }

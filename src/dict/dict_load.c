@@ -127,12 +127,24 @@ static df_status read_column(const df_reader *file, const char *where, const cha
     return df_reader_rows(file, path, i, 1, true, out);
 }
 
+static df_status read_token_norm(const df_reader *file, const char *where, size_t i,
+                                 df_token_norm *out) {
+    char name[32], *text;
+    snprintf(name, sizeof name, "token_norm%zu", i);
+    DF_TRY(df_reader_text_or(file, where, name, "none", &text));
+    df_status status = token_norm_parse(text, out);
+    df_free(text);
+    if (status != DF_OK) df_context("reading %s of %s in %s", name, where, df_reader_path(file));
+    return status;
+}
+
 static df_status read_site(const df_reader *file, const char *where, size_t i, df_dict_site *site) {
     DF_TRY(read_text(file, where, "name", i, &site->name));
     DF_TRY(read_text(file, where, "model", i, &site->model));
     DF_TRY(read_column(file, where, "first", i, &site->first));
     DF_TRY(read_column(file, where, "width", i, &site->width));
     DF_TRY(read_column(file, where, "scale", i, &site->scale));
+    DF_TRY(read_token_norm(file, where, i, &site->token_norm));
     if (!isfinite(site->scale) || site->scale <= 0)
         return df_fail(DF_BAD_INPUT,
                        "%s: %s: site %zu has scale %g, it must be positive and finite",
@@ -170,7 +182,8 @@ static df_status add_output(const df_reader *file, header *h, size_t i) {
         if (h->site[s].first == fresh->first) same = &h->site[s];
     if (same == NULL) return DF_OK;
     bool equal = same->input && same->width == fresh->width && same->scale == fresh->scale &&
-                 strcmp(same->name, fresh->name) == 0 && strcmp(same->model, fresh->model) == 0;
+                 same->token_norm == fresh->token_norm && strcmp(same->name, fresh->name) == 0 &&
+                 strcmp(same->model, fresh->model) == 0;
     if (!equal)
         return df_fail(DF_BAD_INPUT,
                        "%s: /sites/output: site %zu, %s, begins at column %" PRIu64
@@ -209,6 +222,12 @@ static df_status read_sites(const df_reader *file, header *h) {
                            ", expected them to begin at %" PRIu64,
                            df_reader_path(file), site->name, site->model, site->first, site->width,
                            at);
+        if (site->token_norm != DF_TOKEN_NONE && !(site->input && site->output))
+            return df_fail(DF_BAD_INPUT,
+                           "%s: site %s of model %s has token norm %s and is not both read and "
+                           "written, expected none",
+                           df_reader_path(file), site->name, site->model,
+                           token_norm_name(site->token_norm));
         at += site->width;
     }
     return DF_OK;

@@ -1,9 +1,10 @@
-/* Names of activations and code norms, as files and job files spell them. */
+/* Names of activations and norms, as files and job files spell them. */
 #include "train_internal.h"
 
 #include <string.h>
 
 static const char *const activations[] = {"relu", "topk", "batchtopk", "jumprelu", "gated"};
+static const char *const token_norms[] = {"none", "layer", "norm"};
 static const char *const norms[] = {"none", "sum", "root", "mixed", "decoupled"};
 
 static const char *const kinds[] = {"sae", "crosscoder", "transcoder", "skip-transcoder", "clt"};
@@ -56,5 +57,20 @@ df_status code_norm_parse(const char *name, df_code_norm *out) {
                            : df_fail(status,
                                      "code norm \"%.40s\" is not known: expected none, sum, root, "
                                      "mixed or decoupled",
+                                     name);
+}
+
+const char *token_norm_name(df_token_norm norm) {
+    return token_norms[norm];
+}
+
+df_status token_norm_parse(const char *name, df_token_norm *out) {
+    int i;
+    df_status status = find(token_norms, DF_TOKEN_NORM + 1, name, &i);
+    *out = (df_token_norm)i;
+    return status == DF_OK ? DF_OK
+                           : df_fail(status,
+                                     "token norm \"%.40s\" is not known: expected none, layer or "
+                                     "norm",
                                      name);
 }

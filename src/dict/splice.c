@@ -131,6 +131,18 @@ static void add_change(const df_splice *s, size_t i, size_t r, float *change) {
     }
 }
 
+/* Where a row was normalised by its own numbers, a change of it is as large as undoing makes it. */
+static void undo_tokens(const df_dict *d, const float *x, float *change) {
+    for (size_t o = 0; o < d->sites; o++) {
+        const df_dict_site *site = &d->site[o];
+        if (!site->output || site->token_norm == DF_TOKEN_NONE) continue;
+        float *part = change + site->first - d->out.first;
+        df_token token = df_token_of(site->token_norm, x + site->first, site->width);
+        token.mean = 0.0;
+        df_token_undo(&token, 1.0, part, site->width);
+    }
+}
+
 df_status df_splice_rows(df_splice *s, const float *x, size_t n, float *change, float *x_hat) {
     const df_codes *codes;
     size_t columns = s->dict->out.count;
@@ -142,9 +154,11 @@ df_status df_splice_rows(df_splice *s, const float *x, size_t n, float *change, 
         share_values(s, s->clamp[i].latent, codes, n);
         for (size_t r = 0; r < n; r++) add_change(s, i, r, change + r * columns);
     }
-    for (size_t r = 0; x_hat != NULL && r < n; r++)
-        for (size_t c = 0; c < columns; c++)
-            x_hat[r * columns + c] =
-                s->x_hat[r * columns + c] * s->inverse[c] + change[r * columns + c];
+    for (size_t r = 0; r < n; r++)
+        undo_tokens(s->dict, x + r * s->dict->width, change + r * columns);
+    if (x_hat == NULL) return DF_OK;
+    memcpy(x_hat, s->x_hat, n * columns * sizeof *x_hat);
+    df_rows_restore(s->dict, x, n, x_hat);
+    df_add_row(x_hat, change, n * columns);
     return DF_OK;
 }

@@ -28,6 +28,8 @@ static df_status open_mine(sweep *s) {
     int size = df_comm_size(s->comm);
     if (s->n < 1) return df_fail(DF_USAGE, "a sweep has no members");
     DF_TRY(row_sites_open(s->rows, &s->all));
+    for (size_t i = 0; i < s->all.n; i++)
+        s->all.site[i].token_norm = s->members[0].options->token_norm;
     if (s->members[0].options->centre) DF_TRY(DF_NEW(s->all.mean, s->all.width));
     DF_TRY(DF_NEW(s->place, s->n));
     DF_TRY(DF_NEW(s->run, s->n));

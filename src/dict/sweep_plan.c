@@ -36,11 +36,12 @@ static df_status check_members(const df_train_member *members, size_t n) {
     const df_train_options *a = members[0].options;
     for (size_t m = 1; m < n; m++) {
         const df_train_options *b = members[m].options;
-        if (b->normalise != a->normalise || b->centre != a->centre || b->scale != a->scale)
+        if (b->normalise != a->normalise || b->centre != a->centre || b->scale != a->scale ||
+            b->token_norm != a->token_norm)
             return df_fail(DF_USAGE,
                            "members %s and %s of a sweep scale rows differently, which all of them "
-                           "share: give one train.normalise, train.centre and train.scale beside "
-                           "the sweep",
+                           "share: give one train.normalise, train.token_norm, train.centre and "
+                           "train.scale beside the sweep",
                            members[0].name, members[m].name);
         if (b->batch != a->batch || b->order_seed != a->order_seed || b->shuffle != a->shuffle ||
             b->buffer_rows != a->buffer_rows)

@@ -13,6 +13,8 @@ df_status activation_parse(const char *name, df_activation *out) DF_MUST_CHECK;
 const char *code_norm_name(df_code_norm norm); // "sum"
 df_status kind_parse(const char *name, df_dict_kind *out) DF_MUST_CHECK;
 df_status code_norm_parse(const char *name, df_code_norm *out) DF_MUST_CHECK;
+const char *token_norm_name(df_token_norm norm); // "layer"
+df_status token_norm_parse(const char *name, df_token_norm *out) DF_MUST_CHECK;
 
 /* ---- rows (data.c) -------------------------------------------------------------------------- */
 
@@ -21,13 +23,14 @@ size_t rows_counted(const df_rows *rows);
 /* All sites of a data set, side by side as its rows hold them; texts are the data set's. */
 typedef struct row_sites {
     size_t n, width;
-    df_dict_site site[DF_MAX_SITES]; // name, model, first, width, scale
+    df_dict_site site[DF_MAX_SITES]; // name, model, first, width, scale, token_norm
     float *mean; // [width], subtracted before rows are scaled; NULL: they are not centred
 } row_sites;
-/* Scales are 1, there is no mean. DF_USAGE: there are none, or more than a dictionary has. Not
- * collective. */
+/* Scales are 1, there is no mean, rows are not normalised. DF_USAGE: there are none, or more than a
+ * dictionary has. Not collective. */
 df_status row_sites_open(const df_rows *rows, row_sites *out) DF_MUST_CHECK;
-/* Rows x [n, width] into the units of training: (x - mean) scale. */
+/* Rows x [n, width] into the units of training: (n(x) - mean) scale, n(x) being what token_norm
+ * makes of a site's part of a row. */
 void row_sites_scale(const row_sites *all, float *x, size_t n);
 /* Of rows x [n, width] the columns of `sites` [n_sites], side by side in that order. */
 void row_sites_pick(const row_sites *all, const size_t *sites, size_t n_sites, const float *x,

@@ -82,6 +82,11 @@ static df_status check_options(const df_train_options *o) {
                        "subtract_bias is for dictionaries that read what they write, not "
                        "for a %s",
                        df_dict_kind_name(o->kind));
+    if (o->token_norm != DF_TOKEN_NONE && o->kind > DF_CROSSCODER)
+        return df_fail(DF_USAGE,
+                       "token_norm is for dictionaries that read what they write, not for a %s: "
+                       "what it writes is undone with numbers of the row that is to be found",
+                       df_dict_kind_name(o->kind));
     if ((o->activation == DF_TOPK || o->activation == DF_BATCHTOPK) &&
         (o->k < 1 || o->k > o->latents))
         return df_fail(DF_USAGE, "k is %zu, expected 1 to %zu latents", o->k, o->latents);
@@ -141,6 +146,7 @@ df_status train_describe(const df_train_options *o, df_dict *d) {
     d->code_norm = o->code_norm;
     d->k = schedule_largest_k(o); // what the coder must have room for
     d->subtract_bias = o->subtract_bias;
+    for (size_t s = 0; s < d->sites; s++) d->site[s].token_norm = o->token_norm;
     d->prefixes = o->prefixes;
     memcpy(d->prefix, o->prefix, sizeof o->prefix);
     DF_TRY(df_parts_check(d));

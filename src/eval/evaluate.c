@@ -1,4 +1,6 @@
-/* The pass over the held-out rows. Documents are dealt to 64 buckets and a bucket's rows are summed
+/* The pass over the held-out rows. FVU is that of each site in its model's own units: a scale that
+ * all rows share cancels, so dictionary units do, but where rows are normalised one by one.
+ * Documents are dealt to 64 buckets and a bucket's rows are summed
  * by one rank in row order, so the sums do not depend on the number of ranks. */
 #include "fvu.h"
 
@@ -14,6 +16,7 @@ typedef struct pass {
     df_range buckets;               // of this rank
     size_t each;                    // rows of one rank in one call
     float *x, *x_hat;               // [each, width], [each, out]
+    float *raw;                     // [each, width] in the models' units; NULL: x serves as well
     double *sums;                   // [DF_BUCKETS, sums_width]
     size_t *counts;                 // [size]
     uint64_t *number;               // [each] of rows to read
@@ -87,6 +90,7 @@ static df_status pass_open(pass *p, const df_eval_options *options, df_evaluatio
     DF_TRY(DF_NEW(out->fires, p->dict->mine.count));
     DF_TRY(DF_NEW(p->x, p->each * p->dict->width));
     DF_TRY(DF_NEW(p->x_hat, p->each * p->dict->out.count));
+    if (df_dict_tokenwise(p->dict)) DF_TRY(DF_NEW(p->raw, p->each * p->dict->width));
     DF_TRY(DF_NEW(p->sums, DF_BUCKETS * sums_width(p->dict)));
     DF_TRY(DF_NEW(p->number, p->each));
     return DF_NEW(p->counts, (size_t)size);
@@ -97,6 +101,7 @@ static void pass_close(pass *p) {
     df_free(p->number);
     df_free(p->x);
     df_free(p->x_hat);
+    df_free(p->raw);
     df_free(p->sums);
     df_free(p->counts);
 }
@@ -123,8 +128,8 @@ static void count_codes(const pass *p, const df_codes *codes, size_t done, df_ev
     }
 }
 
-/* Cuts this rank's rows at the borders of its buckets. */
-static void sum_rows(const pass *p, size_t done, size_t n) {
+/* Cuts this rank's rows x at the borders of its buckets. */
+static void sum_rows(const pass *p, const float *x, size_t done, size_t n) {
     size_t base = (size_t)p->start[p->buckets.first], width = p->dict->width,
            out = p->dict->out.count;
     for (size_t b = p->buckets.first; b < p->buckets.first + p->buckets.count; b++) {
@@ -132,8 +137,8 @@ static void sum_rows(const pass *p, size_t done, size_t n) {
         if (first < done) first = done;
         if (last > done + n) last = done + n;
         if (first >= last) continue;
-        sums_add(p->dict, p->x + (first - done) * width, p->x_hat + (first - done) * out,
-                 last - first, p->sums + b * sums_width(p->dict));
+        sums_add(p->dict, x + (first - done) * width, p->x_hat + (first - done) * out, last - first,
+                 p->sums + b * sums_width(p->dict));
     }
 }
 
@@ -144,6 +149,7 @@ static df_status run_batch(pass *p, size_t done, df_evaluation *out) {
     df_timer_start("read");
     for (size_t r = 0; r < n; r++) p->number[r] = p->start[p->buckets.first] + done + r;
     df_status status = df_rows_read(p->rows, p->number, n, p->x);
+    if (p->raw != NULL) memcpy(p->raw, p->x, n * width * sizeof *p->x);
     df_rows_scale(p->dict, p->x, n);
     df_timer_stop("read");
     DF_TRY(df_agree(p->comm, status));
@@ -152,7 +158,8 @@ static df_status run_batch(pass *p, size_t done, df_evaluation *out) {
     df_timer_stop("encode and decode");
     DF_TRY(status);
     count_codes(p, codes, done, out);
-    sum_rows(p, done, n);
+    if (p->raw != NULL) df_rows_restore(p->dict, p->raw, n, p->x_hat);
+    sum_rows(p, p->raw != NULL ? p->raw : p->x, done, n);
     return DF_OK;
 }
 
@@ -230,8 +237,9 @@ df_status df_evaluate_plan(const df_dict_plan *plan, const df_rows *rows, const 
     DF_TRY(check_sites(d, rows));
     DF_TRY(evaluation_need(d, more, options, out));
     uint64_t fires = d->mine.count * sizeof(uint64_t);
+    size_t columns = d->width + d->out.count + (df_dict_tokenwise(d) ? d->width : 0);
     uint64_t work =
-        DF_CHECK_BYTES + each * ((d->width + d->out.count) * sizeof(float) + sizeof(uint64_t)) +
+        DF_CHECK_BYTES + each * (columns * sizeof(float) + sizeof(uint64_t)) +
         DF_BUCKETS * sums_width(d) * sizeof(double) +
         df_coder_plan_bytes(d, plan->screen, each * (size_t)plan->size, plan->size, false);
     out->memory = df_dict_bytes(d) + fires + (work > out->memory ? work : out->memory);

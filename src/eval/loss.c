@@ -184,6 +184,20 @@ static void close_pass(loss_pass *p) {
 
 /* ---- a batch of windows --------------------------------------------------------------------- */
 
+// The reconstructions of window i's rows into the models' units.
+static void restore(const loss_pass *p, size_t i) {
+    const loss_plan *plan = &p->plan;
+    const loss_window *w = &p->window[i];
+    float *x_hat = p->x_hat + i * plan->context * p->dict->out.count;
+    for (size_t s = 0; s < plan->n_written; s++) {
+        const loss_site *site = &plan->written[s];
+        const float *x = w->raw + plan->context * (size_t)site->site->first;
+        for (size_t t = 0; t < w->rows.count; t++)
+            df_site_restore(site->site, x + t * site->width,
+                            x_hat + t * p->dict->out.count + site->out);
+    }
+}
+
 // Clean runs of windows first .. first + n, and their reconstructions. Collective; n may be 0.
 static df_status reconstruct(loss_pass *p, uint64_t first, size_t n) {
     size_t block = p->plan.context * p->dict->width;
@@ -203,6 +217,7 @@ static df_status reconstruct(loss_pass *p, uint64_t first, size_t n) {
     DF_TRY(df_agree(p->comm, df_carried_raise(&p->failure)));
     df_timer_start("encode and decode");
     df_status status = df_coder_apply(p->coder, p->x, p->slots * p->plan.context, p->x_hat, &codes);
+    for (size_t i = 0; status == DF_OK && i < n; i++) restore(p, i);
     df_timer_stop("encode and decode");
     return status;
 }
@@ -242,8 +257,7 @@ static size_t gather_rows(const loss_pass *p, size_t slot, const loss_site *s, u
         if (!changed[t] || p->plan.half[w->rows.first + t] != half) continue;
         float *to = out + n++ * 2 * s->width;
         memcpy(to, x + t * s->width, s->width * sizeof *to);
-        for (size_t c = 0; c < s->width; c++)
-            to[s->width + c] = (float)((double)x_hat[t * p->dict->out.count + c] / s->site->scale);
+        memcpy(to + s->width, x_hat + t * p->dict->out.count, s->width * sizeof *to);
     }
     return n;
 }

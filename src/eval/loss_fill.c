@@ -8,7 +8,7 @@
 typedef struct site_rows {
     const loss_site *site;
     const float *x;       // of the clean run
-    const float *x_hat;   // [rows, out.count] in the dictionary's units
+    const float *x_hat;   // [rows, out.count]
     size_t stride;        // of x_hat
     const uint8_t *used;  // [rows]
     const uint8_t *half;  // [rows]
@@ -20,8 +20,7 @@ typedef struct site_rows {
 
 static double error_at(const site_rows *r, size_t t, size_t c) {
     const loss_site *s = r->site;
-    double x_hat = (double)r->x_hat[t * r->stride + s->out + c] / s->site->scale;
-    return (double)r->x[t * s->width + c] - x_hat;
+    return (double)r->x[t * s->width + c] - (double)r->x_hat[t * r->stride + s->out + c];
 }
 
 static double error_size(const site_rows *r, size_t t) {
@@ -173,8 +172,7 @@ static void fill_row(const site_rows *r, size_t t, df_loss_condition condition, 
     case DF_LOSS_CLEAN:
         return;
     case DF_LOSS_SPLICED:
-        for (size_t c = 0; c < s->width; c++)
-            to[c] = (float)((double)r->x_hat[t * r->stride + s->out + c] / s->site->scale);
+        memcpy(to, r->x_hat + t * r->stride + s->out, s->width * sizeof *to);
         return;
     case DF_LOSS_ZERO:
         memset(to, 0, s->width * sizeof *to);

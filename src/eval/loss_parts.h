@@ -74,7 +74,7 @@ static inline uint64_t df_loss_bucket(const df_loss_text *text, size_t bucket) {
 
 /* The clean run of every model: raw, and x [n, dict width] in the dictionary's units. */
 df_status df_loss_clean(const loss_plan *plan, loss_window *w, float *x) DF_MUST_CHECK;
-/* All conditions of the window, from x_hat [n, out.count]; fills sums. */
+/* All conditions of the window, from x_hat [n, out.count] in the models' units; fills sums. */
 df_status df_loss_conditions(const loss_plan *plan, loss_window *w,
                              const float *x_hat) DF_MUST_CHECK;
 /* Makes the kept directions of written site `s`: before nulls are filled in. */

@@ -4,6 +4,17 @@
 #include <math.h>
 #include <string.h>
 
+/* A direction in one site's units. Rows that are normalised one by one each have a length of their
+ * own; what they have in common is the mean that LAYER takes off. */
+static double to_site(const df_dict_site *site, float *direction) {
+    if (site->token_norm == DF_TOKEN_LAYER) {
+        const double mean = df_token_of(DF_TOKEN_LAYER, direction, site->width).mean;
+        for (size_t c = 0; c < site->width; c++) direction[c] -= (float)mean;
+    }
+    for (size_t c = 0; c < site->width; c++) direction[c] *= (float)site->scale;
+    return df_sum_squares(direction, site->width);
+}
+
 /* True directions in dictionary units, unit over the whole row: [directions, width]. */
 static void true_directions(const df_dict *dict, const df_synthetic *toy, float *out,
                             uint8_t *class_) {
@@ -13,11 +24,7 @@ static void true_directions(const df_dict *dict, const df_synthetic *toy, float 
         class_[f] = (uint8_t)kind;
         double square = 0;
         for (size_t s = 0; s < dict->sites; s++)
-            for (size_t c = dict->site[s].first; c < dict->site[s].first + dict->site[s].width;
-                 c++) {
-                out[c] *= (float)dict->site[s].scale;
-                square += (double)out[c] * (double)out[c];
-            }
+            square += to_site(&dict->site[s], out + dict->site[s].first);
         for (size_t c = 0; c < dict->width; c++) out[c] = (float)((double)out[c] / sqrt(square));
     }
 }

@@ -111,6 +111,67 @@ double df_sum_squares_plain(const float *x, size_t n) {
     return tree_of_8(lane);
 }
 
+/* ---- rows, token by token ------------------------------------------------------------------- */
+
+#define TOKEN_EPSILON 1e-5
+
+static double sum(const float *x, size_t n) {
+    double lane[8] = {0.0};
+    size_t whole = n / 8 * 8;
+    for (size_t i = 0; i < whole; i += 8)
+        for (size_t l = 0; l < 8; l++) lane[l] += (double)x[i + l];
+    for (size_t i = whole; i < n; i++) lane[i - whole] += (double)x[i];
+    return tree_of_8(lane);
+}
+
+static double sum_deviations(const float *x, double mean, size_t n) {
+    double lane[8] = {0.0};
+    size_t whole = n / 8 * 8;
+    for (size_t i = 0; i < whole; i += 8)
+        for (size_t l = 0; l < 8; l++) {
+            double away = (double)x[i + l] - mean;
+            lane[l] += away * away;
+        }
+    for (size_t i = whole; i < n; i++)
+        lane[i - whole] += ((double)x[i] - mean) * ((double)x[i] - mean);
+    return tree_of_8(lane);
+}
+
+static df_token layer_token(double mean, double deviations, size_t n) {
+    double std = n > 1 ? sqrt(deviations / (double)(n - 1)) : 0.0;
+    return (df_token){.mean = mean, .factor = 1.0 / (std + TOKEN_EPSILON), .back = std};
+}
+
+static df_token norm_token(double squares, size_t n) {
+    double size = sqrt(squares / (double)n);
+    return (df_token){.factor = size > 0.0 ? 1.0 / size : 1.0, .back = size};
+}
+
+df_token df_token_of(df_token_norm how, const float *x, size_t n) {
+    if (how == DF_TOKEN_NONE || n == 0) return (df_token){.factor = 1.0, .back = 1.0};
+    if (how == DF_TOKEN_NORM) return norm_token(df_sum_squares(x, n), n);
+    double mean = sum(x, n) / (double)n;
+    return layer_token(mean, sum_deviations(x, mean, n), n);
+}
+
+df_token df_token_of_plain(df_token_norm how, const float *x, size_t n) {
+    double lane[8] = {0.0}, away[8] = {0.0}, mean;
+    if (how == DF_TOKEN_NONE || n == 0) return (df_token){.factor = 1.0, .back = 1.0};
+    if (how == DF_TOKEN_NORM) return norm_token(df_sum_squares_plain(x, n), n);
+    for (size_t i = 0; i < n; i++) lane[i % 8] += (double)x[i];
+    mean = tree_of_8(lane) / (double)n;
+    for (size_t i = 0; i < n; i++) away[i % 8] += ((double)x[i] - mean) * ((double)x[i] - mean);
+    return layer_token(mean, tree_of_8(away), n);
+}
+
+void df_token_apply(const df_token *token, float *x, size_t n) {
+    for (size_t i = 0; i < n; i++) x[i] = (float)(((double)x[i] - token->mean) * token->factor);
+}
+
+void df_token_undo(const df_token *token, double scale, float *y, size_t n) {
+    for (size_t i = 0; i < n; i++) y[i] = (float)((double)y[i] / scale * token->back + token->mean);
+}
+
 /* ---- Adam ----------------------------------------------------------------------------------- */
 
 df_adam df_adam_at(double lr, double beta1, double beta2, double epsilon, uint64_t t) {

@@ -265,6 +265,15 @@ df_status df_reader_text(const df_reader *reader, const char *where, const char 
     return *out != NULL ? DF_OK : DF_FAILED;
 }
 
+df_status df_reader_text_or(const df_reader *reader, const char *where, const char *name,
+                            const char *absent, char **out) {
+    const store_object *object = store_table_find(&reader->table, where);
+    if (object == NULL || store_find_attribute(object, name) != NULL)
+        return df_reader_text(reader, where, name, out);
+    *out = df_strdup(absent);
+    return *out != NULL ? DF_OK : DF_FAILED;
+}
+
 df_status df_reader_int(const df_reader *reader, const char *where, const char *name,
                         int64_t *out) {
     const store_attribute *found;

@@ -32,7 +32,7 @@ refused shuffle.other_rows 3 'darkfield shuffle' darkfield 2 train "$pocket" "${
 killed() { lose_a_rank "$out/$1.*.ckpt.h5" train "$pocket" "${@:2}" --set train.checkpoint_minutes=0.0001; }
 for how in exact buffer global; do
     order=(--set train.shuffle=$how --set train.buffer_rows=2048)
-    [ $how != global ] || order+=(--set train.centre=true --set train.normalise=norm)
+    [ $how != global ] || order+=(--set train.centre=true --set train.normalise=norm --set train.token_norm=layer)
     rm -f "$out"/crosscoder.*
     must $how.alone darkfield 1 train "$pocket" "${train[@]}" "${order[@]}" || continue
     alone=$(digest "$out/crosscoder.dict.h5")
@@ -47,7 +47,8 @@ done
 # Two sites of two models, in bf16, some rows left out, centred: from the harvest's files on one rank, then without any.
 made=("${train[@]}" --set harvest.dtype=bf16 --set train.input="blocks.1.hook_resid_post, blocks.3.hook_resid_post"
     --set harvest.context=32 --set train.shuffle=buffer --set train.buffer_rows=3000 --set train.skip_tokens=5
-    --set train.steps=40 --set text.max_documents=100 --set train.centre=true --set train.normalise=deviation)
+    --set train.steps=40 --set text.max_documents=100 --set train.centre=true --set train.normalise=deviation
+    --set train.token_norm=norm)
 rm -rf "$work/files" "$work/made"
 must made.harvest darkfield 2 harvest "$pocket" "${made[@]}" --set out="$work/files" &&
     must made.files darkfield 1 train "$pocket" "${made[@]}" --set out="$work/files" || finish

@@ -3,12 +3,13 @@
 # is compared to the tolerances of the contract instead.
 source "$(dirname "$0")/../support/cases.sh"
 
-# layout: RANKSxTHREADS
 budget=(--set text.max_documents=200 --set train.steps=60)
+# run_layout RANKSxTHREADS [PREFIX OPTIONS...]: into PREFIXRANKSxTHREADS.
 run_layout() {
-    local ranks=${1%x*} threads=${1#*x}
-    darkfield "$ranks" run "$pocket" "${budget[@]}" --set out="$work/$1" --set threads="$threads" \
-        --set stages="harvest, train, evaluate, stats, diff, spectrum"
+    local layout=$1 out=$work/${2:-}$1
+    shift $(($# > 1 ? 2 : 1))
+    darkfield "${layout%x*}" run "$pocket" "${budget[@]}" --set out="$out" --set threads="${layout#*x}" \
+        --set stages="harvest, train, evaluate, stats, diff, spectrum" "$@"
 }
 
 # Harvest of a model that is spread over ranks: RANKSxTHREADSxDEPTH.
@@ -19,23 +20,37 @@ deep_layout() {
         --set harvest.pipeline="$depth"
 }
 
-reference=1x1
-run_layout $reference || { bad equality.$reference "exit $?: $(end_of "$work/log")"; finish; }
-digests "$work/$reference" >"$work/reference"
-for layout in 2x1 3x1 4x1 1x2 2x2; do
-    if ! run_layout $layout; then bad equality.$layout "exit $?: $(end_of "$work/log")"; continue; fi
-    digests "$work/$layout" >"$work/other"
+# equal NAME REFERENCE OTHER: two output folders.
+equal() {
+    local file hash other problem
+    digests "$work/$2" >"$work/reference"
+    digests "$work/$3" >"$work/other"
     while read -r file hash; do
         other=$(awk -v file="$file" '$1 == file { print $2 }' "$work/other")
         if [ "$file" = spectrum.h5 ]; then
-            if problem=$("$PYTHON" tests/e2e/compare_spectrum.py "$work/$reference/$file" "$work/$layout/$file" 2>&1); then
-                ok "equality.$layout.$file"
-            else bad "equality.$layout.$file" "$problem"; fi
-        elif [ -n "$hash" ] && [ "$hash" = "$other" ]; then ok "equality.$layout.$file"
-        else bad "equality.$layout.$file" "digest ${other:-none}, on $reference ${hash:-none}"; fi
+            if problem=$("$PYTHON" tests/e2e/compare_spectrum.py "$work/$2/$file" "$work/$3/$file" 2>&1); then
+                ok "equality.$1.$file"
+            else bad "equality.$1.$file" "$problem"; fi
+        elif [ -n "$hash" ] && [ "$hash" = "$other" ]; then ok "equality.$1.$file"
+        else bad "equality.$1.$file" "digest ${other:-none}, expected ${hash:-none}"; fi
     done <"$work/reference"
-    rm -rf "${work:?}/$layout"
+    rm -rf "${work:?}/$3"
+}
+
+reference=1x1
+run_layout $reference || { bad equality.$reference "exit $?: $(end_of "$work/log")"; finish; }
+for layout in 2x1 3x1 4x1 1x2 2x2; do
+    if run_layout $layout; then equal $layout $reference $layout
+    else bad equality.$layout "exit $?: $(end_of "$work/log")"; fi
 done
+# Of rows that are normalised one by one.
+token=(token- --set train.token_norm=layer --set train.normalise=none)
+run_layout $reference "${token[@]}" || { bad equality.token.$reference "exit $?: $(end_of "$work/log")"; finish; }
+for layout in 2x1 3x1 4x2; do
+    if run_layout $layout "${token[@]}"; then equal token.$layout token-$reference token-$layout
+    else bad equality.token.$layout "exit $?: $(end_of "$work/log")"; fi
+done
+digests "$work/$reference" >"$work/reference"
 grep acts "$work/reference" >"$work/harvested"
 for layout in 2x1x2 2x2x2 3x1x3 4x1x4 4x1x2; do
     if ! deep_layout $layout; then bad equality.pipeline.$layout "exit $?: $(end_of "$work/log")"

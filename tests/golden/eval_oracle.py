@@ -42,6 +42,17 @@ def fvu(e, x):
     return (e ** 2).sum() / ((x - x.mean(0)) ** 2).sum()
 
 
+def normalise(how, x):
+    """Each site's part of a row by its own numbers, and what brings y back: y * a + b."""
+    if how == "layer":
+        mean, std = x.mean(1, keepdims=True), x.std(1, ddof=1, keepdims=True)
+        return (x - mean) / (std + 1e-5), std, mean
+    if how == "norm":
+        factor = x.shape[1] ** 0.5 / np.linalg.norm(x, axis=1, keepdims=True)
+        return x * factor, 1 / factor, 0.0
+    return x, 1.0, 0.0
+
+
 def main():
     r = np.random.default_rng(1)
     x = (r.normal(size=(ROWS, sum(WIDTHS))) + 0.5).astype(np.float32)
@@ -50,18 +61,19 @@ def main():
     w_enc = (0.15 * w_dec + 0.02 * r.normal(size=w_dec.shape)).astype(np.float32)
     b_enc, b_dec = (0.1 * r.normal(size=LATENTS)).astype(np.float32), (0.2 * r.normal(size=sum(WIDTHS))).astype(np.float32)
     threshold = np.float32(0.75)
-    scaled = x.astype(float) * np.repeat(scale, WIDTHS)
     row, document = np.arange(ROWS), np.arange(ROWS) // (ROWS // DOCUMENTS)
     use = (document % 5 == 2) & (row % CONTEXT != 0)
-    bucket, held = bucket_of_rows()[use], scaled[use]
-    p = (held - b_dec) @ w_enc.T.astype(float) + b_enc
+    bucket, held = bucket_of_rows()[use], x.astype(float)[use]
     parts = [slice(0, WIDTHS[0]), slice(WIDTHS[0], sum(WIDTHS))]
     norm = sum(np.linalg.norm(w_dec[:, part].astype(float), axis=1) for part in parts)
     cases = []
-    for kind in ("relu", "topk", "batchtopk"):
+    for kind, how in (("relu", "none"), ("topk", "none"), ("batchtopk", "none"), ("topk", "layer"), ("batchtopk", "norm")):
+        tokens = [normalise(how, held[:, part]) for part in parts]
+        p = (np.concatenate([t[0] * s for t, s in zip(tokens, scale)], 1) - b_dec) @ w_enc.T.astype(float) + b_enc
         f = codes(kind, p, norm, threshold)
-        error = held - (f @ w_dec.astype(float) + b_dec)
-        case = {"activation": kind, "fvu": [], "fvu_error": [], "fires": (f > 0).sum(0).tolist(), "rows": int(use.sum()), "l0": float((f > 0).sum(1).mean())}
+        x_hat = f @ w_dec.astype(float) + b_dec
+        error = held - np.concatenate([x_hat[:, part] / s * t[1] + t[2] for part, t, s in zip(parts, tokens, scale)], 1)
+        case = {"activation": kind, "token_norm": how, "fvu": [], "fvu_error": [], "fires": (f > 0).sum(0).tolist(), "rows": int(use.sum()), "l0": float((f > 0).sum(1).mean())}
         for part in parts:
             without = np.array([fvu(error[bucket != b][:, part], held[bucket != b][:, part]) for b in np.unique(bucket)])
             case["fvu"].append(fvu(error[:, part], held[:, part]))

@@ -149,9 +149,19 @@ def jackknife(sums, statistic):
     return [statistic(sums.sum(0)), math.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum())]
 
 
-def main():
-    torch.set_num_threads(1)
-    models = [load(ROOT / "jobs/quickstart" / name) for name in ("base", "tuned")]
+def normalise(how, x):
+    """Each row by its own numbers, and what brings y back: y * a + b."""
+    if how == "layer":
+        mean, std = x.mean(1, keepdim=True), x.std(1, keepdim=True)
+        return (x - mean) / (std + 1e-5), std, mean
+    if how == "norm":
+        size = x.norm(dim=1, keepdim=True) / x.shape[1] ** 0.5
+        return x / size, size, 0 * size
+    return x, torch.ones_like(x[:, :1]), torch.zeros_like(x[:, :1])
+
+
+def measure(models, token_norms):
+    """What the crosscoder costs each model, its sites' rows being normalised so."""
     w_enc, w_dec = torch.tensor(grid(LATENTS, 2 * WIDTH, 5) / 8), torch.tensor(grid(LATENTS, 2 * WIDTH, 19) / 16)
     b_enc, b_dec = torch.tensor(grid(1, LATENTS, 3)[0] / 4), torch.tensor(grid(1, 2 * WIDTH, 11)[0] / 20)
     scale = torch.tensor(np.repeat(SCALES, WIDTH))
@@ -164,10 +174,11 @@ def main():
     for w in windows:
         w["clean"] = [forward(p, weights, w["ids"]) for p, weights in models]
         x = torch.cat([out[SITE] for out in w["clean"]], 1)
-        f = torch.relu((x * scale - b_dec) @ w_enc.T + b_enc)
-        w["x"], w["x_hat"] = x, (f @ w_dec + b_dec) / scale
+        n, size, level = (torch.cat([a.expand(-1, WIDTH) for a in of], 1) for of in zip(*map(normalise, token_norms, x.split(WIDTH, 1))))
+        f = torch.relu((n * scale - b_dec) @ w_enc.T + b_enc)
+        w["x"], w["x_hat"] = x, (f @ w_dec + b_dec) / scale * size + level
     mean = torch.cat([w["x"][w["changed"]] for w in windows]).mean(0)
-    result = {"models": []}
+    result = []
     document = np.repeat(np.arange(len(DOCUMENTS) - 1), np.diff(DOCUMENTS))
     for m, (p, weights) in enumerate(models):
         columns, conditions, curves, by_document = slice(m * WIDTH, (m + 1) * WIDTH), {}, {}, {}
@@ -204,7 +215,14 @@ def main():
         with np.errstate(invalid="ignore"):
             entry["curve"] = [None if math.isnan(v) else v for v in curves["spliced"][1] / count]
         entry["linear_r2"] = r2
-        result["models"].append(entry)
+        result.append(entry)
+    return result
+
+
+def main():
+    torch.set_num_threads(1)
+    models = [load(ROOT / "jobs/quickstart" / name) for name in ("base", "tuned")]
+    result = {"models": measure(models, ["none", "none"]), "token_models": measure(models, ["layer", "norm"])}
     path = pathlib.Path(__file__).with_name("loss_oracle.json")
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(path, json.dumps({k: v for k, v in result["models"][1].items() if k != "curve"}))

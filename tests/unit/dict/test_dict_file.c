@@ -33,8 +33,8 @@ static float weight(size_t j, size_t c, float part) {
 
 static df_dict *make_dict(df_comm *comm) {
     static char name[] = "blocks.1.hook_resid_post", base[] = "base", tuned[] = "tuned";
-    const df_dict_site sites[2] = {{name, base, 0, 3, 0.25, true, true},
-                                   {name, tuned, 3, 4, 1.0 / 3, true, true}};
+    const df_dict_site sites[2] = {{name, base, 0, 3, 0.25, true, true, DF_TOKEN_NONE},
+                                   {name, tuned, 3, 4, 1.0 / 3, true, true, DF_TOKEN_NONE}};
     df_dict *d = NULL;
     df_test_all(world, df_dict_new(comm, LATENTS, sites, 2, &d) == DF_OK);
     for (size_t i = 0; i < d->mine.count * WIDTH; i++) {
@@ -130,6 +130,29 @@ static void site_thresholds_come_back(void **state) {
     df_free(path);
 }
 
+/* How rows are normalised comes back, site by site; a file that says nothing of it is of rows that
+ * are not. */
+static void token_norms_come_back(void **state) {
+    (void)state;
+    char *path = df_format("%s/token.dict.h5", folder), *text = NULL;
+    df_dict *d = make_dict(world), *back = NULL;
+    df_reader *file = NULL;
+    d->site[1].token_norm = DF_TOKEN_NORM;
+    df_test_all(world, df_dict_save(world, path, d, NULL, "a job\n", 9, 1000, &facts) == DF_OK);
+    df_test_all(world, df_dict_load(world, path, &back) == DF_OK);
+    df_test_all(world, same_numbers(back) && back->site[0].token_norm == DF_TOKEN_NONE &&
+                           back->site[1].token_norm == DF_TOKEN_NORM && df_dict_tokenwise(back));
+    df_dict_free(&back);
+    df_test_all(world, df_dict_load_outline(path, 4, 1, &back) == DF_OK && df_dict_tokenwise(back));
+    df_test_all(world, df_reader_open(path, "darkfield-dictionary", &file) == DF_OK);
+    df_test_all(world, df_test_fails(df_reader_text(file, "/sites/input", "token_norm0", &text),
+                                     DF_BAD_INPUT, "token_norm0"));
+    df_reader_close(&file);
+    df_dict_free(&back);
+    df_dict_free(&d);
+    df_free(path);
+}
+
 /* Thresholds and gates come back; what they must not be is refused. */
 static void own_numbers_come_back(void **state) {
     (void)state;
@@ -198,6 +221,7 @@ typedef struct forged {
     double scale;
     int64_t k, subtract;
     float weight, threshold;     /* of group 0's encoder; of the last group */
+    const char *token_norm[2];   /* of the first input and output site; NULL: nothing is said */
     const char *left_out, *part; /* a dataset that is missing; what the message must say */
 } forged;
 
@@ -313,6 +337,8 @@ static void add_sites(df_file *file, const forged *f, int side, const double *sc
         snprintf(text, sizeof text, "model%llu", (unsigned long long)s);
         assert_ok(df_file_text(file, where, text, "m"));
     }
+    if (f->token_norm[side] != NULL)
+        assert_ok(df_file_text(file, where, "token_norm0", f->token_norm[side]));
 }
 
 static void forge(df_comm *self, const char *path, const forged *f) {
@@ -364,9 +390,9 @@ static void refuse_all(const forged *f, size_t n, const forged *good) {
 
 static void forged_files_are_refused(void **state) {
     (void)state;
-    forged f[22];
+    forged f[24];
     size_t n = 0;
-    for (int i = 0; i < 22; i++) f[i] = sound;
+    for (int i = 0; i < 24; i++) f[i] = sound;
     f[n].activation = "jumprelu", f[n++].part = "/group/0/threshold";
     f[n].activation = "gated", f[n++].part = "/group/0/r_mag";
     f[n].format = "darkfield-statistics", f[n++].part = "darkfield-statistics";
@@ -389,6 +415,8 @@ static void forged_files_are_refused(void **state) {
     f[n].first[0][1] = f[n].first[1][1] = 1, f[n++].part = "expected them to begin at 2";
     f[n].weight = NAN, f[n++].part = "in row 3";
     f[n].left_out = "/group/0/threshold", f[n++].part = "/group/0/threshold";
+    f[n].token_norm[0] = f[n].token_norm[1] = "batch", f[n++].part = "\"batch\" is not known";
+    f[n].token_norm[0] = "layer", f[n++].part = "is not the same";
     refuse_all(f, n, &sound);
 }
 
@@ -415,10 +443,12 @@ static void forged_layers_are_refused(void **state) {
     f[n].sites[1] = 1, f[n++].part = "/b_dec";
     f[n].b_dec = 8, f[n++].part = "/b_dec";
     refuse_all(f, n, &layers);
-    forged without[2] = {skip, skip};
+    forged without[4] = {skip, skip, skip, skip};
     without[0].left_out = without[0].part = "/W_skip";
     without[1].kind = "clt", without[1].group[0][4] = 0, without[1].part = "not those of whole";
-    refuse_all(without, 2, &skip);
+    without[2].token_norm[1] = "layer", without[2].part = "not both read and written";
+    without[3].token_norm[0] = "norm", without[3].part = "not both read and written";
+    refuse_all(without, 4, &skip);
 }
 
 /* Cut anywhere, or missing: refused, never a crash. */
@@ -446,6 +476,7 @@ static void truncated_files_are_refused(void **state) {
 static const struct CMUnitTest tests[] = {cmocka_unit_test(comes_back),
                                           cmocka_unit_test(same_digest),
                                           cmocka_unit_test(site_thresholds_come_back),
+                                          cmocka_unit_test(token_norms_come_back),
                                           cmocka_unit_test(own_numbers_come_back),
                                           cmocka_unit_test(forged_files_are_refused),
                                           cmocka_unit_test(forged_layers_are_refused),

@@ -17,8 +17,9 @@ static double scale_of(size_t c) {
 }
 
 static df_dict *make_dict(void) {
-    const df_dict_site sites[2] = {{site_name, names[0], 0, WIDTH, 0.5, true, true},
-                                   {site_name, names[1], WIDTH, WIDTH, 0.25, true, true}};
+    const df_dict_site sites[2] = {
+        {site_name, names[0], 0, WIDTH, 0.5, true, true, DF_TOKEN_NONE},
+        {site_name, names[1], WIDTH, WIDTH, 0.25, true, true, DF_TOKEN_NONE}};
     df_dict *d = NULL;
     if (df_dict_new(world, LATENTS, sites, 2, &d) != DF_OK) return NULL;
     for (size_t l = 0; l < d->mine.count; l++)
@@ -38,6 +39,21 @@ static double code(size_t j, const float *x) {
     for (size_t c = 0; c < 2 * WIDTH; c++)
         p += (double)(float)number(j, c, 1) * (double)x[c] * scale_of(c);
     return p > 0 ? p : 0;
+}
+
+/* Rows normalised one by one: what undoing multiplies a site's part by. */
+static double size_of(df_token_norm how, const float *x) {
+    double mean = 0, squares = 0;
+    for (size_t c = 0; c < WIDTH && how == DF_TOKEN_LAYER; c++) mean += (double)x[c] / WIDTH;
+    for (size_t c = 0; c < WIDTH; c++) squares += ((double)x[c] - mean) * ((double)x[c] - mean);
+    if (how == DF_TOKEN_LAYER) return sqrt(squares / (WIDTH - 1));
+    return how == DF_TOKEN_NORM ? sqrt(squares / WIDTH) : 1.0;
+}
+
+static double mean_of(df_token_norm how, const float *x) {
+    double mean = 0;
+    for (size_t c = 0; c < WIDTH && how == DF_TOKEN_LAYER; c++) mean += (double)x[c] / WIDTH;
+    return mean;
 }
 
 static bool row_is_right(const float *x, const float *change, const float *x_hat) {
@@ -74,6 +90,45 @@ static void clamps_and_ablates(void **state) {
     df_test_all(world, memcmp(one, change + 4 * 2 * WIDTH, sizeof one) == 0);
     df_splice_close(&s);
     df_dict_free(&d);
+}
+
+/* The same changes and reconstructions as of rows that were normalised before, brought back to the
+ * length and level of each site of each row. */
+static void undoes_normalised_rows(void **state) {
+    (void)state;
+    const df_clamp clamps[] = {{17, 8.0f}, {70, 0.0f}};
+    for (int how = DF_TOKEN_LAYER; how <= DF_TOKEN_NORM; how++) {
+        df_dict *d = make_dict();
+        df_splice *s = NULL;
+        float x[ROWS * 2 * WIDTH], n[ROWS * 2 * WIDTH], change[ROWS * 2 * WIDTH],
+            x_hat[ROWS * 2 * WIDTH];
+        for (size_t i = 0; i < ROWS * 2 * WIDTH; i++) x[i] = 20.0f * (float)number(i, 0, 4) + 3.0f;
+        for (size_t p = 0; p < ROWS * 2; p++) {
+            const float *part = x + p * WIDTH;
+            double size = size_of((df_token_norm)how, part) + (how == DF_TOKEN_LAYER ? 1e-5 : 0.0),
+                   mean = mean_of((df_token_norm)how, part);
+            for (size_t c = 0; c < WIDTH; c++)
+                n[p * WIDTH + c] = (float)(((double)part[c] - mean) / size);
+        }
+        d->site[0].token_norm = d->site[1].token_norm = (df_token_norm)how;
+        df_test_all(world, df_splice_open(world, kernels, d, &(df_splice_plan){clamps, 2, ROWS},
+                                          &s) == DF_OK &&
+                               df_splice_rows(s, x, ROWS, change, x_hat) == DF_OK);
+        for (size_t p = 0; p < ROWS * 2; p++)
+            for (size_t c = p * WIDTH; c < (p + 1) * WIDTH; c++) {
+                double size = size_of((df_token_norm)how, x + p * WIDTH);
+                change[c] = (float)((double)change[c] / size);
+                x_hat[c] =
+                    (float)(((double)x_hat[c] - mean_of((df_token_norm)how, x + p * WIDTH)) / size);
+            }
+        bool good = true;
+        for (size_t r = 0; r < ROWS; r++)
+            good = row_is_right(n + r * 2 * WIDTH, change + r * 2 * WIDTH, x_hat + r * 2 * WIDTH) &&
+                   good;
+        df_test_all(world, good);
+        df_splice_close(&s);
+        df_dict_free(&d);
+    }
 }
 
 /* A latent that reconstructs one site alone is taken from that site alone. */
@@ -131,8 +186,8 @@ static int tear_down(void **state) {
     return 0;
 }
 
-static const struct CMUnitTest tests[] = {cmocka_unit_test(clamps_and_ablates),
-                                          cmocka_unit_test(clamps_by_site),
-                                          cmocka_unit_test(refuses_clamps)};
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(clamps_and_ablates), cmocka_unit_test(undoes_normalised_rows),
+    cmocka_unit_test(clamps_by_site), cmocka_unit_test(refuses_clamps)};
 
 DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)

@@ -242,8 +242,8 @@ static void failing_memory(void **state) {
 static void gathers_scaled_rows(void **state) {
     (void)state;
     static char name[] = "blocks.0.hook_resid_post", a_name[] = "a", b_name[] = "b";
-    const df_dict_site sites[2] = {{name, a_name, 0, 12, 2.0, true, true},
-                                   {name, b_name, 12, 20, 0.5, true, true}};
+    const df_dict_site sites[2] = {{name, a_name, 0, 12, 2.0, true, true, DF_TOKEN_NONE},
+                                   {name, b_name, 12, 20, 0.5, true, true, DF_TOKEN_NONE}};
     df_dict *dict = NULL;
     uint64_t rows[3] = {900, 3, 4};
     float out[3 * 32], a[12], b[20];

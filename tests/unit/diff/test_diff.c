@@ -13,8 +13,8 @@ enum { LATENTS = 40, WIDTH = 3 };
 /* Latent j: |d_A| = 1, |d_B| = j / 20, at an angle whose cosine is 0.6. */
 static df_dict *make_dict(df_comm *comm, size_t sites) {
     char name[] = "blocks.0.hook_resid_post", a[] = "base", b[] = "tuned";
-    df_dict_site site[2] = {{name, a, 0, WIDTH, 1.0, true, true},
-                            {name, b, WIDTH, WIDTH, 1.0, true, true}};
+    df_dict_site site[2] = {{name, a, 0, WIDTH, 1.0, true, true, DF_TOKEN_NONE},
+                            {name, b, WIDTH, WIDTH, 1.0, true, true, DF_TOKEN_NONE}};
     df_dict *dict = NULL;
     assert_ok(df_dict_new(comm, LATENTS, site, sites, &dict));
     for (size_t j = 0; j < dict->mine.count; j++) {

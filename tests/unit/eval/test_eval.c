@@ -74,10 +74,11 @@ static int tear_down(void **state) {
 
 static df_dict *make_dict(df_comm *comm, df_activation activation) {
     const json_t *scale = json_object_get(golden, "scale");
-    const df_dict_site sites[2] = {{site_name, models[0], 0, width_of(0),
-                                    json_real_value(json_array_get(scale, 0)), true, true},
-                                   {site_name, models[1], width_of(0), width_of(1),
-                                    json_real_value(json_array_get(scale, 1)), true, true}};
+    const df_dict_site sites[2] = {
+        {site_name, models[0], 0, width_of(0), json_real_value(json_array_get(scale, 0)), true,
+         true, DF_TOKEN_NONE},
+        {site_name, models[1], width_of(0), width_of(1), json_real_value(json_array_get(scale, 1)),
+         true, true, DF_TOKEN_NONE}};
     df_dict *d = NULL;
     if (df_dict_new(comm, number("latents"), sites, 2, &d) != DF_OK) return NULL;
     for (size_t i = 0; i < d->mine.count * d->width; i++) {
@@ -115,6 +116,13 @@ static bool near(double found, double expected) {
     return fabs(found - expected) <= 2e-5 * fabs(expected);
 }
 
+/* As a case of the golden file names them. */
+static size_t named(const json_t *entry, const char *key, const char *const *names) {
+    size_t i = 0;
+    while (strcmp(names[i], json_string_value(json_object_get(entry, key))) != 0) i++;
+    return i;
+}
+
 /* One case of the golden file. */
 static bool agrees(const df_dict *d, const df_evaluation *e, const json_t *expected) {
     const json_t *fires = json_object_get(expected, "fires");
@@ -140,13 +148,18 @@ static bool agrees(const df_dict *d, const df_evaluation *e, const json_t *expec
 static void agrees_with_numpy(void **state) {
     (void)state;
     char *path = df_format("%s/evaluate.h5", folder);
+    static const char *const kinds[] = {"relu", "topk", "batchtopk"};
+    static const char *const norms[] = {"none", "layer", "norm"};
     const json_t *cases = json_object_get(golden, "cases");
-    for (size_t i = 0; i < 3; i++) { // relu, topk, batchtopk: the order of df_activation too
-        df_dict *d = make_dict(world, (df_activation)i);
+    for (size_t i = 0; i < json_array_size(cases); i++) {
+        const json_t *entry = json_array_get(cases, i);
+        df_dict *d = make_dict(world, (df_activation)named(entry, "activation", kinds));
         df_evaluation e;
+        for (size_t s = 0; d != NULL && s < 2; s++)
+            d->site[s].token_norm = (df_token_norm)named(entry, "token_norm", norms);
         df_eval_options o = options_for(path, 17 + 100 * i);
         df_test_all(world, d != NULL && evaluate_on(world, d, acts, &o, &e) == DF_OK);
-        df_test_all(world, agrees(d, &e, json_array_get(cases, i)));
+        df_test_all(world, agrees(d, &e, entry));
         df_free(e.fires);
         df_dict_free(&d);
     }

@@ -61,6 +61,48 @@ static void test_scaled_sums(void **state) {
     assert_false(signbit(y[0]));
 }
 
+/* Of random rows, some far from zero: the twin's bits; lengths and levels are those asked for, and
+ * undoing brings the row back. */
+static void test_tokens(void **state) {
+    (void)state;
+    float x[MOST], y[MOST];
+    for (uint64_t n = 1; n <= MOST; n++)
+        for (int how = DF_TOKEN_NONE; how <= DF_TOKEN_NORM; how++) {
+            fill(x, MOST, 70 + n);
+            for (size_t i = 0; i < n; i++)
+                x[i] = (float)(1e3 * (double)x[i] + (n % 3 == 0 ? 2e4 : 0));
+            df_token token = df_token_of((df_token_norm)how, x, n),
+                     twin = df_token_of_plain((df_token_norm)how, x, n);
+            assert_memory_equal(&token, &twin, sizeof twin);
+            memcpy(y, x, sizeof y);
+            df_token_apply(&token, y, n);
+            double squares = 0.0, sum = 0.0;
+            for (size_t i = 0; i < n; i++) sum += (double)y[i];
+            for (size_t i = 0; i < n; i++) squares += (double)y[i] * (double)y[i];
+            if (how == DF_TOKEN_NORM) assert_close(squares, (double)n, 1e-6, 0);
+            if (how == DF_TOKEN_LAYER) assert_close(sum, 0, 0, 1e-4);
+            if (how == DF_TOKEN_LAYER && n > 1) assert_close(squares, (double)(n - 1), 1e-4, 0);
+            for (size_t i = 0; i < n; i++) y[i] *= 0.25f;
+            df_token_undo(&token, 0.25, y, n);
+            for (size_t i = 0; i < n; i++) assert_close(y[i], x[i], 1e-6, 1e-2);
+        }
+}
+
+/* Rows that have no length or do not vary. */
+static void test_still_tokens(void **state) {
+    (void)state;
+    float level[5] = {3, 3, 3, 3, 3}, zeros[5] = {0}, any[5] = {1, -2, 3, 4, 5};
+    df_token token = df_token_of(DF_TOKEN_LAYER, level, 5);
+    df_token_apply(&token, level, 5);
+    df_token_undo(&token, 2.0, any, 5);
+    for (size_t i = 0; i < 5; i++) assert_true(level[i] == 0.0f && any[i] == 3.0f);
+    for (size_t i = 0; i < 5; i++) any[i] = 7.0f;
+    token = df_token_of(DF_TOKEN_NORM, zeros, 5);
+    df_token_apply(&token, zeros, 5);
+    df_token_undo(&token, 2.0, any, 5);
+    for (size_t i = 0; i < 5; i++) assert_true(zeros[i] == 0.0f && any[i] == 0.0f);
+}
+
 static void test_adam(void **state) {
     (void)state;
     float w[2][MOST], m[2][MOST], v[2][MOST], g[MOST];
@@ -171,6 +213,7 @@ static void test_handle(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dot),          cmocka_unit_test(test_scaled_sums),
+        cmocka_unit_test(test_tokens),       cmocka_unit_test(test_still_tokens),
         cmocka_unit_test(test_adam),         cmocka_unit_test(test_adam_first_step),
         cmocka_unit_test(test_adam_flushes), cmocka_unit_test(test_nth),
         cmocka_unit_test(test_level),        cmocka_unit_test(test_handle),
