@@ -116,6 +116,18 @@ df_status df_exchange_read(df_comm *comm, const char *path, const df_exchange_op
 
 /* ---- writing - */
 
+static df_status check_token_norms(const exchange *x) {
+    for (size_t s = 0; s < x->dict->sites; s++) {
+        df_token_norm norm = x->dict->site[s].token_norm;
+        if (norm != DF_TOKEN_NONE && (x->family->token_norms >> norm & 1) == 0)
+            return df_fail(DF_USAGE,
+                           "%s cannot say that each row is normalised by its own numbers, as this "
+                           "dictionary's are (train.token_norm: %s)",
+                           x->family->name, token_norm_name(norm));
+    }
+    return DF_OK;
+}
+
 static df_status check_family(const exchange *x) {
     const exchange_family *f = x->family;
     const df_dict *d = x->dict;
@@ -126,6 +138,7 @@ static df_status check_family(const exchange *x) {
     if ((f->activations >> d->activation & 1) == 0)
         return df_fail(DF_USAGE, "%s has no activation %s", f->name,
                        activation_name(d->activation));
+    DF_TRY(check_token_norms(x));
     if (d->activation == DF_BATCHTOPK && f->latent_thresholds && d->threshold < 0.0f)
         return df_fail(DF_USAGE,
                        "%s needs the threshold of BatchTopK, which this dictionary has "

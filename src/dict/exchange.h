@@ -52,6 +52,7 @@ typedef struct exchange {
     df_activation activation;
     df_code_norm code_norm;
     bool subtract_bias;
+    df_token_norm token_norm; /* of every site */
     size_t k;
     double cut;             /* BatchTopK's threshold; negative: not known */
     size_t latents, layers; /* of one group; groups of a CLT, sites of a crosscoder */
@@ -77,6 +78,7 @@ typedef struct exchange {
 typedef struct exchange_family {
     const char *name, *help;
     unsigned kinds, activations; /* bits: 1 << DF_SAE, 1 << DF_RELU */
+    unsigned token_norms;        /* bits: 1 << DF_TOKEN_LAYER; NONE all families have */
     /* Writing: will the encoder subtract b_dec? NULL: as the dictionary does (a flag says so). */
     bool (*subtracts)(const exchange *x, const df_dict *dict);
     const char *(*variant)(const df_dict *dict); /* writing: x->variant; NULL: none */

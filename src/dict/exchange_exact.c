@@ -185,10 +185,11 @@ static json_t *facts_of(const df_dict *d, const df_exchange_facts *facts) {
     json_t *sites = json_array(), *groups = json_array();
     for (size_t s = 0; s < d->sites; s++)
         json_array_append_new(
-            sites, json_pack("{s:s, s:s, s:I, s:o, s:b, s:b}", "name", d->site[s].name, "model",
-                             d->site[s].model, "width", (json_int_t)d->site[s].width, "scale",
-                             exact(d->site[s].scale), "input", (int)d->site[s].input, "output",
-                             (int)d->site[s].output));
+            sites,
+            json_pack("{s:s, s:s, s:I, s:o, s:s, s:b, s:b}", "name", d->site[s].name, "model",
+                      d->site[s].model, "width", (json_int_t)d->site[s].width, "scale",
+                      exact(d->site[s].scale), "token_norm", token_norm_name(d->site[s].token_norm),
+                      "input", (int)d->site[s].input, "output", (int)d->site[s].output));
     for (size_t g = 0; g < d->groups; g++)
         json_array_append_new(
             groups, json_pack("[I, I, I, I, I, I]", (json_int_t)d->group[g].first,
@@ -317,12 +318,15 @@ static df_status real_of(const exchange *x, const json_t *object, const char *ke
 
 static df_status read_site(const exchange *x, const json_t *from, df_dict_site *site) {
     int64_t width;
-    const char *name, *model;
+    const char *name, *model, *norm = "none";
     DF_TRY(df_json_text(from, FACTS, "name", &name));
     DF_TRY(df_json_text(from, FACTS, "model", &model));
     DF_TRY(df_json_int(from, FACTS, "width", &width));
     *site = (df_dict_site){.name = (char *)name, .model = (char *)model, .width = (uint64_t)width};
     DF_TRY(real_of(x, from, "scale", &site->scale));
+    if (json_object_get(from, "token_norm") != NULL)
+        DF_TRY(df_json_text(from, FACTS, "token_norm", &norm));
+    DF_TRY(token_norm_parse(norm, &site->token_norm));
     if (!(site->scale > 0.0) || width < 1 || width > UINT32_MAX) return bad_facts(x, "sites");
     DF_TRY(df_json_bool_or(from, FACTS, "input", false, &site->input));
     return df_json_bool_or(from, FACTS, "output", false, &site->output);

@@ -35,6 +35,7 @@ static void set_sites(const exchange *x, df_dict_site *site, char (*room)[32]) {
                                  .model = (char *)(x->model != NULL ? x->model : ""),
                                  .width = output ? x->out : x->in,
                                  .scale = 1.0,
+                                 .token_norm = x->token_norm,
                                  .input = !output,
                                  .output = both || output};
     }

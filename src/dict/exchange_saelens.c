@@ -37,7 +37,7 @@ static const exchange_key keys[] = {
     {"activation_fn", "relu|topk", "codes are relu or TopK"},
     {"apply_b_dec_to_input", "true|false", "true or false"},
     {"rescale_acts_by_decoder_norm", "true|false", "true or false"},
-    {"normalize_activations", "none",
+    {"normalize_activations", "none|layer_norm|constant_norm_rescale",
      "rows would be rescaled by a factor that the file does not hold; fold it in SAELens first"},
     {"reshape_activations", "none", "rows would be reshaped"},
     {"finetuning_scaling_factor", "false", "codes would be rescaled"},
@@ -85,6 +85,22 @@ static df_status read_k(exchange *x, const json_t *config) {
     return DF_OK;
 }
 
+// What its normalize_activations calls ours.
+static const char *const token_norms[] = {[DF_TOKEN_NONE] = "none",
+                                          [DF_TOKEN_LAYER] = "layer_norm",
+                                          [DF_TOKEN_NORM] = "constant_norm_rescale"};
+
+static df_status read_token_norm(exchange *x, const json_t *config) {
+    const char *name = json_string_value(json_object_get(config, "normalize_activations"));
+    for (int i = DF_TOKEN_LAYER; name != NULL && i <= DF_TOKEN_NORM; i++)
+        if (strcmp(token_norms[i], name) == 0) x->token_norm = (df_token_norm)i;
+    if (x->token_norm == DF_TOKEN_NONE || x->kind == DF_SAE) return DF_OK;
+    return df_fail(DF_BAD_INPUT,
+                   "%s: config key \"normalize_activations\" is %s for what writes another site "
+                   "than it reads: it would be undone with the numbers of the wrong row",
+                   x->folder, name);
+}
+
 static df_status read_architecture(exchange *x, const json_t *config) {
     const char *name = json_string_value(json_object_get(config, "architecture"));
     const char *activation = json_string_value(json_object_get(config, "activation_fn_str"));
@@ -109,6 +125,7 @@ static df_status read_config(exchange *x, const json_t *config) {
     DF_TRY(exchange_size(x, config, "d_in", &x->in));
     DF_TRY(exchange_size(x, config, "d_sae", &x->latents));
     DF_TRY(read_architecture(x, config));
+    DF_TRY(read_token_norm(x, config));
     const json_t *bias = json_object_get(config, "apply_b_dec_to_input");
     x->subtract_bias = x->kind == DF_SAE && !json_is_false(bias);
     if (json_is_true(json_object_get(config, "rescale_acts_by_decoder_norm")))
@@ -164,11 +181,11 @@ static df_status describe(const exchange *x, const df_dict *d, char **text) {
                        df_dict_kind_name(d->kind));
     json_t *meta = json_pack("{s:s, s:s, s:o, s:b}", "model_name", d->site[0].model, "hook_name",
                              d->site[0].name, "hook_head_index", json_null(), "prepend_bos", 1);
-    json_t *root =
-        json_pack("{s:s, s:I, s:I, s:s, s:s, s:b, s:s, s:s, s:o}", "architecture", a->name, "d_in",
-                  (json_int_t)x->in, "d_sae", (json_int_t)x->latents, "dtype", "float32", "device",
-                  "cpu", "apply_b_dec_to_input", (int)x->subtract_bias, "normalize_activations",
-                  "none", "reshape_activations", "none", "metadata", meta);
+    json_t *root = json_pack(
+        "{s:s, s:I, s:I, s:s, s:s, s:b, s:s, s:s, s:o}", "architecture", a->name, "d_in",
+        (json_int_t)x->in, "d_sae", (json_int_t)x->latents, "dtype", "float32", "device", "cpu",
+        "apply_b_dec_to_input", (int)x->subtract_bias, "normalize_activations",
+        token_norms[d->site[0].token_norm], "reshape_activations", "none", "metadata", meta);
     if (activation == DF_TOPK) {
         json_object_set_new(root, "k", json_integer((json_int_t)d->k));
         json_object_set_new(root, "rescale_acts_by_decoder_norm",
@@ -188,6 +205,7 @@ const exchange_family exchange_saelens = {
     .kinds = 1u << DF_SAE | 1u << DF_TRANSCODER | 1u << DF_SKIP_TRANSCODER,
     .activations =
         1u << DF_RELU | 1u << DF_TOPK | 1u << DF_BATCHTOPK | 1u << DF_JUMPRELU | 1u << DF_GATED,
+    .token_norms = 1u << DF_TOKEN_LAYER | 1u << DF_TOKEN_NORM,
     .latent_thresholds = true,
     .ranks_by_norm = true,
     .recognise = recognise,

@@ -25,6 +25,7 @@ train() {
 one=(--set train.model=base)
 train relu "${one[@]}" --set train.activation=relu --set train.penalty_weight=0.01
 train topk "${one[@]}" --set train.activation=topk
+train token "${one[@]}" --set train.activation=topk --set train.token_norm=layer
 train batchtopk "${one[@]}"
 train jumprelu "${one[@]}" --set train.activation=jumprelu --set train.penalty_weight=0.01
 train gated "${one[@]}" --set train.activation=gated --set train.penalty_weight=0.01
@@ -49,7 +50,7 @@ round() {
         ok "convert.$format.$name"
     else bad "convert.$format.$name" "digest $(digest "$folder.dict.h5"), expected $(digest "$work/$name.plain.dict.h5")"; fi
 }
-for name in relu topk batchtopk jumprelu gated matryoshka transcoder; do round $name saelens; done
+for name in relu topk token batchtopk jumprelu gated matryoshka transcoder; do round $name saelens; done
 for name in relu topk batchtopk jumprelu gated matryoshka; do round $name dictionary_learning; done
 for name in topk skip; do round $name sparsify; done
 for name in batchtopk jumprelu; do round $name gemma-scope; done
@@ -125,6 +126,7 @@ cannot usage.kind 2 'sae or transcoder' --to darkfield --kind clt "$sae" "$work/
 cannot usage.layer 2 'layer' --to darkfield --layer one "$sae" "$work/x.dict.h5"
 cannot wrong.kind 3 'say which with --kind' --to darkfield "$work/gemma-scope-transcoder" "$work/x.dict.h5"
 cannot cannot.say 2 'sparsify' --to sparsify "$work/relu.dict.h5" "$work/x"
+cannot cannot.token 2 'train.token_norm: layer' --to sparsify "$work/token.dict.h5" "$work/x"
 cannot cannot.write 2 'only read' --to crosslayer-transcoder "$work/clt.dict.h5" "$work/x"
 cannot missing.dict 3 'none.dict.h5' --to saelens "$work/none.dict.h5" "$work/x"
 cannot missing.folder 3 "$work/none" --to darkfield "$work/none" "$work/x.dict.h5"

@@ -307,6 +307,25 @@ def crosscoder_learning():
         write(folder.name, folder, x, f, y.reshape(ROWS, 2 * D))
 
 
+def saelens_tokens():
+    """Rows that SAELens normalises one by one, with the formulas of its saes/sae.py."""
+    head = {"model_name": "toy", "hook_name": "blocks.1.hook_resid_post", "hook_head_index": None, "prepend_bos": True}
+    for how, more in {"layer_norm": {"architecture": "topk", "k": 5, "apply_b_dec_to_input": True},
+                      "constant_norm_rescale": {"architecture": "standard", "apply_b_dec_to_input": False}}.items():
+        w, folder = Weights(), folder_of("saelens_" + how)
+        x = (f32(ROWS, 1, scale=3.0) * rows(D) + f32(ROWS, 1)).astype(np.float32)
+        config(folder, "cfg.json", {"d_in": D, "d_sae": F, "dtype": "float32", "device": "cpu", "normalize_activations": how,
+                                    "reshape_activations": "none", "metadata": head, **more})
+        safetensors(folder / "sae_weights.safetensors", {"W_enc": w.W_enc.T, "W_dec": w.W_dec, "b_enc": w.b_enc, "b_dec": w.b_dec})
+        wide = x.astype(np.float64)
+        mean, std = wide.mean(1, keepdims=True), wide.std(1, ddof=1, keepdims=True)
+        if how == "constant_norm_rescale":
+            mean, std = 0.0, np.linalg.norm(wide, axis=1, keepdims=True) / D**0.5
+        p = pre(w, (wide - mean) / (std + (1e-5 if how == "layer_norm" else 0.0)), more["apply_b_dec_to_input"])
+        f = topk(p, 5) if how == "layer_norm" else np.maximum(p, 0)
+        write(folder.name, folder, x, f, decode(w, f) * std + mean)
+
+
 if __name__ == "__main__":
     npz()
     saelens()
@@ -315,3 +334,4 @@ if __name__ == "__main__":
     gemma_scope()
     circuit_tracer()
     crosscoder_learning()
+    saelens_tokens()

@@ -37,6 +37,8 @@ static const struct {
     {"saelens_gated", "saelens"},
     {"saelens_flat", "saelens"},
     {"saelens_skip", "saelens"},
+    {"saelens_layer_norm", "saelens"},
+    {"saelens_constant_norm_rescale", "saelens"},
     {"dl_AutoEncoder", "dictionary_learning"},
     {"dl_AutoEncoderNew", "dictionary_learning"},
     {"dl_AutoEncoderTopK", "dictionary_learning"},
@@ -93,12 +95,6 @@ static double biggest(const double *x, uint64_t n) {
     return most;
 }
 
-static double scale_at(const df_dict *d, size_t column) {
-    size_t s = 0;
-    while (column >= d->site[s].first + d->site[s].width) s++;
-    return d->site[s].scale;
-}
-
 // x and y in raw activations; scales go in and out here.
 static bool does_as(df_dict *d, const golden *g) {
     size_t nx, nf, ny;
@@ -109,21 +105,25 @@ static bool does_as(df_dict *d, const golden *g) {
     df_coder *coder = NULL;
     bool good =
         x != NULL && f != NULL && y != NULL && nf == rows * d->latents && ny == rows * d->out.count;
-    float *in = df_alloc(rows * d->width, 4), *out = df_alloc(rows * d->out.count, 4);
-    for (size_t i = 0; good && i < nx; i++) in[i] = (float)(x[i] * scale_at(d, i % d->width));
+    float *raw = df_alloc(rows * d->width, 4), *in = df_alloc(rows * d->width, 4),
+          *out = df_alloc(rows * d->out.count, 4);
+    for (size_t i = 0; good && i < nx; i++) in[i] = raw[i] = (float)x[i];
+    df_rows_scale(d, in, rows);
     df_status status = df_coder_open(world, kernels, d, rows, &coder);
     if (status == DF_OK) status = df_coder_encode(coder, in, rows, false, &codes);
     good = good && status == DF_OK && same_codes(d, codes, f, biggest(f, nf));
     if (status == DF_OK) status = df_coder_decode(coder, codes, out);
     df_range mine = df_share(rows, df_comm_size(world), df_comm_rank(world));
+    df_rows_restore(d, raw + mine.first * d->width, mine.count, out);
     for (size_t i = 0; good && status == DF_OK && i < mine.count * d->out.count; i++) {
         size_t c = i % d->out.count;
-        double have = (double)out[i] / scale_at(d, d->out.first + c);
+        double have = (double)out[i];
         double want = y[mine.first * d->out.count + i];
         good = fabs(have - want) <= 1e-6 * biggest(y, ny);
         if (!good) fprintf(stderr, "column %zu: %.9g, numpy has %.9g\n", c, have, want);
     }
     df_coder_close(&coder);
+    df_free(raw);
     df_free(in);
     df_free(out);
     return good && status == DF_OK;
@@ -296,15 +296,17 @@ static float *reconstruct(df_dict *d) {
     enum { ROWS = 8 };
     df_coder *coder = NULL;
     const df_codes *codes = NULL;
-    float *x = df_alloc(ROWS * d->width, 4), *y = df_alloc(ROWS * d->out.count, 4);
-    for (size_t i = 0; i < ROWS * d->width; i++)
-        x[i] = (float)(5.0 * (double)draw(9, i) * scale_at(d, i % d->width));
+    float *raw = df_alloc(ROWS * d->width, 4), *x = df_alloc(ROWS * d->width, 4),
+          *y = df_alloc(ROWS * d->out.count, 4);
+    for (size_t i = 0; i < ROWS * d->width; i++) x[i] = raw[i] = 5.0f * draw(9, i);
+    df_rows_scale(d, x, ROWS);
     df_test_all(world, df_coder_open(world, kernels, d, ROWS, &coder) == DF_OK &&
                            df_coder_encode(coder, x, ROWS, false, &codes) == DF_OK &&
                            df_coder_decode(coder, codes, y) == DF_OK);
-    for (size_t i = 0; i < ROWS * d->out.count; i++)
-        y[i] = (float)((double)y[i] / scale_at(d, d->out.first + i % d->out.count));
+    df_range mine = df_share(ROWS, df_comm_size(world), df_comm_rank(world));
+    df_rows_restore(d, raw + mine.first * d->width, mine.count, y);
     df_coder_close(&coder);
+    df_free(raw);
     df_free(x);
     return y;
 }
@@ -326,27 +328,31 @@ static void ours_come_back_to_the_bit(void **state) {
         df_dict_kind kind;
         df_activation activation;
         df_code_norm norm;
+        df_token_norm token_norm;
     } trips[] = {
-        {"saelens", DF_SAE, DF_RELU, DF_NORM_SUM},
-        {"saelens", DF_SAE, DF_TOPK, DF_NORM_ROOT},
-        {"saelens", DF_SAE, DF_BATCHTOPK, DF_NORM_ROOT},
-        {"saelens", DF_SAE, DF_GATED, DF_NORM_NONE},
-        {"saelens", DF_SKIP_TRANSCODER, DF_RELU, DF_NORM_NONE},
-        {"dictionary_learning", DF_SAE, DF_TOPK, DF_NORM_ROOT},
-        {"dictionary_learning", DF_SAE, DF_BATCHTOPK, DF_NORM_SUM},
-        {"dictionary_learning", DF_SAE, DF_JUMPRELU, DF_NORM_NONE},
-        {"sparsify", DF_SAE, DF_TOPK, DF_NORM_NONE},
-        {"sparsify", DF_SKIP_TRANSCODER, DF_TOPK, DF_NORM_NONE},
-        {"gemma-scope", DF_SAE, DF_BATCHTOPK, DF_NORM_ROOT},
-        {"gemma-scope", DF_SAE, DF_JUMPRELU, DF_NORM_NONE},
-        {"circuit-tracer", DF_TRANSCODER, DF_TOPK, DF_NORM_SUM},
-        {"circuit-tracer", DF_SKIP_TRANSCODER, DF_JUMPRELU, DF_NORM_NONE},
-        {"circuit-tracer-clt", DF_CLT, DF_JUMPRELU, DF_NORM_NONE},
-        {"circuit-tracer-clt", DF_CLT, DF_BATCHTOPK, DF_NORM_SUM},
-        {"crosscoder_learning", DF_CROSSCODER, DF_BATCHTOPK, DF_NORM_SUM},
-        {"crosscoder_learning", DF_CROSSCODER, DF_BATCHTOPK, DF_NORM_DECOUPLED},
-        {"crosscoder_learning", DF_CROSSCODER, DF_RELU, DF_NORM_ROOT},
-        {"crosscoder_learning", DF_CROSSCODER, DF_BATCHTOPK, DF_NORM_MIXED}, // and bound
+        {"saelens", DF_SAE, DF_RELU, DF_NORM_SUM, DF_TOKEN_NONE},
+        {"saelens", DF_SAE, DF_TOPK, DF_NORM_ROOT, DF_TOKEN_NONE},
+        {"saelens", DF_SAE, DF_BATCHTOPK, DF_NORM_ROOT, DF_TOKEN_NONE},
+        {"saelens", DF_SAE, DF_TOPK, DF_NORM_ROOT, DF_TOKEN_LAYER},
+        {"saelens", DF_SAE, DF_BATCHTOPK, DF_NORM_SUM, DF_TOKEN_NORM},
+        {"saelens", DF_SAE, DF_GATED, DF_NORM_NONE, DF_TOKEN_NONE},
+        {"saelens", DF_SKIP_TRANSCODER, DF_RELU, DF_NORM_NONE, DF_TOKEN_NONE},
+        {"dictionary_learning", DF_SAE, DF_TOPK, DF_NORM_ROOT, DF_TOKEN_NONE},
+        {"dictionary_learning", DF_SAE, DF_BATCHTOPK, DF_NORM_SUM, DF_TOKEN_NONE},
+        {"dictionary_learning", DF_SAE, DF_JUMPRELU, DF_NORM_NONE, DF_TOKEN_NONE},
+        {"sparsify", DF_SAE, DF_TOPK, DF_NORM_NONE, DF_TOKEN_NONE},
+        {"sparsify", DF_SKIP_TRANSCODER, DF_TOPK, DF_NORM_NONE, DF_TOKEN_NONE},
+        {"gemma-scope", DF_SAE, DF_BATCHTOPK, DF_NORM_ROOT, DF_TOKEN_NONE},
+        {"gemma-scope", DF_SAE, DF_JUMPRELU, DF_NORM_NONE, DF_TOKEN_NONE},
+        {"circuit-tracer", DF_TRANSCODER, DF_TOPK, DF_NORM_SUM, DF_TOKEN_NONE},
+        {"circuit-tracer", DF_SKIP_TRANSCODER, DF_JUMPRELU, DF_NORM_NONE, DF_TOKEN_NONE},
+        {"circuit-tracer-clt", DF_CLT, DF_JUMPRELU, DF_NORM_NONE, DF_TOKEN_NONE},
+        {"circuit-tracer-clt", DF_CLT, DF_BATCHTOPK, DF_NORM_SUM, DF_TOKEN_NONE},
+        {"crosscoder_learning", DF_CROSSCODER, DF_BATCHTOPK, DF_NORM_SUM, DF_TOKEN_NONE},
+        {"crosscoder_learning", DF_CROSSCODER, DF_BATCHTOPK, DF_NORM_DECOUPLED, DF_TOKEN_NONE},
+        {"crosscoder_learning", DF_CROSSCODER, DF_RELU, DF_NORM_ROOT, DF_TOKEN_NONE},
+        {"crosscoder_learning", DF_CROSSCODER, DF_BATCHTOPK, DF_NORM_MIXED,
+         DF_TOKEN_NONE}, // and bound
     };
     for (size_t i = 0; i < sizeof trips / sizeof trips[0]; i++) {
         char out[400], file[500];
@@ -355,6 +361,7 @@ static void ours_come_back_to_the_bit(void **state) {
         options.format = trips[i].format;
         snprintf(out, sizeof out, "%s/trip%zu", folder, i);
         df_dict *d = ours(trips[i].kind, trips[i].activation, trips[i].norm);
+        d->site[0].token_norm = trips[i].token_norm;
         if (trips[i].norm == DF_NORM_MIXED) df_test_all(world, df_dict_bind(d, 20, 11) == DF_OK);
         for (size_t j = 0; j < d->mine.count; j++) df_dict_bind_latent(d, j);
         uint64_t digest = digest_of(d, "there.dict.h5");
@@ -435,6 +442,10 @@ static void other_mathematics_is_refused_by_name(void **state) {
         {"saelens_standard", "cfg.json", "\"architecture\": \"standard\"",
          "\"architecture\": \"temporal\"", "\"architecture\" is temporal"},
         {"saelens_standard", "cfg.json", "\"device\"", "\"devise\"", "\"devise\" is not known"},
+        {"saelens_skip", "cfg.json",
+         "\"normalize_activations\": \"none\",\n \"reshape_activations\": \"none\",",
+         "\"normalize_activations\": \"layer_norm\",                          ",
+         "the numbers of the wrong row"},
         {"saelens_flat", "cfg.json", "\"relu\"", "\"tanh\"", "\"activation_fn_str\" is tanh"},
         {"saelens_topk", "cfg.json", "\"k\": 5", "\"k\": 0", "no whole number k"},
         {"saelens_standard", "sae_weights.safetensors", "W_enc", "W_inc", "\"W_enc\" is missing"},
@@ -517,6 +528,25 @@ static void what_a_format_cannot_say_is_usage(void **state) {
     refused("/no/such/folder", &plain, DF_BAD_INPUT, "no such file");
 }
 
+static void normalised_rows_are_not_everybodys(void **state) {
+    (void)state;
+    static const char *const formats[] = {"dictionary_learning", "sparsify", "crosscoder_learning"};
+    for (size_t i = 0; i < 3; i++) {
+        char out[400];
+        df_exchange_options options = plain;
+        df_exchange_facts facts = {0};
+        options.format = formats[i];
+        snprintf(out, sizeof out, "%s/never", folder);
+        df_dict *d = i == 2 ? ours(DF_CROSSCODER, DF_RELU, DF_NORM_SUM)
+                            : ours(DF_SAE, DF_TOPK, DF_NORM_NONE);
+        d->site[d->sites - 1].token_norm = DF_TOKEN_LAYER;
+        df_test_all(world, df_test_fails(df_exchange_write(world, out, d, &options, &facts),
+                                         DF_USAGE, "train.token_norm: layer"));
+        df_test_all(world, access(out, F_OK) != 0);
+        df_dict_free(&d);
+    }
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(every_family_does_what_numpy_does),
     cmocka_unit_test(what_came_goes_back_as_it_was),
@@ -524,6 +554,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(other_mathematics_is_refused_by_name),
     cmocka_unit_test(values_that_are_no_weights_are_refused),
     cmocka_unit_test(what_a_format_cannot_say_is_usage),
+    cmocka_unit_test(normalised_rows_are_not_everybodys),
 };
 
 DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)
