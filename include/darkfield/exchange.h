@@ -4,9 +4,10 @@
  * Rows of other projects are raw activations; ours are in dictionary units. Reading sets scales to
  * 1 (or to the factor that the file holds). Writing folds them: encoder rows times the scale of the
  * site read, decoder rows and b_dec divided by the scale of the site written, so that the file
- * works on raw activations; codes and thresholds stay as they are. What folding rounds away is kept
- * beside the weights (darkfield.json, darkfield.safetensors), and reading those files restores the
- * dictionary to the bit, as long as the weights are as they were written. */
+ * works on raw activations; codes and thresholds stay as they are. Rows that are normalised one by
+ * one (token_norm) go to formats that can say so alone, and come from them. What folding rounds
+ * away is kept beside the weights (darkfield.json, darkfield.safetensors), and reading those files
+ * restores the dictionary to the bit, as long as the weights are as they were written. */
 #ifndef DARKFIELD_EXCHANGE_H
 #define DARKFIELD_EXCHANGE_H
 

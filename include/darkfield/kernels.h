@@ -188,7 +188,7 @@ typedef struct df_token {
 /* Of a row x [n] as it is. Sums in 8 lanes of double, then in a fixed tree. */
 df_token df_token_of(df_token_norm how, const float *x, size_t n);
 df_token df_token_of_plain(df_token_norm how, const float *x, size_t n);
-/* x = (x - mean) factor, and y = y / scale back + mean, in double, rounded once. */
+/* x = (x - mean) * factor, and y = (y / scale) * back + mean, in double, rounded once. */
 void df_token_apply(const df_token *token, float *x, size_t n);
 void df_token_undo(const df_token *token, double scale, float *y, size_t n);
 

@@ -85,7 +85,8 @@ static df_status check_options(const df_train_options *o) {
     if (o->token_norm != DF_TOKEN_NONE && o->kind > DF_CROSSCODER)
         return df_fail(DF_USAGE,
                        "token_norm is for dictionaries that read what they write, not for a %s: "
-                       "what it writes is undone with numbers of the row that is to be found",
+                       "what it writes could be brought back only with numbers of the row that "
+                       "is to be found; set it to none",
                        df_dict_kind_name(o->kind));
     if ((o->activation == DF_TOPK || o->activation == DF_BATCHTOPK) &&
         (o->k < 1 || o->k > o->latents))

@@ -1,7 +1,7 @@
-/* The pass over the held-out rows. FVU is that of each site in its model's own units: a scale that
- * all rows share cancels, so dictionary units do, but where rows are normalised one by one.
- * Documents are dealt to 64 buckets and a bucket's rows are summed
- * by one rank in row order, so the sums do not depend on the number of ranks. */
+/* The pass over the held-out rows. Documents are dealt to 64 buckets and a bucket's rows are summed
+ * by one rank in row order, so the sums do not depend on the number of ranks. FVU is that of each
+ * site in its model's own units: a scale that all rows share cancels, so that dictionary units do,
+ * but where rows are normalised one by one. */
 #include "fvu.h"
 
 #include <inttypes.h>

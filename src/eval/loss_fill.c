@@ -8,7 +8,7 @@
 typedef struct site_rows {
     const loss_site *site;
     const float *x;       // of the clean run
-    const float *x_hat;   // [rows, out.count]
+    const float *x_hat;   // [rows, out.count] in the model's units, as x is
     size_t stride;        // of x_hat
     const uint8_t *used;  // [rows]
     const uint8_t *half;  // [rows]
