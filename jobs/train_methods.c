@@ -71,6 +71,12 @@ const df_option df_method_options[] = {
      .choices = "none decode both",
      .help = "the decoder bias in AuxK: left out (dictionary_learning), in its decode (SAELens, "
              "sparsify), in its decode and its target (OpenAI)"},
+    {.key = "train.aux_values",
+     .type = DF_OPT_CHOICE,
+     .fallback = "positive",
+     .choices = "positive raw",
+     .help = "AuxK ranks and decodes what relu leaves of the dead latents' pre-activations, or the "
+             "pre-activations themselves, negative ones too (SAELens, crosslayer-coding)"},
     {.key = "train.aux_scaled",
      .type = DF_OPT_BOOL,
      .fallback = "false",
@@ -304,6 +310,7 @@ static void read_dead(const df_run *run, df_train_options *o) {
     static const char *const biases[] = {"none", "decode", "both", NULL};
     o->aux_normaliser = (df_aux_normaliser)chosen(run, "train.aux_normaliser", normalisers);
     o->aux_bias = (df_aux_bias)chosen(run, "train.aux_bias", biases);
+    o->aux_raw = strcmp(df_job_text(run->job, "train.aux_values"), "raw") == 0;
     o->aux_scaled = df_job_bool(run->job, "train.aux_scaled");
     o->aux_attached = strcmp(df_job_text(run->job, "train.aux_target"), "attached") == 0;
     o->aux_decoder_only = strcmp(df_job_text(run->job, "train.aux_encoder"), "fixed") == 0;

@@ -24,7 +24,9 @@ typedef struct preset {
 #define SL                                                                                         \
     "normalise=none decoder=free subtract_bias=true init_norm=0.1 init_norm_of=row "               \
     "init_bias=zero lr=3e-4 " ADAM "warmup=0 warmup_law=torch decay=0 clip=1 dead_rows=1000x "
-#define SL_AUX "aux=1 aux_k=0 aux_normaliser=none aux_bias=decode aux_scaled=true code_norm=root "
+#define SL_AUX                                                                                     \
+    "aux=1 aux_k=0 aux_normaliser=none aux_bias=decode aux_values=raw aux_scaled=true "            \
+    "code_norm=root "
 #define CROSSCODER "subtract_bias=false code_norm=sum decoder=free "
 #define CL_BATCHTOPK                                                                               \
     "activation=batchtopk reconstruction=unsquared init_norm=1 init_bias=median centre=true "      \

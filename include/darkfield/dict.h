@@ -367,8 +367,11 @@ typedef struct df_step_settings {
     size_t aux_k; /* min(aux_k, dead) dead latents per row */
     df_aux_normaliser aux_normaliser;
     df_aux_bias aux_bias;
-    bool aux_scaled;       /* times min(dead / aux_k, 1): SAELens, sparsify */
-    bool aux_attached;     /* e is not held fixed: OpenMOSS, crosscode; normaliser TARGET or NONE */
+    bool aux_raw;      /* those latents are ranked by their pre-activations (times the code norm)
+                          and decoded from them, negative ones too, which get gradients as any
+                          (SAELens, curt-tigges/crosslayer-coding); else by what relu leaves */
+    bool aux_scaled;   /* times min(dead / aux_k, 1): SAELens, sparsify */
+    bool aux_attached; /* e is not held fixed: OpenMOSS, crosscode; normaliser TARGET or NONE */
     bool aux_decoder_only; /* the encoder gets no gradient of AuxK and Multi-TopK: sparsify, whose
                               fused encoder drops it, so that it revives no dead latent */
     uint64_t dead_rows;    /* a latent is dead when it has not fired for this many rows */

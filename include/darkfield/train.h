@@ -73,7 +73,7 @@ typedef struct df_train_options {
     bool unit_first;
     df_aux_normaliser aux_normaliser;
     df_aux_bias aux_bias;
-    bool aux_scaled, aux_attached, aux_decoder_only;
+    bool aux_raw, aux_scaled, aux_attached, aux_decoder_only;
     double fired_above;
     df_init_bias init_bias;
     df_init_bias_enc init_bias_enc;

@@ -83,7 +83,9 @@ df_status df_auxiliary(df_coder *c, const df_step_settings *set, df_code_factor 
     size_t k = report->dead < set->aux_k ? report->dead : set->aux_k;
     if (!(set->aux > 0.0) || k == 0 || !(below > 0.0)) return DF_OK;
     DF_TRY(df_auxiliary_fits(k, c->row_k));
+    c->raw = set->aux_raw;
     df_select_rows(c, (df_view){.n = c->dead, .list = c->dead_list}, k, NULL, &c->aux);
+    c->raw = false;
     aux_error(c, set->aux_bias);
     double squares;
     DF_TRY(df_total_squares(c, c->aux_error, &squares));

@@ -1,6 +1,7 @@
 /* Candidates of a selection: narrowing by bounds, settling in the fixed order, the exact best. */
 #include "coder.h"
 
+#include <float.h>
 #include <string.h>
 
 /* Moves entry `from` to place `to`. */
@@ -24,6 +25,15 @@ static void drop_below_floor(df_candidates *s) {
     s->exact = exact;
 }
 
+/* All reach the least of some: a level to begin with where none is known, from which halvings get
+ * near. */
+static float begin_level(const float *reached, size_t n, float level) {
+    float least = reached[0];
+    if (level > -FLT_MAX) return level;
+    for (size_t i = 1; i < n; i++) least = reached[i] < least ? reached[i] : least;
+    return least > level ? least : level;
+}
+
 float df_candidates_level(df_worker *w, const df_candidates *s, size_t k, float level) {
     const float *reached = s->value;
     if (s->exact > 0) {
@@ -31,6 +41,7 @@ float df_candidates_level(df_worker *w, const df_candidates *s, size_t k, float 
         memcpy(w->order + s->exact, s->value + s->exact, (s->count - s->exact) * sizeof *w->order);
         reached = w->order;
     }
+    if (s->count > 0 && k <= s->count) level = begin_level(reached, s->count, level);
     return df_level_of(reached, s->count, k, level);
 }
 

@@ -5,6 +5,7 @@
 
 #include "darkfield/dict.h"
 
+#include <float.h>
 #include <string.h>
 
 #define SCREEN_TILES 72          /* of rows in one unit of screening, at most */
@@ -164,6 +165,7 @@ struct df_coder {
     df_code_store *part;    /* [parts] the codes of one site */
     df_cut *part_cut;       /* [parts] */
     const df_range *ranked; /* the site by whose norm codes are ranked; NULL: the code norm */
+    bool raw; /* TopK is now of pre-activations, of either sign, not of what relu leaves (AuxK) */
 
     df_code_store main, aux;
     df_code_store
@@ -295,13 +297,18 @@ void df_find_rows_again(df_coder *c, df_view view, size_t k);
  * collective. */
 df_status df_screen_lists(df_coder *c, float floor, size_t keep);
 
-/* f = relu(w x + b), settled; the score it is ranked by. With cuts: p itself, and what it exceeds
- * its cut by (positive exactly where p > cut: gradual underflow). */
+/* f = relu(w x + b), or p = w x + b where they are raw, settled; the score it is ranked by, never a
+ * negative zero. With cuts: p itself, and what it exceeds its cut by (positive exactly where p >
+ * cut: gradual underflow). */
 static inline float df_settled(const df_coder *c, const float *cut, size_t j, float product,
                                float *value) {
     float p = product + c->dict->b_enc[j];
-    *value = p > 0.0f || cut != NULL ? p : 0.0f;
-    return cut != NULL ? p - cut[j] : *value * c->scale[j];
+    *value = p > 0.0f || cut != NULL || c->raw ? p : 0.0f;
+    return cut != NULL ? p - cut[j] : *value * c->scale[j] + 0.0f;
+}
+/* The least score of TopK that can be selected: the floor of rows of which nothing is known. */
+static inline float df_lowest(const df_coder *c) {
+    return c->raw ? -FLT_MAX : FLT_TRUE_MIN;
 }
 
 /* Candidates: a level that at least k reach, if `level` is one; drop what cannot be among the best
@@ -315,16 +322,17 @@ void df_candidates_settle_rows(const df_coder *c, df_worker *w, df_range rows);
 void df_candidates_best(df_worker *w, df_candidates *s, size_t keep);
 void df_candidates_above(df_candidates *s, float floor);
 
-/* Keys of selection: positive floats order like their bits, and the key of a better score is
- * smaller. */
+/* Keys of selection: the key of a better score is smaller. Positive floats order like their bits,
+ * negative ones the other way round and behind them. */
+#define DF_SIGN 0x80000000u
 static inline uint32_t df_score_key(float score) {
     uint32_t bits;
     memcpy(&bits, &score, sizeof bits);
-    return ~bits;
+    return bits & DF_SIGN ? bits : ~bits & ~DF_SIGN;
 }
 static inline float df_key_score(uint32_t key) {
     float score;
-    key = ~key;
+    key = key & DF_SIGN ? key : ~key & ~DF_SIGN;
     memcpy(&score, &key, sizeof score);
     return score;
 }

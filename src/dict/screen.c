@@ -163,17 +163,17 @@ static void open_rows(const df_coder *c, df_worker *w, size_t k) {
                                      .latent = (uint32_t *)(pool + 3 * capacity),
                                      .capacity = capacity,
                                      .limit = capacity,
-                                     .floor = FLT_TRUE_MIN};
+                                     .floor = df_lowest(c)};
         w->floor[r] = INFINITY;
     }
 }
 
 /* A floor is never so high that it would close the row. */
-static void open_row(df_worker *w, size_t r, size_t k, float floor) {
+static void open_row(const df_coder *c, df_worker *w, size_t r, size_t k, float floor) {
     df_candidates *s = &w->rows[r];
     s->count = s->exact = 0;
     s->next = 2 * k;
-    w->floor[r] = s->floor = fminf(fmaxf(floor, FLT_TRUE_MIN), FLT_MAX);
+    w->floor[r] = s->floor = fminf(fmaxf(floor, df_lowest(c)), FLT_MAX);
 }
 
 /* A row that has gathered enough is narrowed, which raises its floor. `row` counts in the unit. */
@@ -228,18 +228,23 @@ static void screen_rows(df_coder *c, df_worker *w, const row_job *job) {
     w->screen_seconds += df_now() - start;
 }
 
+/* Keeps the settled candidates that reach their floor. */
+static void keep_reaching(df_candidates *s) {
+    df_candidates_above(s, nextafterf(s->floor, -INFINITY));
+}
+
 /* Every latent exactly. */
 static void settle_densely(df_coder *c, df_worker *w, const row_job *job, size_t r) {
     df_view view = job->view;
     df_candidates *s = &w->rows[r];
     s->count = s->exact = 0;
-    s->floor = FLT_TRUE_MIN;
+    s->floor = df_lowest(c);
     for (size_t i = 0; i < view.n; i++) {
         s->row[s->count] = (uint32_t)(job->unit.first + r);
         s->latent[s->count++] = (uint32_t)(view.list != NULL ? view.list[i] : i);
         if (s->count < s->limit && i + 1 < view.n) continue;
         df_candidates_settle(c, w, s);
-        df_candidates_above(s, 0.0f);
+        keep_reaching(s);
         df_candidates_best(w, s, job->k);
     }
     w->settled_rows++;
@@ -259,11 +264,6 @@ static void pick(df_coder *c, df_worker *w, const row_job *job, size_t r) {
     w->floor[r] = INFINITY;
 }
 
-/* Keeps the settled candidates that reach their floor. */
-static void keep_reaching(df_candidates *s) {
-    df_candidates_above(s, s->floor > FLT_TRUE_MIN ? nextafterf(s->floor, 0.0f) : 0.0f);
-}
-
 /* Settles the candidates of open rows, and picks where k exact scores reach the floor, which has
  * then cost nothing; the lowest floor was never raised. Returns how many rows stay open, with the
  * lowest floor. */
@@ -275,10 +275,10 @@ static size_t settle_rows(df_coder *c, df_worker *w, const row_job *job) {
         df_candidates *s = &w->rows[r];
         if (!(w->floor[r] < INFINITY)) continue;
         keep_reaching(s);
-        if (s->count >= job->k || !(s->floor > FLT_TRUE_MIN)) {
+        if (s->count >= job->k || !(s->floor > df_lowest(c))) {
             pick(c, w, job, r);
         } else {
-            open_row(w, r, job->k, FLT_TRUE_MIN);
+            open_row(c, w, r, job->k, df_lowest(c));
             open++;
         }
     }
@@ -328,7 +328,8 @@ void df_screen_rows(df_coder *c, df_view view, size_t k, float guess) {
         df_worker *w = df_coder_worker(c);
         open_rows(c, w, k);
         for (size_t r = 0; r < job.unit.count; r++)
-            open_row(w, r, k, guess * df_row_size(c, job.unit.first + r));
+            open_row(c, w, r, k,
+                     guess > 0.0f ? guess * df_row_size(c, job.unit.first + r) : df_lowest(c));
         if (c->size == 1) {
             find_rows(c, w, &job);
             continue;
@@ -345,7 +346,7 @@ static void take_held(const df_coder *c, df_worker *w, const row_job *job, size_
     const float *upper = c->picked_value + row * c->picked_stride;
     const uint32_t *latent = c->picked_latent + row * c->picked_stride;
     size_t n = 0;
-    open_row(w, r, job->k, (float)c->row_floor[row]);
+    open_row(c, w, r, job->k, (float)c->row_floor[row]);
     for (size_t i = 0; i < c->picked_count[row]; i++) {
         s->row[n] = (uint32_t)row;
         s->latent[n] = latent[i];
@@ -381,7 +382,7 @@ void df_find_rows_again(df_coder *c, df_view view, size_t k) {
         open_rows(c, w, k);
         for (size_t r = 0; r < job.unit.count; r++)
             if (c->cut_keys[job.unit.first + r] == DF_FLOOR_TOO_HIGH)
-                open_row(w, r, k, FLT_TRUE_MIN);
+                open_row(c, w, r, k, df_lowest(c));
         find_rows(c, w, &job);
     }
 }

@@ -12,7 +12,6 @@
  * floor. */
 #include "coder.h"
 
-#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -53,7 +52,7 @@ static uint64_t cut_of(df_coder *c, size_t row, df_range mine, size_t k) {
         for (size_t i = 0; i < k && from[i] != UINT64_MAX; i++) keys[n++] = from[i];
     }
     if (n >= k) return df_nth_smallest(keys, n, k);
-    return c->row_floor[mine.first + row] > (double)FLT_TRUE_MIN ? DF_FLOOR_TOO_HIGH : UINT64_MAX;
+    return c->row_floor[mine.first + row] > (double)df_lowest(c) ? DF_FLOOR_TOO_HIGH : UINT64_MAX;
 }
 
 static void row_bytes(const df_coder *c, size_t each, size_t *bytes) {
@@ -78,7 +77,7 @@ static size_t lower_floors(df_coder *c) {
     size_t missed = 0;
     for (size_t r = 0; r < c->rows; r++) {
         if (c->cut_keys[r] != DF_FLOOR_TOO_HIGH) continue;
-        c->row_floor[r] = (double)FLT_TRUE_MIN;
+        c->row_floor[r] = (double)df_lowest(c);
         missed++;
     }
     return missed;

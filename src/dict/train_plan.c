@@ -61,6 +61,7 @@ df_step_settings step_settings(const df_train_options *options, const df_dict *d
                               .multi = options->multi,
                               .aux_normaliser = options->aux_normaliser,
                               .aux_bias = options->aux_bias,
+                              .aux_raw = options->aux_raw,
                               .aux_scaled = options->aux_scaled,
                               .aux_attached = options->aux_attached,
                               .aux_decoder_only = options->aux_decoder_only,

@@ -20,8 +20,8 @@ M, WIDTHS, B, K, BATCHES, STEPS = 48, (7, 5), 32, 4, 2, 200
 D = sum(WIDTHS)
 AUX_K, GAP, LATER_GAP = 6, 1e-4, 2e-6
 DEFAULT = dict(act="topk", norm="none", order="free", lr=3e-3, eps=1e-8, prefixes=(), prefix_weight=1.0, fvu=False, multi=0.0,
-               aux=0.0, normaliser="residual", bias="none", scaled=False, attached=False, fixed=False, dead_rows=2000, fired=0.0, clip=0.0,
-               ema=0.0, l1=0.0, resample=0, power=1.0, scale=0.2, unit=False)
+               aux=0.0, normaliser="residual", bias="none", scaled=False, attached=False, fixed=False, raw=False, dead_every=3,
+               dead_rows=2000, fired=0.0, clip=0.0, ema=0.0, l1=0.0, resample=0, power=1.0, scale=0.2, unit=False)
 CASES = {
     # Matryoshka: the sum of all prefixes (SAELens), 1/G^2 with AuxK and clipping (dictionary_learning), the mean with b_dec
     # alone (BatchTopK's authors)
@@ -34,6 +34,9 @@ CASES = {
     "multi_fixed": dict(fvu=True, multi=1 / 8, aux=1 / 32, normaliser="target", bias="decode", scaled=True, order="unit", fixed=True),
     # SAELens TopK; OpenAI; an auxiliary target that is not held fixed (OpenMOSS), alone and nested
     "aux_plain": dict(aux=1.0, normaliser="none", bias="decode", scaled=True, norm="sum", clip=1.0),
+    # SAELens, whose auxiliary codes may be negative: more dead than aux_k, and fewer, which are all taken
+    "aux_raw": dict(aux=1.0, normaliser="none", bias="decode", scaled=True, raw=True, norm="sum", clip=1.0),
+    "aux_raw_few": dict(aux=0.1, raw=True, dead_every=12),
     "openai": dict(aux=1 / 32, bias="both", order="unit_first", eps=6.25e-10, fired=1e-3, ema=0.99, clip=0.2),
     "attached": dict(aux=1 / 32, normaliser="none", bias="decode", attached=True),
     "nested_attached": dict(act="batchtopk", prefixes=(16, M), aux=0.1, normaliser="target", attached=True),
@@ -72,9 +75,12 @@ def make(seed, case):
     p = [f32(w_dec + 0.02 * normal(M, D)), w_dec, f32(0.01 * normal(M)), f32(x.mean(0))]
     silent = torch.zeros(M, dtype=torch.int64)
     if case["aux"] > 0 or case["resample"]:
-        p[0][::3] *= 0.02
+        p[0][::case["dead_every"]] *= 0.02
         p[0] = f32(p[0])
-        silent[::3] = 10**6
+        silent[::case["dead_every"]] = 10**6
+    if case["raw"]:
+        p[2][::case["dead_every"]] -= 0.02
+        p[2] = f32(p[2])
     if case["resample"]:
         p[2][::3] = -0.5
     return x.reshape(BATCHES, B, D), p, silent
@@ -86,8 +92,12 @@ def code_norm(w_dec, kind):
     return sum(part.norm(dim=1) for part in w_dec.split(WIDTHS, dim=1))
 
 
+def pre_activations(x, p):
+    return (x - p[3]) @ p[0].T + p[2]
+
+
 def encode(x, p, case):
-    relu = torch.relu((x - p[3]) @ p[0].T + p[2])
+    relu = torch.relu(pre_activations(x, p))
     score = (relu * code_norm(p[1], case["norm"])).detach()
     if case["act"] == "relu":
         return relu, relu, score, 1.0
@@ -107,13 +117,22 @@ def reconstruction(x, f, e, p, case, variance):
     return case["prefix_weight"] * sum((part**2).sum(1).mean() for part in errors)
 
 
-def auxiliary(e, relu, score, p, dead, case, variance):
+def raw_codes(x, p, dead, k, case):
+    """The k best pre-activations of the dead latents, of either sign, in their places; the gap of their selection."""
+    pre = pre_activations(x, p)
+    rank = (pre * code_norm(p[1], case["norm"])).detach().masked_fill(~dead, -math.inf)
+    best = rank.topk(min(k + 1, M)).values
+    chosen = torch.zeros_like(pre).scatter(1, rank.topk(k).indices, 1.0)
+    return pre * chosen, float((best[:, k - 1] - best[:, k]).min())
+
+
+def auxiliary(x, e, relu, score, p, dead, case, variance):
     """The auxiliary loss and the gap of its selection."""
     n_dead = int(dead.sum())
     k = min(AUX_K, n_dead)
     if not case["aux"] > 0 or k == 0:
         return torch.zeros(()), 1.0
-    f, gap = keep(relu * dead, score * dead, k)
+    f, gap = raw_codes(x, p, dead, k, case) if case["raw"] else keep(relu * dead, score * dead, k)
     f = f.detach() if case["fixed"] else f
     target = e if case["attached"] else e.detach()
     if case["bias"] == "both":
@@ -131,7 +150,7 @@ def objective(x, p, dead, case):
     variance = ((x - x.mean(0)) ** 2).sum()
     loss = reconstruction(x, f, e, p, case, variance)
     loss = loss + case["l1"] * (f * code_norm(p[1], case["norm"])).sum(1).mean()
-    aux, aux_gap = auxiliary(e, relu, score, p, dead, case, variance)
+    aux, aux_gap = auxiliary(x, e, relu, score, p, dead, case, variance)
     loss, gap = loss + case["aux"] * aux, min(gap, aux_gap)
     if case["multi"] > 0:
         wide, wide_gap = keep(relu, score, 4 * K)

@@ -30,6 +30,7 @@ typedef struct method_twin {
     double *e, *q;         /* [rows, width] */
     double *target, below; /* held: [rows, width] */
     double *still, *lost;  /* aux_decoder_only: held codes and their gradient, as f and gf */
+    double *raw, *g_raw;   /* aux_raw: pre-activations and their gradient, as f and gf */
     double loss;
 } method_twin;
 
@@ -50,6 +51,7 @@ static inline void method_encode(method_twin *t) {
             double p = t->w.b_enc[j];
             for (size_t c = 0; c < t->width; c++)
                 p += t->w.w_enc[j * t->width + c] * (t->x[r * t->width + c] - t->w.b_dec[c]);
+            t->raw[r * t->latents + j] = p;
             t->f[r * t->latents + j] = p > 0.0 ? p : 0.0;
         }
 }
@@ -58,16 +60,17 @@ static inline void method_encode(method_twin *t) {
 static inline void method_best(const method_twin *t, size_t first, size_t n, size_t keep, bool dead,
                                double *mask) {
     size_t from = first * t->latents, m = n * t->latents;
-    double *score = calloc(m, sizeof *score);
+    double *score = calloc(m, sizeof *score), out = dead && t->set.aux_raw ? -1e300 : 0.0;
     for (size_t i = 0; i < m; i++) {
         size_t j = i % t->latents;
-        score[i] = dead && !t->dead[j] ? 0.0 : t->f[from + i] * t->norm[j];
+        score[i] = t->f[from + i] * t->norm[j];
+        if (dead && !t->dead[j]) score[i] = out;
     }
     for (size_t i = 0; i < m; i++) {
         size_t better = 0;
         for (size_t o = 0; o < m; o++)
             better += score[o] > score[i] || (score[o] == score[i] && o < i);
-        mask[from + i] = score[i] > 0.0 && better < keep;
+        mask[from + i] = score[i] > out && better < keep;
     }
     free(score);
 }
@@ -128,13 +131,15 @@ static inline void method_part(method_twin *t, const double *mask, size_t end, b
 }
 
 /* The part of the `keep` best latents of each row; held fixed in what they read where AuxK and
- * Multi-TopK train the decoder alone. */
+ * Multi-TopK train the decoder alone; of dead latents by their pre-activations where they are raw.
+ */
 static inline void method_side(method_twin *t, size_t keep, bool dead, bool bias, const double *y,
                                double scale) {
     double *f = t->f, *gf = t->gf;
     bool fixed = t->set.aux_decoder_only;
     if (fixed && !t->hold) memcpy(t->still, f, t->rows * t->latents * sizeof *f);
     if (fixed) t->f = t->still, t->gf = t->lost;
+    if (dead && t->set.aux_raw) t->f = t->raw, t->gf = t->g_raw;
     method_rows(t, keep, dead, t->side);
     method_part(t, t->side, t->latents, bias, y, scale);
     t->f = f, t->gf = gf;
@@ -203,7 +208,8 @@ static inline void method_auxiliary(method_twin *t) {
 static inline void method_back(method_twin *t) {
     for (size_t r = 0; r < t->rows; r++)
         for (size_t j = 0; j < t->latents; j++) {
-            double g = t->f[r * t->latents + j] > 0.0 ? t->gf[r * t->latents + j] : 0.0;
+            double g = t->g_raw[r * t->latents + j];
+            if (t->f[r * t->latents + j] > 0.0) g += t->gf[r * t->latents + j];
             t->g.b_enc[j] += g;
             for (size_t c = 0; c < t->width; c++) {
                 t->g.w_enc[j * t->width + c] += g * (t->x[r * t->width + c] - t->w.b_dec[c]);
@@ -222,7 +228,8 @@ static inline void method_run(method_twin *t) {
     memset(t->g.w_enc, 0, t->latents * t->width * one);
     memset(t->g.w_dec, 0, t->latents * t->width * one);
     memset(t->g.b_enc, 0, t->latents * one), memset(t->g.b_dec, 0, t->width * one);
-    memset(t->gf, 0, n * one), memset(t->g_norm, 0, t->latents * one);
+    memset(t->gf, 0, n * one), memset(t->g_raw, 0, n * one);
+    memset(t->g_norm, 0, t->latents * one);
     t->loss = 0.0;
     method_encode(t);
     method_select(t);

@@ -41,6 +41,7 @@ static void open_twin(const family *f, const golden *g, const df_dict *shape, me
     t->f = doubles(ROWS * LATENTS), t->gf = doubles(ROWS * LATENTS);
     t->main = doubles(ROWS * LATENTS), t->side = doubles(ROWS * LATENTS);
     t->still = doubles(ROWS * LATENTS), t->lost = doubles(ROWS * LATENTS);
+    t->raw = doubles(ROWS * LATENTS), t->g_raw = doubles(ROWS * LATENTS);
     t->norm = doubles(LATENTS), t->g_norm = doubles(LATENTS);
     t->e = doubles(ROWS * WIDTH), t->q = doubles(ROWS * WIDTH), t->target = doubles(ROWS * WIDTH);
 }
@@ -50,7 +51,7 @@ static void close_twin(method_twin *t) {
         t->w.w_enc, t->w.w_dec, t->w.b_enc, t->w.b_dec, t->g.w_enc, t->g.w_dec,
         t->g.b_enc, t->g.b_dec, t->f,       t->gf,      t->main,    t->side,
         t->norm,    t->g_norm,  t->e,       t->q,       t->target,  (double *)(uintptr_t)t->x,
-        t->still,   t->lost};
+        t->still,   t->lost,    t->raw,     t->g_raw};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) df_free(all[i]);
     df_free((uint8_t *)(uintptr_t)t->dead);
 }

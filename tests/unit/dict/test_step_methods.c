@@ -287,6 +287,108 @@ static void test_norm(void **state) {
     df_dict_free(&d);
 }
 
+/* ---- raw auxiliary codes -------------------------------------------------------------------- */
+
+enum { MANY = 1000, WIDE = 24, MOST = 20 };
+
+typedef struct raw_run {
+    df_kernels *kernels;
+    df_dict *dict;
+    df_coder *coder;
+    float x[ROWS * WIDE];
+    df_gradients g; // w_dec alone
+    df_step_report report;
+} raw_run;
+
+/* All latents are dead and every pre-activation is negative; where `same`, those of a row are one
+ * number. */
+static void open_raw(bool same, raw_run *r) {
+    df_dict_site site = {.name = (char *)"a", .model = (char *)"m", .width = WIDE, .scale = 1};
+    float zero[WIDE] = {0};
+    df_test_all(world, df_dict_new(world, MANY, &site, 1, &r->dict) == DF_OK);
+    df_dict *d = r->dict;
+    d->activation = DF_TOPK;
+    d->k = 4;
+    df_dict_initialise(d, 3, 1.0, 1.0, zero);
+    for (size_t j = 0; j < d->mine.count; j++) {
+        d->b_enc[j] = -9.0f;
+        for (size_t i = 0; i < WIDE && same; i++) df_dict_enc(d, j)[i] = 0.1f;
+    }
+    for (size_t i = 0; i < ROWS * WIDE; i++)
+        r->x[i] = (float)df_random_normal(1, DF_STREAM_TEST, i) / 4.0f;
+    df_test_all(world, df_kernels_open("auto", &r->kernels) == DF_OK &&
+                           df_coder_open(world, r->kernels, d, ROWS, &r->coder) == DF_OK &&
+                           df_coder_train_open(r->coder) == DF_OK);
+    for (size_t j = 0; j < d->mine.count; j++) df_coder_state(r->coder)->silent[j] = 10;
+    const df_step_settings set = {
+        .lr = 1e-3, .aux = 1, .aux_k = MOST, .aux_raw = true, .dead_rows = 10};
+    r->g = (df_gradients){.w_dec = df_alloc(d->mine.count * WIDE, sizeof(float))};
+    df_test_all(world, df_coder_gradients(r->coder, r->x, ROWS, &set, &r->g, &r->report) == DF_OK);
+}
+
+static void close_raw(raw_run *r) {
+    df_coder_close(&r->coder);
+    df_kernels_close(&r->kernels);
+    df_dict_free(&r->dict);
+    df_free(r->g.w_dec);
+}
+
+/* Of negative scores that are equal the first latents are taken, whatever rank has them. */
+static void test_raw_ties(void **state) {
+    (void)state;
+    raw_run r = {0};
+    bool good = true;
+    open_raw(true, &r);
+    for (size_t j = 0; j < r.dict->mine.count; j++) {
+        bool taken = squares_of(r.g.w_dec + j * WIDE, WIDE) > 0.0;
+        good &= taken == (r.dict->mine.first + j < MOST);
+    }
+    df_test_all(world, good);
+    close_raw(&r);
+}
+
+/* sum |decode - x|^2 over the variance of x, from the MOST best pre-activations of each row: plain
+ * loops over the whole dictionary, which is drawn again. b_dec is zero. */
+static double raw_auxiliary(const raw_run *r) {
+    df_dict_site site = *r->dict->site;
+    df_dict *d = NULL;
+    float zero[WIDE] = {0}, *p = df_alloc(MANY, sizeof *p);
+    double above = 0.0, below = 0.0;
+    df_test_all(world, df_dict_new(self, MANY, &site, 1, &d) == DF_OK);
+    df_dict_initialise(d, 3, 1.0, 1.0, zero);
+    for (size_t row = 0; row < ROWS; row++) {
+        double e[WIDE] = {0};
+        for (size_t j = 0; j < MANY; j++)
+            p[j] = df_dot(r->x + row * WIDE, df_dict_enc(d, j), WIDE) - 9.0f;
+        for (size_t j = 0; j < MANY; j++) {
+            size_t better = 0;
+            for (size_t o = 0; o < MANY; o++) better += p[o] > p[j];
+            for (size_t i = 0; i < WIDE && better < MOST; i++)
+                e[i] += (double)p[j] * (double)df_dict_dec(d, j)[i];
+        }
+        for (size_t i = 0; i < WIDE; i++) above += pow(e[i] - (double)r->x[row * WIDE + i], 2.0);
+    }
+    for (size_t i = 0; i < WIDE; i++) {
+        double mean = 0.0;
+        for (size_t row = 0; row < ROWS; row++) mean += (double)r->x[row * WIDE + i] / ROWS;
+        for (size_t row = 0; row < ROWS; row++)
+            below += pow((double)r->x[row * WIDE + i] - mean, 2.0);
+    }
+    df_free(p);
+    df_dict_free(&d);
+    return above / below;
+}
+
+/* Of latents that differ, the best of many: the loss that plain loops find. */
+static void test_raw_best(void **state) {
+    (void)state;
+    raw_run r = {0};
+    open_raw(false, &r);
+    df_test_all(world, r.report.l0 == 0.0);
+    df_test_all(world, fabs(raw_auxiliary(&r) / r.report.auxiliary - 1.0) <= 1e-5);
+    close_raw(&r);
+}
+
 /* ---- many active latents -------------------------------------------------------------------- */
 
 /* Half of all entries are active; a nested latent still learns from the error of its own prefix. */
@@ -414,7 +516,8 @@ static int tear_down(void **state) {
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_against_torch), cmocka_unit_test(test_same_bytes),
-    cmocka_unit_test(test_norm),          cmocka_unit_test(test_nested_relu),
+    cmocka_unit_test(test_norm),          cmocka_unit_test(test_raw_ties),
+    cmocka_unit_test(test_raw_best),      cmocka_unit_test(test_nested_relu),
     cmocka_unit_test(test_after_dense),   cmocka_unit_test(test_refusals)};
 
 DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)
