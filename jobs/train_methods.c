@@ -209,6 +209,12 @@ const df_option df_method_options[] = {
      .fallback = "site",
      .choices = "site row",
      .help = "train.init_norm is the norm of each site's part of a decoder row, or of the whole"},
+    {.key = "train.init_sites",
+     .type = DF_OPT_CHOICE,
+     .fallback = "each",
+     .choices = "each same",
+     .help = "a latent's directions at the start are drawn for each site, or once for all, which "
+             "then need one width (crosscoder_learning's same_init_for_all_layers)"},
     {.key = "train.init_draw",
      .type = DF_OPT_CHOICE,
      .fallback = "normal",
@@ -335,6 +341,7 @@ static void read_start(const df_run *run, df_train_options *o) {
     o->centre = df_job_bool(run->job, "train.centre");
     o->scale = df_job_real(run->job, "train.scale");
     o->init_whole_row = strcmp(df_job_text(run->job, "train.init_norm_of"), "row") == 0;
+    o->init_same = strcmp(df_job_text(run->job, "train.init_sites"), "same") == 0;
     o->init_uniform = strcmp(df_job_text(run->job, "train.init_draw"), "uniform") == 0;
     o->init_encoder = df_job_real(run->job, "train.init_encoder");
     o->init_ratio = !(o->init_encoder > 0.0);

@@ -87,8 +87,11 @@ typedef struct df_train_options {
     bool
         centre; /* rows are taken less the mean of their site's training rows (crosscoder_learning);
                    the biases of the dictionary that is written have taken it up */
-    double scale; /* and multiplied by this besides (target_rms of crosscoder_learning; 100 in
-                     diffing-toolkit); 0: 1 */
+    double scale;   /* and multiplied by this besides (target_rms of crosscoder_learning; 100 in
+                       diffing-toolkit); 0: 1 */
+    bool init_same; /* a latent's decoder direction is drawn once, for the first site that it
+                       writes, and is that of its other ones, and so is its encoder's
+                       (crosscoder_learning's same_init_for_all_layers); sites of one width */
     bool init_whole_row; /* init_norm is that of a whole decoder row, not of each site's part */
     bool init_uniform;   /* decoder rows uniform in +-1 / sqrt(columns) instead */
     double init_encoder; /* encoder = decoder times this; 0: times 1 */

@@ -175,6 +175,25 @@ static void draw_encoders(df_dict *d, uint64_t seed) {
     }
 }
 
+/* A latent's part of the first site that it reaches stands for those of the others. */
+static void repeat_part(df_dict *d, size_t j, bool written) {
+    const df_dict_group *g = df_dict_group_of(d, j);
+    df_range span = written ? g->out : g->in, reach = df_dict_reach(d, j);
+    float *row = written ? df_dict_dec(d, j) : df_dict_enc(d, j), *first = NULL;
+    size_t from = span.first > reach.first ? span.first : reach.first;
+    size_t a = span.first + span.count, b = reach.first + reach.count, end = a < b ? a : b;
+    for (size_t s = 0; s < d->sites; s++) {
+        const df_dict_site *site = &d->site[s];
+        if (!(written ? site->output : site->input)) continue;
+        if (site->first < from || site->first >= end) continue;
+        float *part = row + (site->first - span.first);
+        if (first == NULL)
+            first = part;
+        else
+            memcpy(part, first, site->width * sizeof *part);
+    }
+}
+
 /* ---- active on a share of the rows ---------------------------------------------------------- */
 
 static int by_size(const void *a, const void *b) {
@@ -296,6 +315,10 @@ df_status initialise(df_comm *comm, const train_rows *from, const df_train_optio
     for (size_t j = 0; j < dict->mine.count && o->activation == DF_JUMPRELU; j++)
         dict->theta[j] = (float)o->init_threshold;
     if (o->init_untied) draw_encoders(dict, o->seed);
+    for (size_t j = 0; j < dict->mine.count && o->init_same; j++) {
+        repeat_part(dict, j, true);
+        repeat_part(dict, j, false);
+    }
     if (o->init_bias_enc == DF_INIT_ENC_UNIFORM) draw_biases(dict, o->seed);
     for (size_t j = 0; j < dict->mine.count; j++) df_dict_bind_latent(dict, j);
     if (o->init_bias_enc == DF_INIT_ENC_QUANTILE && status == DF_OK)

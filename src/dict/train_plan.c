@@ -142,6 +142,21 @@ df_status df_train_check(const df_train_options *o) {
     return df_step_check(&asked, &first);
 }
 
+/* One direction for all sites needs one width. */
+static df_status check_same(const df_dict *d) {
+    const df_dict_site *first = df_dict_output(d, 0);
+    for (size_t n = 1; n < df_dict_outputs(d); n++) {
+        const df_dict_site *other = df_dict_output(d, n);
+        if (other->width == first->width) continue;
+        return df_fail(DF_USAGE,
+                       "init_sites same: one direction cannot begin all sites, because %s of %s "
+                       "has %zu columns and %s of %s has %zu",
+                       first->name, first->model, first->width, other->name, other->model,
+                       other->width);
+    }
+    return DF_OK;
+}
+
 df_status train_describe(const df_train_options *o, df_dict *d) {
     DF_TRY(df_train_check(o));
     d->activation = o->activation;
@@ -152,6 +167,7 @@ df_status train_describe(const df_train_options *o, df_dict *d) {
     d->prefixes = o->prefixes;
     memcpy(d->prefix, o->prefix, sizeof o->prefix);
     DF_TRY(df_parts_check(d));
+    if (o->init_same) DF_TRY(check_same(d));
     DF_TRY(df_dict_bind(d, o->shared, o->dedicated));
     if (!(o->aux > 0.0)) return DF_OK;
     return df_step_fits(d, auxiliary_latents(o, d), o->multi > 0.0);

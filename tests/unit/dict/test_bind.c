@@ -7,9 +7,10 @@ enum { ROWS = 800, LATENTS = 96, WIDTH = 13, BATCH = 64, STEPS = 40, SHARED = 20
 
 static int set_up(void **state) {
     static const synthetic files[] = {{"a.acts.h5", "a", ROWS, 40, WIDTH, .bad_row = -1},
-                                      {"b.acts.h5", "b", ROWS, 40, WIDTH, .bad_row = -1}};
+                                      {"b.acts.h5", "b", ROWS, 40, WIDTH, .bad_row = -1},
+                                      {"wide.acts.h5", "b", ROWS, 40, WIDTH + 2, .bad_row = -1}};
     (void)state;
-    training_open("bind", files, 2, 2);
+    training_open("bind", files, 3, 2);
     return 0;
 }
 
@@ -26,6 +27,12 @@ static const df_train_options trainings[] = {
      .unit_decoder = true, .init_uniform = true, .dead_rows = 300},
 };
 enum { TRAININGS = 2 };
+
+/* Directions that are drawn once: tied, and encoders for themselves. */
+static const df_train_options repeated[] = {
+    {COMMON, .activation = DF_BATCHTOPK, .dead_rows = 300, .init_same = true},
+    {COMMON, .activation = DF_TOPK, .dead_rows = 300, .init_same = true, .init_untied = true},
+};
 
 /* ---- training ------------------------------------------------------------------------------- */
 
@@ -169,9 +176,54 @@ static void penalties_without_shares(void **state) {
     df_test_all(world, train(world, "accepted", &o) == DF_OK);
 }
 
+/* Both sites begin alike where a latent has both; the encoder is the decoder, or is not; the same
+ * on any ranks. */
+static void one_direction_for_all(void **state) {
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        df_train_options o = repeated[i];
+        bool good = true;
+        df_test_all(world, same_on_all(&o));
+        o.steps = 1;
+        o.lr = 0.0;
+        df_test_all(world, train(world, "start", &o) == DF_OK);
+        df_dict *d = load(world, "start");
+        good = good && holds(d);
+        for (size_t j = 0; j < d->mine.count; j++) {
+            const float *enc = df_dict_enc(d, j), *dec = df_dict_dec(d, j);
+            bool tied = memcmp(enc, dec, 2 * WIDTH * sizeof *enc) == 0;
+            good = good && tied == !o.init_untied;
+            if (d->mine.first + j >= LATENTS - 2 * OWN) continue;
+            good = good && memcmp(dec, dec + WIDTH, WIDTH * sizeof *dec) == 0;
+            good = good && memcmp(enc, enc + WIDTH, WIDTH * sizeof *enc) == 0;
+            good = good && fabs(df_sum_squares(dec, WIDTH) - 1.0) < 1e-5;
+        }
+        df_test_all(world, good);
+        df_dict_free(&d);
+    }
+}
+
+/* Sites of two widths cannot share a direction. */
+static void widths_must_agree(void **state) {
+    (void)state;
+    df_acts *const two[] = {acts[0], acts[2]};
+    df_train_options o = repeated[0];
+    df_rows *rows = NULL;
+    o.shared = o.dedicated = 0;
+    df_test_all(world, df_rows_open(&(df_rows_files){two, site, 1, 2}, &usual, &rows) == DF_OK);
+    df_test_all(world, train_on(world, rows, "wrong", &o) == DF_USAGE);
+    df_test_all(world, strstr(df_error_text(), "one direction cannot begin all sites") != NULL);
+    df_error_clear();
+    o.steps = 1;
+    o.init_same = false;
+    df_test_all(world, train_on(world, rows, "right", &o) == DF_OK);
+    df_rows_close(&rows);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(same_on_any_ranks),       cmocka_unit_test(resumes),
     cmocka_unit_test(start_and_rebirth),       cmocka_unit_test(what_fits_is_bound),
-    cmocka_unit_test(broken_ties_are_refused), cmocka_unit_test(penalties_without_shares)};
+    cmocka_unit_test(broken_ties_are_refused), cmocka_unit_test(penalties_without_shares),
+    cmocka_unit_test(one_direction_for_all),   cmocka_unit_test(widths_must_agree)};
 
 DF_TEST_MPI_MAIN(world, tests, set_up, training_close)
