@@ -7,10 +7,12 @@ const df_option df_objective_options[] = {
     {.key = "train.reconstruction",
      .type = DF_OPT_CHOICE,
      .fallback = "squared",
-     .choices = "squared squared-mean unsquared fvu",
+     .choices = "squared squared-mean unsquared fvu fvu-sample",
      .help = "error of a row: sum of squares (dictionary_learning, SAELens), the same divided by "
              "the number of sites, or mean over sites of its length (crosscoder_learning); fvu: "
-             "sum of squares over the batch divided by its variance (sparsify)"},
+             "sum of squares over the batch divided by its variance (sparsify); fvu-sample: sum of "
+             "squares divided by the mean variance of 32768 rows drawn by the seed, the same for "
+             "every batch (OpenAI)"},
     {.key = "train.penalty",
      .type = DF_OPT_CHOICE,
      .fallback = "none",
@@ -175,8 +177,8 @@ static df_anneal_plan read_anneal(const df_run *run) {
 }
 
 void df_read_objective(const df_run *run, df_train_options *o) {
-    static const char *const reconstructions[] = {"squared", "squared-mean", "unsquared", "fvu",
-                                                  NULL};
+    static const char *const reconstructions[] = {"squared", "squared-mean", "unsquared",
+                                                  "fvu",     "fvu-sample",   NULL};
     static const char *const penalties[] = {"none", "l1", "lp", "tanh", "l0", "l0-target", NULL};
     const df_job *job = run->job;
     o->objective = (df_objective){

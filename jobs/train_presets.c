@@ -98,10 +98,11 @@ static const preset presets[] = {
      "shared_penalty=0.1 threshold_parameter=log ste=all lr=5e-5 beta1=0 beta2=0.999 epsilon=1e-8 "
      "warmup=5% decay=20% clip=1 aux=0"},
     {"openai-topk", "TopK with AuxK and averaged weights (OpenAI, sparse_autoencoder)",
-     "activation=topk reconstruction=fvu code_norm=none decoder=unit-first subtract_bias=true "
-     "init_norm=1 init_norm_of=row init_bias=median init_encoder_fit=unit lr=1e-4 beta1=0.9 "
-     "beta2=0.999 epsilon=6.25e-10 warmup=0 decay=0 aux=0.03125 aux_k=256 aux_normaliser=residual "
-     "aux_bias=both dead_rows=10000000 fired_above=1e-3 ema=0.999 normalise=none token_norm=layer"},
+     "activation=topk reconstruction=fvu-sample code_norm=none decoder=unit-first "
+     "subtract_bias=true init_norm=1 init_norm_of=row init_bias=median init_encoder_fit=unit "
+     "lr=1e-4 beta1=0.9 beta2=0.999 epsilon=6.25e-10 warmup=0 decay=0 aux=0.03125 aux_k=256 "
+     "aux_normaliser=residual aux_bias=both dead_rows=10000000 fired_above=1e-3 ema=0.999 "
+     "normalise=none token_norm=layer"},
     {"sparsify", "TopK on the FVU (EleutherAI sparsify with Adam)",
      "activation=topk reconstruction=fvu code_norm=none decoder=unit subtract_bias=true "
      "init_norm=1 init_norm_of=row init_bias=mean lr=2e-4w " ADAM

@@ -288,12 +288,15 @@ df_status df_coder_apply(df_coder *coder, const float *x_mine, size_t n, float *
 
 /* mean over rows of sum e^2 (dictionary_learning, SAELens); that divided by the number of output
  * sites; mean over rows and output sites of |e_site|, not squared (crosscoder_learning, and
- * dictionary_learning's p-annealing); sum e^2 / sum (x - mean x)^2 over the batch (sparsify). */
+ * dictionary_learning's p-annealing); sum e^2 / sum (x - mean x)^2 over the batch (sparsify); mean
+ * over rows of sum e^2, divided by `variance`, that of a fixed sample (OpenAI: every batch has the
+ * same scale). */
 typedef enum df_reconstruction {
     DF_SQUARED_SUM,
     DF_SQUARED_MEAN,
     DF_UNSQUARED,
-    DF_FVU
+    DF_FVU,
+    DF_FVU_SAMPLE
 } df_reconstruction;
 
 /* Sparsity, with s = f times code norm (Gated: of relu(p), the gate's code, for f):
@@ -314,6 +317,7 @@ typedef enum df_penalty {
 
 typedef struct df_objective {
     df_reconstruction reconstruction;
+    double variance; /* FVU_SAMPLE: mean over a sample's rows of sum (x - mean x)^2; positive */
     df_penalty penalty;
     double weight;        /* lambda, where warm-up and annealing stand */
     double power;         /* LP: p > 0 */

@@ -15,7 +15,7 @@ typedef enum df_warmup { DF_WARMUP_ONE, DF_WARMUP_ZERO, DF_WARMUP_TORCH } df_war
  * at most DF_MEDIAN_ROWS rows drawn by the seed, of each site for itself (OpenAI: 32,768;
  * dictionary_learning, crosscoder_learning: the first batch). */
 typedef enum df_init_bias { DF_INIT_MEAN, DF_INIT_ZERO, DF_INIT_MEDIAN } df_init_bias;
-enum { DF_MEDIAN_ROWS = 32768 };
+enum { DF_MEDIAN_ROWS = 32768 }; /* whose variance FVU_SAMPLE divides by, too */
 /* b_enc at the start: 0; or uniform in +-1 / sqrt(columns read), as PyTorch's nn.Linear leaves it
  * (dictionary_learning's standard and p-annealing trainers); or such that each latent is active on
  * a share of at most DF_QUANTILE_ROWS rows drawn by the seed: theta less the quantile of what it

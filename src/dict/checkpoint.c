@@ -134,6 +134,8 @@ static df_status declare(df_file *file, const train_run *run, const checkpoint_p
         DF_TRY(df_file_real(file, "/", checkpoint_threshold(run->dict, t, name),
                             (double)*df_dict_threshold(run->dict, t)));
     }
+    if (run->options->objective.reconstruction == DF_FVU_SAMPLE)
+        DF_TRY(df_file_real(file, "/", "sample_variance", run->variance));
     return df_file_provenance(file, &run->options->facts);
 }
 

@@ -60,11 +60,19 @@ static df_status read_thresholds(const df_reader *file, df_dict *dict) {
     return DF_OK;
 }
 
-static df_status read_weights(const df_reader *file, const train_run *run) {
+static df_status read_variance(const df_reader *file, train_run *run) {
+    if (run->options->objective.reconstruction != DF_FVU_SAMPLE) return DF_OK;
+    DF_TRY(df_reader_real(file, "/", "sample_variance", &run->variance));
+    if (isfinite(run->variance) && run->variance > 0.0) return DF_OK;
+    return df_fail(DF_BAD_INPUT, "%s: sample_variance is %g", df_reader_path(file), run->variance);
+}
+
+static df_status read_weights(const df_reader *file, train_run *run) {
     checkpoint_part parts[CHECKPOINT_PARTS];
     size_t n = checkpoint_parts(run, NULL, parts);
     for (size_t i = 0; i < n; i++) DF_TRY(read_part(file, &parts[i]));
     DF_TRY(read_thresholds(file, run->dict));
+    DF_TRY(read_variance(file, run));
     for (size_t s = 0; s < run->dict->sites; s++) {
         double *scale = &run->dict->site[s].scale;
         DF_TRY(df_reader_rows(file, "/scale", s, 1, true, scale));

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Weiszfeld's iteration sums this many fixed runs of its sample, so that any number of ranks gives
- * the same numbers. It ends when the median moves by less than CLOSE (of rows of norm about 1). */
+/* A sample is summed in this many fixed runs, so that any number of ranks gives the same numbers.
+ * Weiszfeld's iteration ends when the median moves by less than CLOSE (of rows of norm about 1). */
 enum { CHUNKS = 64, ITERATIONS = 100 };
 #define CLOSE 1e-5
 
@@ -114,15 +114,54 @@ static df_status find_median(sample *s, df_range columns, float *center) {
     return status;
 }
 
-/* center comes in as the mean, where the search begins. */
-static df_status geometric_median(df_comm *comm, const train_rows *from, const df_dict *dict,
-                                  uint64_t seed, float *center) {
-    sample s;
-    df_status status = df_agree(comm, open_sample(comm, from, dict, seed, &s));
-    for (size_t i = 0; i < dict->sites && status == DF_OK; i++) {
+/* Of every site; center comes in as the mean, where the search begins. */
+static df_status find_medians(sample *s, const df_dict *dict, float *center) {
+    for (size_t i = 0; i < dict->sites; i++) {
         df_range columns = {dict->site[i].first, dict->site[i].width};
-        status = find_median(&s, columns, center + columns.first);
+        DF_TRY(find_median(s, columns, center + columns.first));
     }
+    return DF_OK;
+}
+
+/* ---- what else the sample tells ------------------------------------------------------------- */
+
+/* sum x of each column of some rows, and sum x^2 of all: leaf [columns + 1]. */
+static void add_moments(const sample *s, df_range rows, double *leaf) {
+    size_t n = s->columns.count;
+    memset(leaf, 0, (n + 1) * sizeof *leaf);
+    for (size_t r = 0; r < rows.count; r++) {
+        const float *x = s->x + (rows.first - s->rows.first + r) * s->width + s->columns.first;
+        for (size_t i = 0; i < n; i++) leaf[i] += (double)x[i];
+        leaf[n] += df_sum_squares(x, n);
+    }
+}
+
+/* mean over the rows of sum (x - mean x)^2 over some columns. */
+static df_status find_variance(sample *s, df_range columns, double *out) {
+    size_t n = columns.count;
+    s->columns = columns;
+    for (size_t i = 0; i < s->chunks.count; i++)
+        add_moments(s, chunk_of(s, s->chunks.first + i), s->leaves + i * (n + 1));
+    DF_TRY(df_tree_sum(s->comm, CHUNKS, n + 1, s->leaves, s->sums));
+    *out = s->sums[n] / (double)s->n;
+    for (size_t i = 0; i < n; i++) *out -= s->sums[i] / (double)s->n * (s->sums[i] / (double)s->n);
+    if (*out > 0.0) return DF_OK;
+    return df_fail(DF_BAD_INPUT,
+                   "the %zu rows of the sample are all the same: errors cannot be "
+                   "divided by their variance (train.reconstruction fvu-sample)",
+                   s->n);
+}
+
+/* The median in place of the mean, and the variance, where they are asked for. */
+static df_status use_sample(df_comm *comm, const train_rows *from, const df_train_options *o,
+                            const df_dict *dict, float *center, double *variance) {
+    bool median = o->init_bias == DF_INIT_MEDIAN;
+    bool varies = o->objective.reconstruction == DF_FVU_SAMPLE;
+    sample s;
+    if (!median && !varies) return DF_OK;
+    df_status status = df_agree(comm, open_sample(comm, from, dict, o->seed, &s));
+    if (status == DF_OK && median) status = find_medians(&s, dict, center);
+    if (status == DF_OK && varies) status = find_variance(&s, dict->out, variance);
     df_free(s.x);
     df_free(s.leaves);
     df_free(s.sums);
@@ -299,13 +338,12 @@ df_status fit_encoder(df_comm *comm, df_coder *coder, df_dict *d, uint64_t seed,
 /* ---- the start ------------------------------------------------------------------------------ */
 
 df_status initialise(df_comm *comm, const train_rows *from, const df_train_options *o,
-                     df_dict *dict, const float *mean) {
+                     df_dict *dict, const float *mean, double *variance) {
     float *center = NULL; // [width]
     df_status status = df_agree(comm, DF_NEW(center, dict->width));
     if (status != DF_OK) return status;
     if (o->init_bias != DF_INIT_ZERO) memcpy(center, mean, dict->width * sizeof *center);
-    if (o->init_bias == DF_INIT_MEDIAN)
-        status = geometric_median(comm, from, dict, o->seed, center);
+    status = use_sample(comm, from, o, dict, center, variance);
     double sites = o->init_whole_row ? (double)df_dict_outputs(dict) : 1.0;
     double encoder = o->init_encoder > 0.0 ? o->init_encoder : 1.0;
     if (o->init_ratio) encoder = (double)dict->in.count / (double)dict->latents;

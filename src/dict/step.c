@@ -217,6 +217,8 @@ static void report_screen(df_coder *c, double seconds, df_step_report *report) {
 static double squared_share(const df_coder *c, const df_objective *o) {
     double rows = (double)c->rows;
     if (o->reconstruction == DF_FVU) return c->variance > 0.0 ? 1.0 / c->variance : 0.0;
+    if (o->reconstruction == DF_FVU_SAMPLE)
+        return o->variance > 0.0 ? 1.0 / (rows * o->variance) : 0.0;
     return 1.0 /
            (rows * (o->reconstruction == DF_SQUARED_MEAN ? (double)df_dict_outputs(c->dict) : 1.0));
 }

@@ -47,7 +47,7 @@ df_status train_begin(train_run *run, const float *all) {
     run->anneal = (df_anneal){.factor = 1.0};
     DF_TRY(df_agree(run->comm, DF_NEW(center, run->dict->width)));
     row_sites_pick(run->from.all, run->site, run->from.sites, all, 1, center);
-    df_status status = initialise(run->comm, &run->from, o, run->dict, center);
+    df_status status = initialise(run->comm, &run->from, o, run->dict, center, &run->variance);
     if (status == DF_OK) status = open_coder(run);
     run->dict->k = schedule_k(o, 0); // the encoder fits what training begins with
     if (status == DF_OK && o->init_fit)
@@ -105,6 +105,7 @@ df_status train_step(train_run *run, const float *x) {
     const df_train_options *o = run->options;
     uint64_t step = run->state->step;
     df_step_settings settings = step_settings(o, run->dict, &run->anneal, step);
+    settings.objective.variance = run->variance;
     df_step_report *report = &run->report;
     double start = df_now();
     *report = (df_step_report){0};

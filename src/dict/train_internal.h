@@ -51,10 +51,11 @@ typedef struct train_rows {
 
 /* ---- the start (initialise.c) --------------------------------------------------------------- */
 
-/* Weights at the start; center [width of the dictionary]: the mean of its scaled rows. Collective.
- */
+/* Weights at the start; center [width of the dictionary]: the mean of its scaled rows. *variance
+ * gets that of what is written, over the rows of the sample, where the objective wants it.
+ * Collective. */
 df_status initialise(df_comm *comm, const train_rows *from, const df_train_options *options,
-                     df_dict *dict, const float *center) DF_MUST_CHECK;
+                     df_dict *dict, const float *center, double *variance) DF_MUST_CHECK;
 /* df_train_options.init_fit, with the coder of the dictionary at the start. Collective. */
 df_status fit_encoder(df_comm *comm, df_coder *coder, df_dict *dict, uint64_t seed,
                       size_t max_rows) DF_MUST_CHECK;
@@ -125,6 +126,7 @@ typedef struct train_run {
     df_trainer_state *state; // the coder's, NULL: training has not begun
     df_history history;
     df_anneal anneal;
+    double variance;      // objective.variance of FVU_SAMPLE
     char *kernel_history; // the kernel paths of the run so far: "avx512; avx2 from step 120"
     char *checkpoint;     // the last good one, NULL: none
     double gemm_seconds;  // of the encoder GEMM alone, on the slowest rank

@@ -19,7 +19,7 @@ from dict_oracle import f32, keep, write
 M, WIDTHS, B, K, BATCHES, STEPS = 48, (7, 5), 32, 4, 2, 200
 D = sum(WIDTHS)
 AUX_K, GAP, LATER_GAP = 6, 1e-4, 2e-6
-DEFAULT = dict(act="topk", norm="none", order="free", lr=3e-3, eps=1e-8, prefixes=(), prefix_weight=1.0, fvu=False, multi=0.0,
+DEFAULT = dict(act="topk", norm="none", order="free", lr=3e-3, eps=1e-8, prefixes=(), prefix_weight=1.0, fvu=False, variance=0.0, multi=0.0,
                aux=0.0, normaliser="residual", bias="none", scaled=False, attached=False, fixed=False, raw=False, dead_every=3,
                dead_rows=2000, fired=0.0, clip=0.0, ema=0.0, l1=0.0, resample=0, power=1.0, scale=0.2, unit=False)
 CASES = {
@@ -38,6 +38,8 @@ CASES = {
     "aux_raw": dict(aux=1.0, normaliser="none", bias="decode", scaled=True, raw=True, norm="sum", clip=1.0),
     "aux_raw_few": dict(aux=0.1, raw=True, dead_every=12),
     "openai": dict(aux=1 / 32, bias="both", order="unit_first", eps=6.25e-10, fired=1e-3, ema=0.99, clip=0.2),
+    # and with its reconstruction divided by the variance of a fixed sample, here a number
+    "openai_sample": dict(variance=0.7, aux=1 / 32, bias="both", order="unit_first", eps=6.25e-10, fired=1e-3),
     "attached": dict(aux=1 / 32, normaliser="none", bias="decode", attached=True),
     "nested_attached": dict(act="batchtopk", prefixes=(16, M), aux=0.1, normaliser="target", attached=True),
     # resampling: rows as they are (dictionary_learning), brought to norm 1 (Anthropic)
@@ -109,6 +111,8 @@ def encode(x, p, case):
 
 
 def reconstruction(x, f, e, p, case, variance):
+    if case["variance"] > 0:
+        return (e**2).sum(1).mean() / case["variance"]
     if case["fvu"]:
         return (e**2).sum() / variance
     if not case["prefixes"]:

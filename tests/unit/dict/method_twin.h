@@ -162,6 +162,8 @@ static inline void method_main(method_twin *t) {
     method_miss(t, t->main, m, true, t->x, t->e);
     if (t->set.objective.reconstruction == DF_FVU)
         method_part(t, t->main, m, true, t->x, 1.0 / variance);
+    else if (t->set.objective.reconstruction == DF_FVU_SAMPLE)
+        method_part(t, t->main, m, true, t->x, 1.0 / rows / t->set.objective.variance);
     else if (t->shape->prefixes == 0)
         method_part(t, t->main, m, true, t->x, 1.0 / rows);
     for (size_t g = 0; g < t->shape->prefixes; g++)

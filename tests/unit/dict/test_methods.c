@@ -29,8 +29,10 @@ static const df_train_options trainings[] = {
      .objective = {.penalty = DF_PENALTY_TANH, .weight = 0.01, .tanh_scale = 4, .bandwidth = 0.5},
      .init_threshold = 0.3, .dead_rows = 300, .init_bias = DF_INIT_MEDIAN, .init_untied = true,
      .init_bias_enc = DF_INIT_ENC_QUANTILE, .init_active = 0.2, .normalise = DF_NORMALISE_NORM},
+    {COMMON, .activation = DF_TOPK, .objective = {.reconstruction = DF_FVU_SAMPLE}, .aux = 1.0 / 32,
+     .aux_raw = true, .dead_rows = 300, .init_bias = DF_INIT_MEDIAN},
 };
-enum { TRAININGS = 3 };
+enum { TRAININGS = 4 };
 
 static void same_on_any_ranks(void **state) {
     (void)state;
@@ -40,8 +42,9 @@ static void same_on_any_ranks(void **state) {
 static void resumes(void **state) {
     (void)state;
     for (size_t i = 0; i < TRAININGS; i++) {
-        const char *name = i == 0 ? "stopped0" : i == 1 ? "stopped1" : "stopped2";
+        char *name = df_format("stopped%zu", i);
         df_test_all(world, resumes_to_the_same(name, &trainings[i], 9));
+        df_free(name);
     }
 }
 
@@ -201,9 +204,52 @@ static void starts_from_data(void **state) {
     df_free(path);
 }
 
-static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(same_on_any_ranks), cmocka_unit_test(resumes),
-    cmocka_unit_test(prefixes_are_kept), cmocka_unit_test(median_balances),
-    cmocka_unit_test(uniform_start),     cmocka_unit_test(starts_from_data)};
+/* The reconstruction of the first step, from the file's history. */
+static double first_reconstruction(const char *name) {
+    char *path = df_format("%s/%s.dict.h5", folder, name);
+    df_reader *file = NULL;
+    double value = 0.0;
+    assert_ok(df_reader_open(path, NULL, &file));
+    assert_ok(df_reader_rows(file, "/history/reconstruction", 0, 1, true, &value));
+    df_reader_close(&file);
+    df_free(path);
+    return value;
+}
+
+/* mean over rows of sum (x - mean x)^2 of the rows trained on, which are fewer than a sample. */
+static double row_variance(const char *name) {
+    size_t n = 0;
+    df_dict *d = load(self, name);
+    float *x = scaled_rows(d, &n);
+    double sum = 0.0;
+    for (size_t c = 0; c < WIDTH; c++) {
+        double mean = 0.0;
+        for (size_t r = 0; r < n; r++) mean += (double)x[r * WIDTH + c] / (double)n;
+        for (size_t r = 0; r < n; r++) sum += pow((double)x[r * WIDTH + c] - mean, 2) / (double)n;
+    }
+    df_free(x);
+    df_dict_free(&d);
+    return sum;
+}
+
+/* The first batch's sum of squares, divided by the variance of all rows. */
+static void divides_by_the_samples_variance(void **state) {
+    (void)state;
+    df_train_options o = trainings[3];
+    o.steps = 1;
+    df_test_all(world, train(world, "divided", &o) == DF_OK);
+    o.objective.reconstruction = DF_SQUARED_SUM;
+    df_test_all(world, train(world, "squared", &o) == DF_OK);
+    double ratio = first_reconstruction("squared") / first_reconstruction("divided");
+    df_test_all(world, fabs(ratio / row_variance("squared") - 1.0) < 1e-6);
+}
+
+static const struct CMUnitTest tests[] = {cmocka_unit_test(same_on_any_ranks),
+                                          cmocka_unit_test(resumes),
+                                          cmocka_unit_test(prefixes_are_kept),
+                                          cmocka_unit_test(median_balances),
+                                          cmocka_unit_test(uniform_start),
+                                          cmocka_unit_test(starts_from_data),
+                                          cmocka_unit_test(divides_by_the_samples_variance)};
 
 DF_TEST_MPI_MAIN(world, tests, set_up, training_close)
