@@ -99,6 +99,13 @@ const df_option df_method_options[] = {
      .min = 0,
      .max = 1e6,
      .help = "a latent has fired when a code is above this (OpenAI: 0.001)"},
+    {.key = "train.fired",
+     .type = DF_OPT_CHOICE,
+     .fallback = "active",
+     .choices = "active selected",
+     .help = "what keeps a latent from being dead: a code above train.fired_above; or, in topk, a "
+             "place among the k selected, which a row with fewer positive codes gives to the first "
+             "of the other latents, at 0 (dictionary_learning, sparsify)"},
     {.key = "train.resample",
      .type = DF_OPT_INT,
      .fallback = "0",
@@ -321,6 +328,7 @@ static void read_dead(const df_run *run, df_train_options *o) {
     o->aux_attached = strcmp(df_job_text(run->job, "train.aux_target"), "attached") == 0;
     o->aux_decoder_only = strcmp(df_job_text(run->job, "train.aux_encoder"), "fixed") == 0;
     o->fired_above = df_job_real(run->job, "train.fired_above");
+    o->fired_selected = strcmp(df_job_text(run->job, "train.fired"), "selected") == 0;
     o->resample = count_of(run, "train.resample");
     o->resample_power = df_job_real(run->job, "train.resample_power");
     o->resample_scale = df_job_real(run->job, "train.resample_scale");

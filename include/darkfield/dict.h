@@ -380,6 +380,9 @@ typedef struct df_step_settings {
                               fused encoder drops it, so that it revives no dead latent */
     uint64_t dead_rows;    /* a latent is dead when it has not fired for this many rows */
     double fired_above;    /* a latent fires with a code above this: 0, or 1e-3 (OpenAI) */
+    bool fired_selected;   /* or by being among the k selected, even with a code of 0: where a row
+                              has fewer positive ones, the first of the others (TopK of
+                              dictionary_learning and sparsify, whose lists of indices count) */
     double clip; /* gradients are scaled so that their norm over all is at most this; 0: not */
     double ema;  /* the averages of the weights keep this share (0.999); 0: none are kept */
     bool unit_decoder; /* decoder rows have norm 1 (whole row): project the gradient off the row,
@@ -509,7 +512,7 @@ void df_anneal_note(const df_anneal_plan *plan, df_anneal *anneal, uint64_t step
  * and AuxK, which exchange winners again where a floor was too high: `least` and `most`. objective:
  * the terms it has; next_power counts. aux_k: latents that AuxK uses, 0 while none is dead.
  * Independent of the latents but for the number of blocks: O(rows * width). What Matryoshka,
- * Multi-TopK, clipping and resampling add is not in it. Not collective. */
+ * Multi-TopK, clipping, resampling and fired_selected add is not in it. Not collective. */
 typedef struct df_step_cost {
     df_cost least, most;
 } df_step_cost;

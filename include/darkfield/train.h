@@ -75,6 +75,7 @@ typedef struct df_train_options {
     df_aux_bias aux_bias;
     bool aux_raw, aux_scaled, aux_attached, aux_decoder_only;
     double fired_above;
+    bool fired_selected;
     df_init_bias init_bias;
     df_init_bias_enc init_bias_enc;
     double init_active; /* QUANTILE: the share of rows; 0: min(10000 / latents, 1/2) (Anthropic) */

@@ -88,6 +88,9 @@ df_status df_extras_check(const df_dict *d, const df_step_settings *set) {
         return df_fail(DF_USAGE, "prefixes go with relu, topk and batchtopk and the squared error");
     if (set->multi > 0.0 && (a != DF_TOPK || df_dict_decoupled(d)))
         return df_fail(DF_USAGE, "Multi-TopK is for TopK dictionaries that are not decoupled");
+    if (set->fired_selected && (a != DF_TOPK || df_dict_decoupled(d) || set->fired_above > 0.0))
+        return df_fail(DF_USAGE, "latents fire by being selected in topk dictionaries that are not "
+                                 "decoupled, whatever their codes: fired_above must then be 0");
     if (set->aux_attached &&
         (set->aux_normaliser == DF_AUX_RESIDUAL || set->objective.reconstruction == DF_UNSQUARED))
         return df_fail(DF_USAGE, "an attached auxiliary target needs the squared error, and a "

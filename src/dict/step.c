@@ -350,22 +350,6 @@ static void move_thresholds(df_coder *c, const df_step_settings *set) {
                        c->parts > 0 ? c->part_cut[n].score : c->cut_at.score, set);
 }
 
-static bool fired(const df_coder *c, size_t j, float above) {
-    for (uint64_t i = c->main.latent_start[j]; i < c->main.latent_start[j + 1]; i++)
-        if (c->main.sorted_value[i] > above) return true;
-    return false;
-}
-
-static void count_silent(df_coder *c, float above) {
-    bool dense[DF_TILE_LATENTS];
-    for (size_t j = 0; j < c->local; j++) {
-        size_t lane = j % DF_TILE_LATENTS;
-        if (c->dense && lane == 0) df_dense_fired(c, j / DF_TILE_LATENTS, above, dense);
-        bool active = c->dense ? dense[lane] : fired(c, j, above);
-        c->state.silent[j] = active ? 0 : c->state.silent[j] + c->rows;
-    }
-}
-
 df_status df_coder_step(df_coder *c, const float *x, size_t rows, const df_step_settings *set,
                         df_step_report *report) {
     double communicated = df_comm_seconds(c->comm);
@@ -387,7 +371,7 @@ df_status df_coder_step(df_coder *c, const float *x, size_t rows, const df_step_
                 c->center_gradient, c->out);
     if (set->ema > 0.0 && !set->unit_first) df_ema_update(c, set->ema);
     move_thresholds(c, set);
-    count_silent(c, (float)set->fired_above);
+    df_count_silent(c, set);
     report->adam_seconds = df_now() - start;
     report->comm_seconds = df_comm_seconds(c->comm) - communicated;
     return DF_OK;

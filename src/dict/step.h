@@ -62,6 +62,12 @@ void df_dense_prepare(df_coder *c);
  * first of some makes them all. */
 double df_dense_latent(const df_coder *c, df_worker *w, size_t j);
 
+/* ---- fired.c -------------------------------------------------------------------------------- */
+
+/* Rows since each latent last fired, this batch among them. Collective where latents fire by being
+ * selected. */
+void df_count_silent(df_coder *c, const df_step_settings *set);
+
 /* ---- auxiliary.c ---------------------------------------------------------------------------- */
 
 /* AuxK on the dead latents: its loss, error and gradients of codes; what an attached error or b_dec

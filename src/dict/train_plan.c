@@ -66,6 +66,7 @@ df_step_settings step_settings(const df_train_options *options, const df_dict *d
                               .aux_attached = options->aux_attached,
                               .aux_decoder_only = options->aux_decoder_only,
                               .fired_above = options->fired_above,
+                              .fired_selected = options->fired_selected,
                               .clip = options->clip,
                               .ema = options->ema,
                               .unit_first = options->unit_first,
@@ -136,7 +137,9 @@ df_status df_train_check(const df_train_options *o) {
                                     .multi = o->multi,
                                     .aux_normaliser = o->aux_normaliser,
                                     .aux_attached = o->aux_attached,
-                                    .aux_decoder_only = o->aux_decoder_only};
+                                    .aux_decoder_only = o->aux_decoder_only,
+                                    .fired_above = o->fired_above,
+                                    .fired_selected = o->fired_selected};
     DF_TRY(check_options(o));
     DF_TRY(check_objective(o));
     return df_step_check(&asked, &first);

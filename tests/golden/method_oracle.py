@@ -20,7 +20,7 @@ M, WIDTHS, B, K, BATCHES, STEPS = 48, (7, 5), 32, 4, 2, 200
 D = sum(WIDTHS)
 AUX_K, GAP, LATER_GAP = 6, 1e-4, 2e-6
 DEFAULT = dict(act="topk", norm="none", order="free", lr=3e-3, eps=1e-8, prefixes=(), prefix_weight=1.0, fvu=False, variance=0.0, multi=0.0,
-               aux=0.0, normaliser="residual", bias="none", scaled=False, attached=False, fixed=False, raw=False, dead_every=3,
+               aux=0.0, normaliser="residual", bias="none", scaled=False, attached=False, fixed=False, raw=False, select=False, dead_every=3,
                dead_rows=2000, fired=0.0, clip=0.0, ema=0.0, l1=0.0, resample=0, power=1.0, scale=0.2, unit=False)
 CASES = {
     # Matryoshka: the sum of all prefixes (SAELens), 1/G^2 with AuxK and clipping (dictionary_learning), the mean with b_dec
@@ -40,6 +40,8 @@ CASES = {
     "openai": dict(aux=1 / 32, bias="both", order="unit_first", eps=6.25e-10, fired=1e-3, ema=0.99, clip=0.2),
     # and with its reconstruction divided by the variance of a fixed sample, here a number
     "openai_sample": dict(variance=0.7, aux=1 / 32, bias="both", order="unit_first", eps=6.25e-10, fired=1e-3),
+    # dictionary_learning TopK, whose latents fire by their place in the list of indices: half of the rows lack positive codes
+    "selected": dict(aux=1 / 32, order="unit", clip=1.0, select=True, dead_rows=200),
     "attached": dict(aux=1 / 32, normaliser="none", bias="decode", attached=True),
     "nested_attached": dict(act="batchtopk", prefixes=(16, M), aux=0.1, normaliser="target", attached=True),
     # resampling: rows as they are (dictionary_learning), brought to norm 1 (Anthropic)
@@ -85,6 +87,8 @@ def make(seed, case):
         p[2] = f32(p[2])
     if case["resample"]:
         p[2][::3] = -0.5
+    if case["select"]:
+        p[2] = f32(p[2] - 0.35)
     return x.reshape(BATCHES, B, D), p, silent
 
 
@@ -162,6 +166,14 @@ def objective(x, p, dead, case):
         loss = loss + case["multi"] * ((x - (wide @ p[1] + p[3])) ** 2).sum() / variance
         gap = min(gap, wide_gap)
     return loss, f, e, gap
+
+
+def has_fired(f, case):
+    """Which latents of the batch fired; of codes that are equal the first is selected."""
+    if not case["select"]:
+        return (f > case["fired"]).any(0)
+    order = torch.sort(f.detach(), dim=1, descending=True, stable=True).indices[:, :K]
+    return torch.zeros(f.shape[1], dtype=torch.bool).index_fill(0, order.flatten(), True)
 
 
 def normalise(w):
@@ -243,7 +255,7 @@ def train(x, start, silent, case):
             return None
         loss.backward()
         norms.append(update(p, case, optimiser, averages))
-        silent = torch.where((f > case["fired"]).any(0), torch.zeros_like(silent), silent + B)
+        silent = torch.where(has_fired(f, case), torch.zeros_like(silent), silent + B)
         losses.append(loss.item())
         if case["resample"] and step > 0 and step % case["resample"] == 0:
             n, gap = resample(batch, p, silent, case, optimiser, step)

@@ -30,7 +30,7 @@ static const df_train_options trainings[] = {
      .init_threshold = 0.3, .dead_rows = 300, .init_bias = DF_INIT_MEDIAN, .init_untied = true,
      .init_bias_enc = DF_INIT_ENC_QUANTILE, .init_active = 0.2, .normalise = DF_NORMALISE_NORM},
     {COMMON, .activation = DF_TOPK, .objective = {.reconstruction = DF_FVU_SAMPLE}, .aux = 1.0 / 32,
-     .aux_raw = true, .dead_rows = 300, .init_bias = DF_INIT_MEDIAN},
+     .aux_raw = true, .dead_rows = 300, .fired_selected = true, .init_bias = DF_INIT_MEDIAN},
 };
 enum { TRAININGS = 4 };
 

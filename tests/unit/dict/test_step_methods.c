@@ -300,29 +300,32 @@ typedef struct raw_run {
     df_step_report report;
 } raw_run;
 
-/* All latents are dead and every pre-activation is negative; where `same`, those of a row are one
- * number. */
-static void open_raw(bool same, raw_run *r) {
+/* A TopK dictionary of MANY latents with this bias, all of which have been silent for 10 rows. */
+static void open_many(float bias, size_t k, raw_run *r) {
     df_dict_site site = {.name = (char *)"a", .model = (char *)"m", .width = WIDE, .scale = 1};
     float zero[WIDE] = {0};
     df_test_all(world, df_dict_new(world, MANY, &site, 1, &r->dict) == DF_OK);
     df_dict *d = r->dict;
     d->activation = DF_TOPK;
-    d->k = 4;
+    d->k = k;
     df_dict_initialise(d, 3, 1.0, 1.0, zero);
-    for (size_t j = 0; j < d->mine.count; j++) {
-        d->b_enc[j] = -9.0f;
-        for (size_t i = 0; i < WIDE && same; i++) df_dict_enc(d, j)[i] = 0.1f;
-    }
+    for (size_t j = 0; j < d->mine.count; j++) d->b_enc[j] = bias;
     for (size_t i = 0; i < ROWS * WIDE; i++)
         r->x[i] = (float)df_random_normal(1, DF_STREAM_TEST, i) / 4.0f;
     df_test_all(world, df_kernels_open("auto", &r->kernels) == DF_OK &&
                            df_coder_open(world, r->kernels, d, ROWS, &r->coder) == DF_OK &&
                            df_coder_train_open(r->coder) == DF_OK);
     for (size_t j = 0; j < d->mine.count; j++) df_coder_state(r->coder)->silent[j] = 10;
+}
+
+/* All latents are dead and every pre-activation is negative; where `same`, those of a row are one
+ * number. */
+static void open_raw(bool same, raw_run *r) {
+    open_many(-9.0f, 4, r);
+    for (size_t i = 0; i < r->dict->mine.count * WIDE && same; i++) r->dict->w_enc[i] = 0.1f;
     const df_step_settings set = {
         .lr = 1e-3, .aux = 1, .aux_k = MOST, .aux_raw = true, .dead_rows = 10};
-    r->g = (df_gradients){.w_dec = df_alloc(d->mine.count * WIDE, sizeof(float))};
+    r->g = (df_gradients){.w_dec = df_alloc(r->dict->mine.count * WIDE, sizeof(float))};
     df_test_all(world, df_coder_gradients(r->coder, r->x, ROWS, &set, &r->g, &r->report) == DF_OK);
 }
 
@@ -386,6 +389,54 @@ static void test_raw_best(void **state) {
     open_raw(false, &r);
     df_test_all(world, r.report.l0 == 0.0);
     df_test_all(world, fabs(raw_auxiliary(&r) / r.report.auxiliary - 1.0) <= 1e-5);
+    close_raw(&r);
+}
+
+/* ---- firing by selection -------------------------------------------------------------------- */
+
+enum { SELECTED = 300 }; // more than a rank of four has
+
+/* Which latents fire: in every row the active ones, and as many of the first others as make
+ * SELECTED. */
+static void expect_fired(const raw_run *r, bool fired[static MANY]) {
+    df_dict_site site = *r->dict->site;
+    df_dict *d = NULL;
+    float zero[WIDE] = {0};
+    df_test_all(world, df_dict_new(self, MANY, &site, 1, &d) == DF_OK);
+    df_dict_initialise(d, 3, 1.0, 1.0, zero);
+    for (size_t row = 0; row < ROWS; row++) {
+        bool active[MANY];
+        size_t n = 0;
+        for (size_t j = 0; j < MANY; j++) {
+            float p = df_dot(r->x + row * WIDE, df_dict_enc(d, j), WIDE) + r->dict->b_enc[0];
+            active[j] = p > 0.0f;
+            n += active[j];
+        }
+        df_test_all(world, n > 0 && n < SELECTED);
+        for (size_t j = 0; j < MANY; j++) {
+            bool taken = active[j] || n < SELECTED;
+            n += !active[j] && taken;
+            fired[j] |= taken;
+        }
+    }
+    df_dict_free(&d);
+}
+
+static void test_selected(void **state) {
+    (void)state;
+    bool fired[MANY] = {false};
+    const df_step_settings set = {.fired_selected = true, .dead_rows = 1000};
+    raw_run r = {0};
+    size_t wrong = 0, silent = 0;
+    open_many(-0.3f, SELECTED, &r);
+    expect_fired(&r, fired);
+    df_test_all(world, df_coder_step(r.coder, r.x, ROWS, &set, &r.report) == DF_OK);
+    for (size_t j = 0; j < r.dict->mine.count; j++) {
+        uint64_t now = df_coder_state(r.coder)->silent[j];
+        wrong += now != (fired[r.dict->mine.first + j] ? 0 : 10 + ROWS);
+    }
+    for (size_t j = 0; j < MANY; j++) silent += !fired[j];
+    df_test_all(world, wrong == 0 && silent > 0);
     close_raw(&r);
 }
 
@@ -488,6 +539,9 @@ static void test_refusals(void **state) {
     set.aux_decoder_only = true;
     refuses(&r, set, DF_USAGE, "encoder that is fixed");
     set = families[0].set;
+    set.fired_selected = true;
+    refuses(&r, set, DF_USAGE, "fire by being selected");
+    set = families[0].set;
     set.ema = 0.9;
     refuses(&r, set, DF_FAILED, "df_coder_train_extend");
     df_dict large = *r.dict;
@@ -517,7 +571,8 @@ static int tear_down(void **state) {
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_against_torch), cmocka_unit_test(test_same_bytes),
     cmocka_unit_test(test_norm),          cmocka_unit_test(test_raw_ties),
-    cmocka_unit_test(test_raw_best),      cmocka_unit_test(test_nested_relu),
-    cmocka_unit_test(test_after_dense),   cmocka_unit_test(test_refusals)};
+    cmocka_unit_test(test_raw_best),      cmocka_unit_test(test_selected),
+    cmocka_unit_test(test_nested_relu),   cmocka_unit_test(test_after_dense),
+    cmocka_unit_test(test_refusals)};
 
 DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)
