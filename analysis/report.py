@@ -158,7 +158,10 @@ def cards(run, null):
     out = []
     if run.evaluate is not None:
         for i, fvu in enumerate(run.evaluate["sites/fvu"]):
-            out.append((f"{fvu:.4f}", f"FVU of {run.evaluate.attributes.get(f'model{i}', 'model')}, held-out"))
+            others = ""
+            if "sites/fvu_rows" in run.evaluate:
+                others = "; mean over batches {:.4f}, over rows {:.4f}".format(run.evaluate["sites/fvu_batches"][i], run.evaluate["sites/fvu_rows"][i])
+            out.append((f"{fvu:.4f}", f"FVU of {run.evaluate.attributes.get(f'model{i}', 'model')}, held-out{others}"))
         out.append((f"{run.evaluate.attributes['l0']:.2f}", "latents active per row (L0)"))
         out.append((f"{int(run.evaluate.attributes['dead'])} of {int(run.evaluate.attributes['latents'])}", "latents dead on held-out rows"))
     for diff, label in ((run.diff, "living latents outside shared"), (null.diff if null else None, "the same for a model against itself")):

@@ -19,6 +19,15 @@ static const df_option options[] = {
      .type = DF_OPT_TEXT,
      .fallback = "true",
      .help = "rows to leave out, as in train.skip_first"},
+    {.key = "evaluate.fvu_batch",
+     .type = DF_OPT_INT,
+     .fallback = "2048",
+     .unit = "rows",
+     .min = 2,
+     .max = 1048576,
+     .help = "rows of a batch, at most, of the two other FVUs that are given, means over batches "
+             "(dictionary_learning, which takes the mean off the error) and over rows (SAEBench's "
+             "tables, many crosscoders)"},
     {.key = "evaluate.rows",
      .type = DF_OPT_INT,
      .fallback = "20000",
@@ -30,8 +39,9 @@ static const df_option options[] = {
 
 static void print_figures(const df_dict *dict, const df_evaluation *e) {
     for (size_t s = 0; s < e->sites; s++)
-        df_info("  FVU of %s at %s: %.5f +- %.5f", df_dict_output(dict, s)->model,
-                df_dict_output(dict, s)->name, e->fvu[s], e->fvu_error[s]);
+        df_info("  FVU of %s at %s: %.5f +- %.5f; mean over batches %.5f, over rows %.5f",
+                df_dict_output(dict, s)->model, df_dict_output(dict, s)->name, e->fvu[s],
+                e->fvu_error[s], e->fvu_batches[s], e->fvu_rows[s]);
     df_info("  L0 %.3f over %llu held-out rows; %llu of %llu latents dead, %llu dense", e->l0,
             (unsigned long long)e->rows, (unsigned long long)e->dead,
             (unsigned long long)e->latents, (unsigned long long)e->dense);
@@ -95,6 +105,7 @@ static char *describe_job(const df_run *run, uint64_t dictionary, const char *ha
 static df_eval_options read_options(const df_run *run, const char *output, const char *job) {
     return (df_eval_options){.batch = (size_t)df_job_int(run->job, "evaluate.batch"),
                              .rows = (uint64_t)df_job_int(run->job, "evaluate.rows"),
+                             .fvu_batch = (uint64_t)df_job_int(run->job, "evaluate.fvu_batch"),
                              .output = output,
                              .resolved_job = job,
                              .facts = run->provenance};

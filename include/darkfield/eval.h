@@ -2,17 +2,27 @@
  *
  * FVU of a site = sum |x - x^|^2 / sum |x - mean|^2, pooled over the held-out rows in use; a site's
  * scale cancels, so it is the number in the model's own units. Its error is the jackknife over the
- * 64 document buckets of moments.h (df_jackknife). Active: f > 0. L0: mean number active per row.
+ * 64 document buckets of moments.h (df_jackknife). Public trainers report two others, which are
+ * given beside it so that figures can be compared:
+ *   by batches  mean over batches of sum |e - mean e|^2 / sum |x - mean x|^2, means being the
+ *               batch's: an error that is the same in all rows costs nothing (dictionary_learning's
+ *               1 - frac_variance_explained)
+ *   by rows     mean over rows of |e|^2 / |x - mean x|^2, the mean being the batch's: rows near it
+ *               count for much (1 - explained variance of ckkissane's and Nanda's crosscoders, and
+ *               of SAEBench's tables)
+ * Batches are runs of held-out rows in order: those of a bucket, cut into as few equal runs of at
+ * most fvu_batch rows as there can be. Active: f > 0. L0: mean number active per row.
  * Dead: never active on these rows. Dense: active on more than 10 %.
  *
  * Only sites that the dictionary writes have an FVU.
  *
  * Result file, format "darkfield-evaluation" (S output sites, m latents):
- *   /sites/fvu, /sites/fvu_error f64 [S]   /latents/fires u64 [m]   (rows on which the latent is
- * active) and of synthetic rows /recovery/latent_cosine f64 [m], /recovery/direction_cosine f64
- * [directions], /recovery/direction_class u8 [directions] with attributes mmcs_learned_to_true,
- * mmcs_true_to_learned, found, alive, only_a, only_b; where the loss was asked for, /loss/... of
- * loss.h; root attributes l0, rows, latents, dead,
+ *   /sites/fvu, /sites/fvu_error f64 [S], /sites/fvu_batches, /sites/fvu_batches_error,
+ *   /sites/fvu_rows, /sites/fvu_rows_error f64 [S]   /latents/fires u64 [m]   (rows on which the
+ * latent is active) and of synthetic rows /recovery/latent_cosine f64 [m],
+ * /recovery/direction_cosine f64 [directions], /recovery/direction_class u8 [directions] with
+ * attributes mmcs_learned_to_true, mmcs_true_to_learned, found, alive, only_a, only_b; where the
+ * loss was asked for, /loss/... of loss.h; root attributes l0, rows, fvu_batch, latents, dead,
  * dense, alive, sites; site0, model0, ... */
 #ifndef DARKFIELD_EVAL_H
 #define DARKFIELD_EVAL_H
@@ -25,8 +35,9 @@
 #include "darkfield/store.h"
 
 typedef struct df_eval_options {
-    size_t batch;  /* rows encoded at a time over all ranks */
-    uint64_t rows; /* of an endless set: so many; else all */
+    size_t batch;       /* rows encoded at a time over all ranks */
+    uint64_t rows;      /* of an endless set: so many; else all */
+    uint64_t fvu_batch; /* rows of a batch of FVU by batches and rows, at most; at least 1 */
     const char *output, *resolved_job;
     df_provenance facts;
 } df_eval_options;
@@ -35,6 +46,8 @@ typedef struct df_eval_options {
 typedef struct df_evaluation {
     size_t sites; /* that are written */
     double fvu[DF_MAX_SITES], fvu_error[DF_MAX_SITES];
+    double fvu_batches[DF_MAX_SITES], fvu_batches_error[DF_MAX_SITES];
+    double fvu_rows[DF_MAX_SITES], fvu_rows_error[DF_MAX_SITES];
     uint64_t rows, active; /* active: entries over all rows */
     double l0;
     uint64_t latents, dead, dense;

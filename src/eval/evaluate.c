@@ -18,8 +18,9 @@ typedef struct pass {
     float *x, *x_hat;               // [each, width], [each, out]
     float *raw;                     // [each, width] in the models' units; NULL: x serves as well
     double *sums;                   // [DF_BUCKETS, sums_width]
-    size_t *counts;                 // [size]
-    uint64_t *number;               // [each] of rows to read
+    fvu_batch batch;
+    size_t *counts;   // [size]
+    uint64_t *number; // [each] of rows to read
 } pass;
 
 /* ---- which rows ----------------------------------------------------------------------------- */
@@ -80,6 +81,13 @@ static size_t rows_each(const df_eval_options *options, int size) {
     return each > 0 ? each : 1;
 }
 
+/* Rows of a batch of fvu_batches.c, at most: no more than there are. */
+static uint64_t batch_rows_of(const df_rows *rows, const df_eval_options *options) {
+    uint64_t n = df_rows_count(rows);
+    if (n == UINT64_MAX) n = options->rows;
+    return options->fvu_batch < n ? options->fvu_batch : n;
+}
+
 static df_status pass_open(pass *p, const df_eval_options *options, df_evaluation *out) {
     int size = df_comm_size(p->comm);
     DF_TRY(check_sites(p->dict, p->rows));
@@ -93,6 +101,7 @@ static df_status pass_open(pass *p, const df_eval_options *options, df_evaluatio
     if (df_dict_tokenwise(p->dict)) DF_TRY(DF_NEW(p->raw, p->each * p->dict->width));
     DF_TRY(DF_NEW(p->sums, DF_BUCKETS * sums_width(p->dict)));
     DF_TRY(DF_NEW(p->number, p->each));
+    DF_TRY(batch_open(p->dict, batch_rows_of(p->rows, options), &p->batch));
     return DF_NEW(p->counts, (size_t)size);
 }
 
@@ -104,6 +113,7 @@ static void pass_close(pass *p) {
     df_free(p->raw);
     df_free(p->sums);
     df_free(p->counts);
+    batch_close(&p->batch);
 }
 
 static size_t rows_of_rank(const pass *p, int rank) {
@@ -129,16 +139,20 @@ static void count_codes(const pass *p, const df_codes *codes, size_t done, df_ev
 }
 
 /* Cuts this rank's rows x at the borders of its buckets. */
-static void sum_rows(const pass *p, const float *x, size_t done, size_t n) {
+static void sum_rows(pass *p, const float *x, size_t done, size_t n) {
     size_t base = (size_t)p->start[p->buckets.first], width = p->dict->width,
            out = p->dict->out.count;
     for (size_t b = p->buckets.first; b < p->buckets.first + p->buckets.count; b++) {
         size_t first = (size_t)p->start[b] - base, last = (size_t)p->start[b + 1] - base;
+        size_t begin = first, all = last - first;
         if (first < done) first = done;
         if (last > done + n) last = done + n;
         if (first >= last) continue;
-        sums_add(p->dict, x + (first - done) * width, p->x_hat + (first - done) * out, last - first,
-                 p->sums + b * sums_width(p->dict));
+        const float *from = x + (first - done) * width, *x_hat = p->x_hat + (first - done) * out;
+        double *sums = p->sums + b * sums_width(p->dict);
+        const batch_rows rows = {first - begin, last - first, all};
+        sums_add(p->dict, from, x_hat, last - first, sums);
+        batch_add(&p->batch, &rows, from, x_hat, sums + sums_batches(p->dict));
     }
 }
 
@@ -240,7 +254,7 @@ df_status df_evaluate_plan(const df_dict_plan *plan, const df_rows *rows, const 
     size_t columns = d->width + d->out.count + (df_dict_tokenwise(d) ? d->width : 0);
     uint64_t work =
         DF_CHECK_BYTES + each * (columns * sizeof(float) + sizeof(uint64_t)) +
-        DF_BUCKETS * sums_width(d) * sizeof(double) +
+        DF_BUCKETS * sums_width(d) * sizeof(double) + batch_bytes(d, batch_rows_of(rows, options)) +
         df_coder_plan_bytes(d, plan->screen, each * (size_t)plan->size, plan->size, false);
     out->memory = df_dict_bytes(d) + fires + (work > out->memory ? work : out->memory);
     return DF_OK;

@@ -4,6 +4,10 @@
 #include <math.h>
 
 size_t sums_width(const df_dict *dict) {
+    return sums_batches(dict) + BATCH_SUMS * df_dict_outputs(dict);
+}
+
+size_t sums_batches(const df_dict *dict) {
     return 1 + dict->out.count + 2 * df_dict_outputs(dict);
 }
 
@@ -20,8 +24,7 @@ static void add_squares(df_range columns, const float *x, const float *x_hat, do
     *error += ee;
 }
 
-/* The columns of the n-th written site within the output. */
-static df_range columns_of(const df_dict *dict, size_t n) {
+df_range written_columns(const df_dict *dict, size_t n) {
     const df_dict_site *site = df_dict_output(dict, n);
     return (df_range){site->first - dict->out.first, site->width};
 }
@@ -34,7 +37,7 @@ void sums_add(const df_dict *dict, const float *x, const float *x_hat, size_t n,
     for (size_t r = 0; r < n; r++, x += dict->width, x_hat += out) {
         for (size_t c = 0; c < out; c++) column[c] += (double)x[c];
         for (size_t s = 0; s < outputs; s++)
-            add_squares(columns_of(dict, s), x, x_hat, &square[s], &error[s]);
+            add_squares(written_columns(dict, s), x, x_hat, &square[s], &error[s]);
     }
 }
 
@@ -47,13 +50,26 @@ typedef struct which {
 /* sum |e|^2 / (sum |x|^2 - |sum x|^2 / rows) of one site. */
 static double fvu_of(const double *sums, void *context) {
     const which *w = context;
-    const df_range columns = columns_of(w->dict, w->site);
+    const df_range columns = written_columns(w->dict, w->site);
     const double *column = sums + 1, *square = column + w->dict->out.count;
     const double *error = square + df_dict_outputs(w->dict);
     double mean_part = 0;
     for (size_t c = columns.first; c < columns.first + columns.count; c++)
         mean_part += column[c] * column[c];
     return error[w->site] / (square[w->site] - mean_part / sums[0]);
+}
+
+static double mean_of(const double *sums, const which *w, int ratios, int count) {
+    const double *of = sums + sums_batches(w->dict) + w->site * BATCH_SUMS;
+    return of[ratios] / of[count];
+}
+
+static double by_batches(const double *sums, void *context) {
+    return mean_of(sums, context, BATCH_RATIOS, BATCHES);
+}
+
+static double by_rows(const double *sums, void *context) {
+    return mean_of(sums, context, ROW_RATIOS, ROWS);
 }
 
 df_status sums_fvu(const df_dict *dict, const double *buckets, df_evaluation *out) {
@@ -67,6 +83,12 @@ df_status sums_fvu(const df_dict *dict, const double *buckets, df_evaluation *ou
                            df_dict_output(dict, s)->name, df_dict_output(dict, s)->model);
         out->fvu[s] = found.value;
         out->fvu_error[s] = found.error;
+        DF_TRY(df_jackknife(buckets, sums_width(dict), by_batches, &w, &found));
+        out->fvu_batches[s] = found.value;
+        out->fvu_batches_error[s] = found.error;
+        DF_TRY(df_jackknife(buckets, sums_width(dict), by_rows, &w, &found));
+        out->fvu_rows[s] = found.value;
+        out->fvu_rows_error[s] = found.error;
     }
     return DF_OK;
 }

@@ -1,7 +1,28 @@
 /* The result file of an evaluation. */
 #include "fvu.h"
 
-enum { FVU, FVU_ERROR, FIRES, DATASETS, LATENT = 0, DIRECTION, CLASS, RECOVERED };
+#include <string.h>
+
+enum { SITES = 6, FIRES = SITES, DATASETS, LATENT = 0, DIRECTION, CLASS, RECOVERED };
+
+/* The figures of sites. */
+typedef struct column {
+    const char *path, *name;
+    const double *values;
+} column;
+
+static void list_columns(const df_evaluation *e, column out[static SITES]) {
+    const column all[SITES] = {
+        {"/sites/fvu", "fraction of variance unexplained on held-out rows", e->fvu},
+        {"/sites/fvu_error", "its jackknife error over 64 document buckets", e->fvu_error},
+        {"/sites/fvu_batches", "mean over batches of the variance of errors by that of rows",
+         e->fvu_batches},
+        {"/sites/fvu_batches_error", "its jackknife error", e->fvu_batches_error},
+        {"/sites/fvu_rows", "mean over rows of |x - x^|^2 by |x - mean of the batch|^2",
+         e->fvu_rows},
+        {"/sites/fvu_rows_error", "its jackknife error", e->fvu_rows_error}};
+    memcpy(out, all, sizeof all);
+}
 
 static df_status describe(df_file *file, const df_dict *dict, const df_evaluation *e) {
     DF_TRY(df_file_real(file, "/", "l0", e->l0));
@@ -22,29 +43,18 @@ static df_status describe(df_file *file, const df_dict *dict, const df_evaluatio
 }
 
 static df_status declare(df_file *file, const df_evaluation *e, int id[static DATASETS]) {
-    const df_dataset all[DATASETS] = {[FVU] = {"/sites/fvu",
-                                               DF_F64,
-                                               1,
-                                               {e->sites},
-                                               "1",
-                                               "fraction of variance unexplained on held-out rows",
-                                               "site"},
-                                      [FVU_ERROR] = {"/sites/fvu_error",
-                                                     DF_F64,
-                                                     1,
-                                                     {e->sites},
-                                                     "1",
-                                                     "its jackknife error over 64 document buckets",
-                                                     "site"},
-                                      [FIRES] = {"/latents/fires",
-                                                 DF_U64,
-                                                 1,
-                                                 {e->latents},
-                                                 "rows",
-                                                 "held-out rows on which the latent is active",
-                                                 "latent"}};
-    for (int i = 0; i < DATASETS; i++) DF_TRY(df_file_dataset(file, &all[i], &id[i]));
-    return DF_OK;
+    const df_dataset fires = {
+        "/latents/fires", DF_U64, 1,
+        {e->latents},     "rows", "held-out rows on which the latent is active",
+        "latent"};
+    column columns[SITES];
+    list_columns(e, columns);
+    for (int i = 0; i < SITES; i++) {
+        const df_dataset one = {columns[i].path, DF_F64, 1, {e->sites}, "1",
+                                columns[i].name, "site"};
+        DF_TRY(df_file_dataset(file, &one, &id[i]));
+    }
+    return df_file_dataset(file, &fires, &id[FIRES]);
 }
 
 static df_status declare_recovery(df_file *file, const df_recovery *r, uint64_t latents,
@@ -94,16 +104,20 @@ static df_status fill_recovery(df_comm *comm, df_file *file, const df_dict *dict
 
 static df_status fill(df_comm *comm, df_file *file, const df_dict *dict, const df_evaluation *e,
                       const int *id) {
+    column columns[SITES];
+    list_columns(e, columns);
     DF_TRY(df_file_write(file, id[FIRES], dict->mine.first, dict->mine.count, e->fires));
     if (df_comm_rank(comm) != 0) return DF_OK;
-    DF_TRY(df_file_write(file, id[FVU], 0, e->sites, e->fvu));
-    return df_file_write(file, id[FVU_ERROR], 0, e->sites, e->fvu_error);
+    for (int i = 0; i < SITES; i++)
+        DF_TRY(df_file_write(file, id[i], 0, e->sites, columns[i].values));
+    return DF_OK;
 }
 
 static df_status prepare(df_file *file, const df_dict *dict, const df_evaluation *found,
                          const df_eval_options *options, int *id) {
     DF_TRY(df_file_text(file, "/", "job", options->resolved_job));
     DF_TRY(describe(file, dict, found));
+    DF_TRY(df_file_int(file, "/", "fvu_batch", (int64_t)options->fvu_batch));
     DF_TRY(declare(file, found, id));
     return df_file_provenance(file, &options->facts);
 }

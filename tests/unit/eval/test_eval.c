@@ -96,8 +96,11 @@ static df_dict *make_dict(df_comm *comm, df_activation activation) {
 }
 
 static df_eval_options options_for(const char *path, size_t batch) {
-    return (df_eval_options){
-        .batch = batch, .output = path, .resolved_job = "job\n", .facts = facts};
+    return (df_eval_options){.batch = batch,
+                             .fvu_batch = number("fvu_batch"),
+                             .output = path,
+                             .resolved_job = "job\n",
+                             .facts = facts};
 }
 
 /* Evaluates on the held-out rows of two files. */
@@ -123,6 +126,14 @@ static size_t named(const json_t *entry, const char *key, const char *const *nam
     return i;
 }
 
+/* A figure of both sites. */
+static bool all_near(const double found[static 2], const json_t *expected, const char *key) {
+    const json_t *values = json_object_get(expected, key);
+    for (size_t s = 0; s < 2; s++)
+        if (!near(found[s], json_real_value(json_array_get(values, s)))) return false;
+    return true;
+}
+
 /* One case of the golden file. */
 static bool agrees(const df_dict *d, const df_evaluation *e, const json_t *expected) {
     const json_t *fires = json_object_get(expected, "fires");
@@ -135,12 +146,12 @@ static bool agrees(const df_dict *d, const df_evaluation *e, const json_t *expec
         if (j >= d->mine.first && j < d->mine.first + d->mine.count)
             same = same && e->fires[j - d->mine.first] == n;
     }
-    for (size_t s = 0; s < 2; s++)
-        same =
-            same &&
-            near(e->fvu[s], json_real_value(json_array_get(json_object_get(expected, "fvu"), s))) &&
-            near(e->fvu_error[s],
-                 json_real_value(json_array_get(json_object_get(expected, "fvu_error"), s)));
+    same = same && all_near(e->fvu, expected, "fvu") &&
+           all_near(e->fvu_error, expected, "fvu_error") &&
+           all_near(e->fvu_batches, expected, "fvu_batches") &&
+           all_near(e->fvu_batches_error, expected, "fvu_batches_error") &&
+           all_near(e->fvu_rows, expected, "fvu_rows") &&
+           all_near(e->fvu_rows_error, expected, "fvu_rows_error");
     return same && e->dead == dead && e->dense == dense &&
            near(e->l0, json_real_value(json_object_get(expected, "l0")));
 }
