@@ -33,8 +33,7 @@ const df_option df_method_options[] = {
      .unit = "latents per row",
      .min = 0,
      .max = 1048576,
-     .help =
-         "k goes linearly from here to train.k over train.k_steps; 0: it is train.k throughout"},
+     .help = "k goes from here to train.k over train.k_steps; 0: it is train.k throughout"},
     {.key = "train.k_steps",
      .type = DF_OPT_INT,
      .fallback = "0",
@@ -42,6 +41,24 @@ const df_option df_method_options[] = {
      .min = 0,
      .max = 1e12,
      .help = "how long the annealing of k takes"},
+    {.key = "train.k_law",
+     .type = DF_OPT_CHOICE,
+     .fallback = "linear",
+     .choices = "linear exponential",
+     .help = "how k goes there (OpenMOSS has both); exponential: fast at first, as "
+             "(1 - e^(-c t)) / (1 - e^-c), t from 0 to 1"},
+    {.key = "train.k_curve",
+     .type = DF_OPT_REAL,
+     .fallback = "3",
+     .min = 1e-3,
+     .max = 100,
+     .help = "its c"},
+    {.key = "train.k_round",
+     .type = DF_OPT_CHOICE,
+     .fallback = "down",
+     .choices = "down nearest up",
+     .help = "a number between two k: the lower (dictionary_learning), the nearer (sparsify), the "
+             "higher (OpenMOSS)"},
     {.key = "train.prefixes",
      .type = DF_OPT_LIST,
      .fallback = "",
@@ -308,6 +325,7 @@ df_status df_check_methods(const df_run *run) {
 
 static void read_schedules(const df_run *run, df_train_options *o) {
     static const char *const laws[] = {"one", "zero", "torch", NULL};
+    static const char *const rounds[] = {"down", "nearest", "up", NULL};
     o->warmup = count_of(run, "train.warmup");
     o->decay = count_of(run, "train.decay");
     o->warmup_law = (df_warmup)chosen(run, "train.warmup_law", laws);
@@ -316,6 +334,9 @@ static void read_schedules(const df_run *run, df_train_options *o) {
     o->rewarm = df_job_bool(run->job, "train.rewarm");
     o->k_start = count_of(run, "train.k_start");
     o->k_steps = count_of(run, "train.k_steps");
+    bool curved = strcmp(df_job_text(run->job, "train.k_law"), "exponential") == 0;
+    o->k_curve = curved ? df_job_real(run->job, "train.k_curve") : 0.0;
+    o->k_round = (df_k_round)chosen(run, "train.k_round", rounds);
 }
 
 static void read_dead(const df_run *run, df_train_options *o) {

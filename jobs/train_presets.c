@@ -107,7 +107,7 @@ static const preset presets[] = {
      "activation=topk reconstruction=fvu code_norm=none decoder=unit subtract_bias=true "
      "init_norm=1 init_norm_of=row init_bias=mean lr=2e-4w " ADAM
      "warmup=1000 warmup_law=zero decay=rest aux=0 aux_normaliser=target aux_bias=decode "
-     "aux_scaled=true aux_encoder=fixed dead_rows=10000000 fired=selected"},
+     "aux_scaled=true aux_encoder=fixed dead_rows=10000000 fired=selected k_round=nearest"},
     {"crosscoder-l1", "two-model crosscoder with L1 (ckkissane, crosscoder-model-diff-replication)",
      CROSSCODER "activation=relu init_norm=0.08 normalise=norm init_bias=zero penalty=l1 "
                 "penalty_weight=2 penalty_warmup=5% "

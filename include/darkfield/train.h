@@ -43,6 +43,10 @@ typedef enum df_normalise {
     DF_NORMALISE_DEVIATION
 } df_normalise;
 
+/* What k becomes of a number between two: dictionary_learning cuts, sparsify rounds (halves to
+ * even), OpenMOSS takes the next. */
+typedef enum df_k_round { DF_K_DOWN, DF_K_NEAREST, DF_K_UP } df_k_round;
+
 typedef struct df_train_options {
     df_dict_kind kind; /* SAE and CROSSCODER: all sites are read and written */
     size_t inputs; /* transcoders and CLT: the first so many sites are read, the others written */
@@ -100,8 +104,11 @@ typedef struct df_train_options {
     bool init_fit;  /* and then divided by the mean norm of what at most DF_FIT_ROWS rows of norm
                        1 in random directions, about b_dec where the encoder subtracts it, are
                        reconstructed as, about b_dec  (OpenAI: 256); not with quantile biases */
-    size_t k_start; /* k falls (or rises) linearly from here over k_steps; 0: it is constant */
+    size_t k_start; /* k goes from here to its own value over k_steps; 0: it is constant */
     uint64_t k_steps;
+    double k_curve; /* linearly: 0; or as (1 - e^(-curve t)) / (1 - e^-curve), t from 0 to 1
+                       (OpenMOSS: 3) */
+    df_k_round k_round;
     double aux;   /* AuxK weight */
     size_t aux_k; /* 0: width of one site / 2 */
     uint64_t dead_rows;

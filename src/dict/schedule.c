@@ -45,7 +45,14 @@ double schedule_penalty(const df_train_options *o, uint64_t step) {
 size_t schedule_k(const df_train_options *o, uint64_t step) {
     if (o->k_start == 0 || step >= o->k_steps) return o->k;
     double ratio = (double)step / (double)o->k_steps;
-    return (size_t)((double)o->k_start * (1.0 - ratio) + (double)o->k * ratio);
+    if (o->k_curve > 0.0) ratio = (1.0 - exp(-o->k_curve * ratio)) / (1.0 - exp(-o->k_curve));
+    double start = (double)o->k_start, end = (double)o->k;
+    // In the order of operations of who rounds so: it decides which numbers are whole.
+    double now =
+        o->k_round == DF_K_UP ? start + (end - start) * ratio : start * (1.0 - ratio) + end * ratio;
+    return (size_t)(o->k_round == DF_K_UP        ? ceil(now)
+                    : o->k_round == DF_K_NEAREST ? rint(now)
+                                                 : floor(now));
 }
 
 size_t schedule_largest_k(const df_train_options *o) {

@@ -91,6 +91,17 @@ static void k_is_annealed(void **state) {
         double ratio = s < 26 ? s / 26.0 : 1.0;
         df_test_all(world, active[s] == floor(16.0 * (1.0 - ratio) + 3.0 * ratio));
     }
+    const char *const names[3] = {"k_up", "k_line", "k_nearest"};
+    json_t *golden = df_test_json(DF_SOURCE_DIR "/tests/golden/schedule_oracle.json");
+    for (size_t i = 0; i < 3; i++) {
+        const json_t *wanted = json_object_get(golden, names[i]);
+        o.k_curve = i == 0 ? 3.0 : 0.0;
+        o.k_round = i < 2 ? DF_K_UP : DF_K_NEAREST;
+        history_of(o, "l0", active);
+        for (size_t s = 0; s < STEPS; s++)
+            df_test_all(world, active[s] == json_number_value(json_array_get(wanted, s)));
+    }
+    json_decref(golden);
     o.k_start = 65;
     df_test_all(world, train_on_all(&o) == DF_USAGE);
     df_test_all(world, strstr(df_error_text(), "k_start is 65") != NULL);
