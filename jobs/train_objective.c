@@ -7,12 +7,13 @@ const df_option df_objective_options[] = {
     {.key = "train.reconstruction",
      .type = DF_OPT_CHOICE,
      .fallback = "squared",
-     .choices = "squared squared-mean unsquared fvu fvu-sample",
+     .choices = "squared squared-mean squared-columns unsquared fvu fvu-sites fvu-sample",
      .help = "error of a row: sum of squares (dictionary_learning, SAELens), the same divided by "
-             "the number of sites, or mean over sites of its length (crosscoder_learning); fvu: "
-             "sum of squares over the batch divided by its variance (sparsify); fvu-sample: sum of "
-             "squares divided by the mean variance of 32768 rows drawn by the seed, the same for "
-             "every batch (OpenAI)"},
+             "the number of sites, or of columns (BatchTopK's authors), or mean over sites of its "
+             "length (crosscoder_learning); fvu: sum of squares over the batch divided by its "
+             "variance (sparsify); fvu-sites: the sum of that of every site (clt-training); "
+             "fvu-sample: sum of squares divided by the mean variance of 32768 rows drawn by the "
+             "seed, the same for every batch (OpenAI)"},
     {.key = "train.penalty",
      .type = DF_OPT_CHOICE,
      .fallback = "none",
@@ -177,8 +178,9 @@ static df_anneal_plan read_anneal(const df_run *run) {
 }
 
 void df_read_objective(const df_run *run, df_train_options *o) {
-    static const char *const reconstructions[] = {"squared", "squared-mean", "unsquared",
-                                                  "fvu",     "fvu-sample",   NULL};
+    static const char *const reconstructions[] = {
+        "squared", "squared-mean", "squared-columns", "unsquared",
+        "fvu",     "fvu-sites",    "fvu-sample",      NULL};
     static const char *const penalties[] = {"none", "l1", "lp", "tanh", "l0", "l0-target", NULL};
     const df_job *job = run->job;
     o->objective = (df_objective){

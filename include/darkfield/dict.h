@@ -287,15 +287,18 @@ df_status df_coder_apply(df_coder *coder, const float *x_mine, size_t n, float *
  * All zero is the squared error alone. */
 
 /* mean over rows of sum e^2 (dictionary_learning, SAELens); that divided by the number of output
- * sites; mean over rows and output sites of |e_site|, not squared (crosscoder_learning, and
- * dictionary_learning's p-annealing); sum e^2 / sum (x - mean x)^2 over the batch (sparsify); mean
- * over rows of sum e^2, divided by `variance`, that of a fixed sample (OpenAI: every batch has the
- * same scale). */
+ * sites, or by that of the columns written (BatchTopK's authors); mean over rows and output sites
+ * of |e_site|, not squared (crosscoder_learning, and dictionary_learning's p-annealing); sum e^2 /
+ * sum (x - mean x)^2 over the batch (sparsify), or the sum of that of every output site
+ * (clt-training, whose layers have a loss each); mean over rows of sum e^2, divided by `variance`,
+ * that of a fixed sample (OpenAI: every batch has the same scale). */
 typedef enum df_reconstruction {
     DF_SQUARED_SUM,
     DF_SQUARED_MEAN,
+    DF_SQUARED_COLUMNS,
     DF_UNSQUARED,
     DF_FVU,
+    DF_FVU_SITES,
     DF_FVU_SAMPLE
 } df_reconstruction;
 

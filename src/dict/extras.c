@@ -92,7 +92,7 @@ df_status df_extras_check(const df_dict *d, const df_step_settings *set) {
         return df_fail(DF_USAGE, "latents fire by being selected in topk dictionaries that are not "
                                  "decoupled, whatever their codes: fired_above must then be 0");
     if (set->aux_attached &&
-        (set->aux_normaliser == DF_AUX_RESIDUAL || set->objective.reconstruction == DF_UNSQUARED))
+        (set->aux_normaliser == DF_AUX_RESIDUAL || df_is_shaped(&set->objective)))
         return df_fail(DF_USAGE, "an attached auxiliary target needs the squared error, and a "
                                  "normaliser that does not depend on it: target or none");
     if (set->aux_attached && set->aux_decoder_only)

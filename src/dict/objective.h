@@ -45,9 +45,16 @@ void df_gated_latent(df_coder *c, size_t j, const df_entries *active);
 
 /* ---- unsquared.c ---------------------------------------------------------------------------- */
 
-/* mean over rows and output sites of |e_site|: turns the error of every row into dL/dx^, fills the
- * codes' gradients and center_gradient; reports the loss. Collective. */
-df_status df_unsquared(df_coder *c, df_code_factor factor, df_step_report *report);
+/* Losses whose gradient is no multiple of the error: mean over rows and output sites of |e_site|
+ * (UNSQUARED), or sum over output sites of their FVU (FVU_SITES), whose errors and spreads the
+ * report has. */
+static inline bool df_is_shaped(const df_objective *o) {
+    return o->reconstruction == DF_UNSQUARED || o->reconstruction == DF_FVU_SITES;
+}
+/* Turns the error of every row into dL/dx^, fills the codes' gradients and center_gradient; reports
+ * the loss. Collective. */
+df_status df_shaped_error(df_coder *c, const df_objective *o, df_code_factor factor,
+                          df_step_report *report);
 
 /* Sums over this rank's leaves of rows, then over all: columns of `rows` [c->rows, stride] into
  * totals [width + 1], the sum of squares last. Collective. */

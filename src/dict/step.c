@@ -219,8 +219,9 @@ static double squared_share(const df_coder *c, const df_objective *o) {
     if (o->reconstruction == DF_FVU) return c->variance > 0.0 ? 1.0 / c->variance : 0.0;
     if (o->reconstruction == DF_FVU_SAMPLE)
         return o->variance > 0.0 ? 1.0 / (rows * o->variance) : 0.0;
-    return 1.0 /
-           (rows * (o->reconstruction == DF_SQUARED_MEAN ? (double)df_dict_outputs(c->dict) : 1.0));
+    if (o->reconstruction == DF_SQUARED_MEAN) rows *= (double)df_dict_outputs(c->dict);
+    if (o->reconstruction == DF_SQUARED_COLUMNS) rows *= (double)c->out;
+    return 1.0 / rows;
 }
 
 /* Factors of the step: of the error, and of an L1 penalty on codes, which code gradients take in
@@ -228,8 +229,7 @@ static double squared_share(const df_coder *c, const df_objective *o) {
 static df_code_factor set_factors(df_coder *c, const df_objective *o) {
     bool gated = c->dict->activation == DF_GATED;
     bool l1 = o->penalty == DF_PENALTY_L1 && !gated; // a gate's codes are penalised, not these
-    bool lengths = o->reconstruction == DF_UNSQUARED;
-    c->error_factor = lengths ? 1.0f : (float)(-2.0 * squared_share(c, o));
+    c->error_factor = df_is_shaped(o) ? 1.0f : (float)(-2.0 * squared_share(c, o));
     c->preact = o->preact > 0.0;
     c->side_moves_encoder = gated || o->gradient_to_all;
     c->side_moves_decoder = gated && o->gate_trains_decoder;
@@ -260,7 +260,7 @@ static bool can_be_late(const df_coder *c, const df_step_settings *set) {
 /* Errors and gradients of codes of all reconstructions; their losses. */
 static df_status errors(df_coder *c, const df_step_settings *set, df_step_report *report) {
     const df_objective *o = &set->objective;
-    bool lengths = o->reconstruction == DF_UNSQUARED, nested = c->dict->prefixes > 0;
+    bool nested = c->dict->prefixes > 0;
     DF_TRY(batch_variance(c, set));
     df_objective_prices(c, o);
     df_code_factor factor = c->late_factor = set_factors(c, o);
@@ -268,7 +268,7 @@ static df_status errors(df_coder *c, const df_step_settings *set, df_step_report
     if (nested)
         DF_TRY(df_nested_errors(c, factor, set->prefix_weight, report));
     else
-        df_error_rows(c, &c->main, c->error, lengths ? NULL : &factor);
+        df_error_rows(c, &c->main, c->error, df_is_shaped(o) ? NULL : &factor);
     DF_TRY(statistics(c));
     double spread = report_error(c, squared_share(c, o), report);
     if (nested) {
@@ -279,7 +279,7 @@ static df_status errors(df_coder *c, const df_step_settings *set, df_step_report
     DF_TRY(df_auxiliary(c, set, factor, spread, report));
     report->gradient_seconds = df_now() - start;
     if (set->multi > 0.0) DF_TRY(df_multi(c, set, report));
-    if (lengths) DF_TRY(df_unsquared(c, factor, report));
+    if (df_is_shaped(o)) DF_TRY(df_shaped_error(c, o, factor, report));
     if (c->dict->activation == DF_JUMPRELU) df_code_gradients(c, &c->side, c->error, factor);
     return c->dict->activation == DF_GATED ? df_gated_error(c, o, report) : DF_OK;
 }

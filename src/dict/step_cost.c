@@ -127,8 +127,8 @@ static df_cost errors(const place *p, size_t aux_k) {
     df_cost sum = error_rows(p);
     sum = df_cost_add(sum, tree(p, leaves, 2 * d->out.count + 2 * df_dict_outputs(d)));
     sum = df_cost_add(sum, auxiliary(p, aux_k));
-    if (p->objective->reconstruction == DF_UNSQUARED)
-        sum = df_cost_add(sum, df_cost_add(tree(p, leaves, 1), column_sums(p, d->out.count)));
+    if (p->objective->reconstruction == DF_UNSQUARED) sum = df_cost_add(sum, tree(p, leaves, 1));
+    if (df_is_shaped(p->objective)) sum = df_cost_add(sum, column_sums(p, d->out.count));
     if (d->activation != DF_GATED) return sum;
     return df_cost_add(sum, df_cost_add(error_rows(p), column_sums(p, d->out.count)));
 }

@@ -1,4 +1,5 @@
-/* Reconstruction measured by lengths instead of squares, and sums of columns over the batch. */
+/* Reconstruction measured by lengths instead of squares, or by every site's own variance, and sums
+ * of columns over the batch. */
 #include "objective.h"
 
 #include <math.h>
@@ -55,10 +56,35 @@ static df_status sum_lengths(df_coder *c, double share, double *out) {
     return df_tree_sum(c->comm, leaves, 1, c->row_leaves, out);
 }
 
-df_status df_unsquared(df_coder *c, df_code_factor factor, df_step_report *report) {
+static df_status turn_to_directions(df_coder *c, df_step_report *report) {
     double lengths, share = 1.0 / ((double)c->rows * (double)df_dict_outputs(c->dict));
     DF_TRY(sum_lengths(c, share, &lengths));
     report->reconstruction = lengths * share;
+    return DF_OK;
+}
+
+/* e_s becomes -2 e_s / sum (x_s - mean x_s)^2; a site that does not vary has no loss. */
+static void divide_by_spreads(df_coder *c, df_step_report *report) {
+    report->reconstruction = 0.0;
+    for (size_t n = 0; n < df_dict_outputs(c->dict); n++) {
+        const df_dict_site *site = df_dict_output(c->dict, n);
+        double below = report->spread[n];
+        float factor = below > 0.0 ? (float)(-2.0 / below) : 0.0f;
+        report->reconstruction += below > 0.0 ? report->error[n] / below : 0.0;
+#pragma omp parallel for schedule(static)
+        for (size_t r = 0; r < c->rows; r++) {
+            float *e = c->error + r * c->out + (site->first - c->dict->out.first);
+            for (size_t i = 0; i < site->width; i++) e[i] *= factor;
+        }
+    }
+}
+
+df_status df_shaped_error(df_coder *c, const df_objective *o, df_code_factor factor,
+                          df_step_report *report) {
+    if (o->reconstruction == DF_FVU_SITES)
+        divide_by_spreads(c, report);
+    else
+        DF_TRY(turn_to_directions(c, report));
     df_code_gradients(c, &c->main, c->error, factor);
     DF_TRY(df_column_sums(c, c->error, c->out, c->out, c->totals));
     for (size_t i = 0; i < c->out; i++) c->center_gradient[i] = (float)c->totals[i];

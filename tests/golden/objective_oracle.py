@@ -31,6 +31,8 @@ CASES = {
     "l1_unit": dict(penalty="l1", weight=0.1, unit=True),
     "l1_unsquared": dict(STEEP, penalty="l1", weight=0.04, norm="sum", reconstruction="unsquared", subtract=False),
     "l1_mean": dict(penalty="l1", weight=0.05, norm="root", reconstruction="mean"),
+    "l1_columns": dict(penalty="l1", weight=0.004, norm="sum", reconstruction="columns"),
+    "l1_fvus": dict(penalty="l1", weight=0.05, norm="sum", reconstruction="fvus", subtract=False),
     "tanh": dict(penalty="tanh", weight=0.02, norm="sum"),
     # p norms: powers (Lp^p), their root (SAELens), p-annealing of an unsquared error (dictionary_learning)
     "lp_power": dict(STEEP, penalty="lp", weight=0.03, p=0.8, norm="sum"),
@@ -53,6 +55,8 @@ CASES = {
     "gated_trained": dict(act="gated", penalty="l1", weight=0.05, norm="root", frozen=False),
     # BatchTopK crosscoders: unsquared error, selection site by site
     "batch_unsquared": dict(act="batchtopk", norm="sum", reconstruction="unsquared", aux=1 / 32, subtract=False),
+    # clt-training's: FVU of every site
+    "batch_fvus": dict(act="batchtopk", norm="sum", reconstruction="fvus", aux=1 / 32),
     # the same, k for each site by its own norm (crosscoder_learning's DECOUPLED)
     "decoupled": dict(act="batchtopk", norm="decoupled", reconstruction="unsquared", aux=1 / 32, subtract=False),
     "decoupled_squared": dict(act="batchtopk", norm="decoupled", reconstruction="squared"),
@@ -187,10 +191,13 @@ def penalty(s, case, power):
     return powers.mean()
 
 
-def reconstruction(e, case):
+def reconstruction(x, e, case):
+    if case["reconstruction"] == "fvus":
+        parts = zip(e.split(case["widths"], dim=1), x.split(case["widths"], dim=1))
+        return sum((part**2).sum() / ((of - of.mean(0)) ** 2).sum() for part, of in parts)
     if case["reconstruction"] == "unsquared":
         return sum(part.norm(dim=1) for part in e.split(case["widths"], dim=1)).mean() / len(case["widths"])
-    return (e**2).sum(1).mean() / (len(case["widths"]) if case["reconstruction"] == "mean" else 1)
+    return (e**2).sum(1).mean() / {"mean": len(case["widths"]), "columns": D}.get(case["reconstruction"], 1)
 
 
 def encode(x, p, case):
@@ -228,7 +235,7 @@ def objective(x, p, dead, case, state):
     norm = code_norm(p["w_dec"], case)
     e = x - decode(f, p, case)
     terms = dict.fromkeys(("reconstruction", "sparsity", "preact", "gate", "auxiliary"), torch.zeros((), dtype=torch.float64))
-    terms["reconstruction"] = reconstruction(e, case)
+    terms["reconstruction"] = reconstruction(x, e, case)
     if case["penalty"] in ("l0", "l0_target"):
         l0 = Step.apply(f if case["post"] else pre, thresholds(p, case), case).sum(1).mean()
         terms["sparsity"] = l0 if case["penalty"] == "l0" else (l0 / case["target"] - 1) ** 2

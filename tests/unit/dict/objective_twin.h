@@ -171,12 +171,31 @@ static inline void twin_error(twin *t) {
         }
 }
 
+/* What the error of a row and site is divided by. */
+static inline double twin_error_share(const twin *t, size_t site) {
+    double rows = (double)t->rows, spread = 0.0;
+    switch (t->o.reconstruction) {
+    case DF_SQUARED_SUM:
+        return rows;
+    case DF_SQUARED_COLUMNS:
+        return rows * (double)t->width;
+    case DF_FVU_SITES:
+        for (size_t c = t->first[site]; c < t->first[site + 1]; c++) {
+            double mean = 0.0;
+            for (size_t r = 0; r < t->rows; r++) mean += t->x[r * t->width + c] / rows;
+            for (size_t r = 0; r < t->rows; r++) spread += pow(t->x[r * t->width + c] - mean, 2.0);
+        }
+        return spread;
+    default:
+        return rows * (double)t->sites;
+    }
+}
+
 /* The reconstruction term and v = dL/dx^. */
 static inline void twin_reconstruct(twin *t) {
-    double rows = (double)t->rows, sites = (double)t->sites;
-    double share = t->o.reconstruction == DF_SQUARED_SUM ? rows : rows * sites;
     for (size_t r = 0; r < t->rows; r++)
         for (size_t s = 0; s < t->sites; s++) {
+            double share = twin_error_share(t, s);
             double *e = t->e + r * t->width, *v = t->v + r * t->width, squares = 0.0;
             for (size_t c = t->first[s]; c < t->first[s + 1]; c++) squares += e[c] * e[c];
             double length = sqrt(squares);
