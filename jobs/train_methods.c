@@ -176,10 +176,11 @@ const df_option df_method_options[] = {
     {.key = "train.init_bias_enc",
      .type = DF_OPT_CHOICE,
      .fallback = "zero",
-     .choices = "zero uniform quantile",
+     .choices = "zero uniform quantile centred",
      .help = "encoder bias at the start: zero; uniform in +-1/sqrt(columns), as PyTorch's "
-             "nn.Linear has it (dictionary_learning's standard and p_anneal); or such that every "
-             "latent is active on train.init_active of a sample (Anthropic, January 2025)"},
+             "nn.Linear has it (dictionary_learning's standard and p_anneal); such that every "
+             "latent is active on train.init_active of a sample (Anthropic, January 2025); or such "
+             "that the mean row has pre-activations of 0 (sparsify's transcoders)"},
     {.key = "train.init_active",
      .type = DF_OPT_REAL,
      .fallback = "0",
@@ -358,7 +359,7 @@ static void read_dead(const df_run *run, df_train_options *o) {
 
 static void read_start(const df_run *run, df_train_options *o) {
     static const char *const biases[] = {"mean", "zero", "median", NULL};
-    static const char *const encoder_biases[] = {"zero", "uniform", "quantile", NULL};
+    static const char *const encoder_biases[] = {"zero", "uniform", "quantile", "centred", NULL};
     static const char *const token_norms[] = {"none", "layer", "norm", NULL};
     static const char *const scales[] = {"rms", "norm", "none", "deviation", NULL};
     o->init_bias = (df_init_bias)chosen(run, "train.init_bias", biases);

@@ -19,11 +19,13 @@ enum { DF_MEDIAN_ROWS = 32768 }; /* whose variance FVU_SAMPLE divides by, too */
 /* b_enc at the start: 0; or uniform in +-1 / sqrt(columns read), as PyTorch's nn.Linear leaves it
  * (dictionary_learning's standard and p-annealing trainers); or such that each latent is active on
  * a share of at most DF_QUANTILE_ROWS rows drawn by the seed: theta less the quantile of what it
- * reads (Anthropic, January 2025). */
+ * reads (Anthropic, January 2025); or such that pre-activations have a mean of 0: -W_enc (mean x),
+ * the mean less b_dec where the encoder subtracts it (sparsify's transcoders, which cannot). */
 typedef enum df_init_bias_enc {
     DF_INIT_ENC_ZERO,
     DF_INIT_ENC_UNIFORM,
-    DF_INIT_ENC_QUANTILE
+    DF_INIT_ENC_QUANTILE,
+    DF_INIT_ENC_CENTRED
 } df_init_bias_enc;
 enum { DF_QUANTILE_ROWS = 8192, DF_FIT_ROWS = 256 };
 
@@ -103,7 +105,8 @@ typedef struct df_train_options {
     bool init_ratio;     /* times columns / latents instead */
     bool init_fit;  /* and then divided by the mean norm of what at most DF_FIT_ROWS rows of norm
                        1 in random directions, about b_dec where the encoder subtracts it, are
-                       reconstructed as, about b_dec  (OpenAI: 256); not with quantile biases */
+                       reconstructed as, about b_dec  (OpenAI: 256); not with biases made from the
+                       encoder as it was drawn: QUANTILE and CENTRED */
     size_t k_start; /* k goes from here to its own value over k_steps; 0: it is constant */
     uint64_t k_steps;
     double k_curve; /* linearly: 0; or as (1 - e^(-curve t)) / (1 - e^-curve), t from 0 to 1

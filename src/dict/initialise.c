@@ -194,6 +194,18 @@ static void draw_biases(df_dict *d, uint64_t seed) {
     }
 }
 
+/* mean [width] of the rows: pre-activations get a mean of 0. */
+static void centre_biases(df_dict *d, const float *mean) {
+    for (size_t j = 0; j < d->mine.count; j++) {
+        const df_dict_group *g = df_dict_group_of(d, j);
+        const float *enc = df_dict_enc(d, j), *x = mean + g->in.first;
+        double image = (double)df_dot(x, enc, g->in.count);
+        if (d->subtract_bias)
+            image -= (double)df_dot(d->b_dec + (g->in.first - d->out.first), enc, g->in.count);
+        d->b_enc[j] = (float)-image;
+    }
+}
+
 /* Of the norms that tied ones would have. */
 static void draw_encoders(df_dict *d, uint64_t seed) {
     for (size_t j = 0; j < d->mine.count; j++) {
@@ -359,6 +371,7 @@ df_status initialise(df_comm *comm, const train_rows *from, const df_train_optio
     }
     if (o->init_bias_enc == DF_INIT_ENC_UNIFORM) draw_biases(dict, o->seed);
     for (size_t j = 0; j < dict->mine.count; j++) df_dict_bind_latent(dict, j);
+    if (o->init_bias_enc == DF_INIT_ENC_CENTRED) centre_biases(dict, mean);
     if (o->init_bias_enc == DF_INIT_ENC_QUANTILE && status == DF_OK)
         status = df_agree(comm, quantile_biases(from, o, dict));
     df_free(center);

@@ -97,9 +97,11 @@ static df_status check_options(const df_train_options *o) {
         if (o->prefixes > DF_MAX_PREFIXES || (i > 0 && o->prefix[i] <= o->prefix[i - 1]) ||
             o->prefix[o->prefixes - 1] != o->latents)
             return df_fail(DF_USAGE, "prefixes must ascend and end with the number of latents");
-    if (o->init_fit && o->init_bias_enc == DF_INIT_ENC_QUANTILE)
-        return df_fail(DF_USAGE, "quantile biases are those of the encoder as it was drawn: it "
-                                 "cannot be scaled to reconstruct rows of norm 1 besides");
+    if (o->init_fit && o->init_bias_enc >= DF_INIT_ENC_QUANTILE)
+        return df_fail(DF_USAGE,
+                       "%s biases are those of the encoder as it was drawn: it cannot be "
+                       "scaled to reconstruct rows of norm 1 besides",
+                       o->init_bias_enc == DF_INIT_ENC_QUANTILE ? "quantile" : "centred");
     if (o->k_start > o->latents)
         return df_fail(DF_USAGE, "k_start is %zu, expected at most %zu latents", o->k_start,
                        o->latents);

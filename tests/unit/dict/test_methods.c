@@ -204,6 +204,43 @@ static void starts_from_data(void **state) {
     df_free(path);
 }
 
+/* The largest mean of a latent's pre-activations over the rows, whose encoder rows have norm 1. */
+static double largest_mean(const df_dict *d, const float *x, size_t n) {
+    double worst = 0.0;
+    for (size_t j = 0; j < LATENTS; j++) {
+        double sum = 0.0;
+        for (size_t r = 0; r < n; r++)
+            for (size_t c = 0; c < WIDTH; c++)
+                sum += (double)d->w_enc[j * WIDTH + c] *
+                       ((double)x[r * WIDTH + c] - (d->subtract_bias ? (double)d->b_dec[c] : 0.0));
+        worst = df_test_worse(worst, fabs(sum / (double)n + (double)d->b_enc[j]));
+    }
+    return worst;
+}
+
+/* Whether the encoder subtracts b_dec or not. */
+static void centred_start(void **state) {
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        df_train_options o = trainings[3];
+        size_t n = 0;
+        o.steps = 1;
+        o.lr = 0.0;
+        o.init_bias_enc = DF_INIT_ENC_CENTRED;
+        o.subtract_bias = i == 1;
+        df_test_all(world, train(world, "centred", &o) == DF_OK);
+        df_dict *d = load(self, "centred");
+        float *x = scaled_rows(d, &n);
+        df_test_all(world, largest_mean(d, x, n) <= 1e-6 && fabsf(d->b_enc[0]) > 1e-4f);
+        df_free(x);
+        df_dict_free(&d);
+        o.init_fit = true;
+        df_test_all(world, train(world, "wrong", &o) == DF_USAGE);
+        df_test_all(world, strstr(df_error_text(), "centred biases") != NULL);
+        df_error_clear();
+    }
+}
+
 /* The reconstruction of the first step, from the file's history. */
 static double first_reconstruction(const char *name) {
     char *path = df_format("%s/%s.dict.h5", folder, name);
@@ -244,12 +281,10 @@ static void divides_by_the_samples_variance(void **state) {
     df_test_all(world, fabs(ratio / row_variance("squared") - 1.0) < 1e-6);
 }
 
-static const struct CMUnitTest tests[] = {cmocka_unit_test(same_on_any_ranks),
-                                          cmocka_unit_test(resumes),
-                                          cmocka_unit_test(prefixes_are_kept),
-                                          cmocka_unit_test(median_balances),
-                                          cmocka_unit_test(uniform_start),
-                                          cmocka_unit_test(starts_from_data),
-                                          cmocka_unit_test(divides_by_the_samples_variance)};
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(same_on_any_ranks), cmocka_unit_test(resumes),
+    cmocka_unit_test(prefixes_are_kept), cmocka_unit_test(median_balances),
+    cmocka_unit_test(uniform_start),     cmocka_unit_test(starts_from_data),
+    cmocka_unit_test(centred_start),     cmocka_unit_test(divides_by_the_samples_variance)};
 
 DF_TEST_MPI_MAIN(world, tests, set_up, training_close)
