@@ -284,6 +284,11 @@ void df_dot_tile(const float *left, const float *right, size_t n,
  * finding that one. */
 float df_level_of(const float *values, size_t n, size_t k, float level);
 
+/* Entries of four columns of 32-bit numbers: those whose key reaches the level move to the front,
+ * in order. Returns how many; what stands behind them is undefined. NaN reaches nothing. */
+size_t df_keep_reaching(float level, size_t n, float *key, void *const other[3]);
+size_t df_keep_reaching_plain(float level, size_t n, float *key, void *const other[3]);
+
 /* ---- bf16 GEMM ------------------------------------------------------------------------------ */
 
 /* C [m, n] = bf16(A) bf16(W)', sums in fp32, on the calling thread; A [m, k] is rounded on the way.

@@ -2,6 +2,7 @@
 #include "coder.h"
 
 #include <float.h>
+#include <math.h>
 #include <string.h>
 
 /* Moves entry `from` to place `to`. */
@@ -12,15 +13,16 @@ static void move(df_candidates *s, size_t to, size_t from) {
     s->latent[to] = s->latent[from];
 }
 
-/* Without branches: what stays cannot be predicted. */
+/* Drops entries [first, end) whose upper is below the level; returns where the others end. */
+static size_t keep_reaching(df_candidates *s, size_t first, size_t end, float level) {
+    void *const other[3] = {s->value + first, s->row + first, s->latent + first};
+    return first + df_keep_reaching(level, end - first, s->upper + first, other);
+}
+
 static void drop_below_floor(df_candidates *s) {
-    size_t kept = 0, exact = 0;
-    for (size_t i = 0; i < s->count; i++) {
-        bool keep = s->upper[i] >= s->floor;
-        exact += keep && i < s->exact;
-        move(s, kept, i);
-        kept += keep;
-    }
+    size_t exact = keep_reaching(s, 0, s->exact, s->floor), kept = exact;
+    size_t end = keep_reaching(s, s->exact, s->count, s->floor);
+    for (size_t i = s->exact; i < end; i++) move(s, kept++, i);
     s->count = kept;
     s->exact = exact;
 }
@@ -161,8 +163,5 @@ void df_candidates_best(df_worker *w, df_candidates *s, size_t keep) {
 }
 
 void df_candidates_above(df_candidates *s, float floor) {
-    size_t kept = 0;
-    for (size_t i = 0; i < s->count; i++)
-        if (s->upper[i] > floor) move(s, kept++, i);
-    s->count = s->exact = kept;
+    s->count = s->exact = keep_reaching(s, 0, s->count, nextafterf(floor, INFINITY));
 }

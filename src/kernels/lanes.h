@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define LANES 16
 
@@ -55,6 +56,16 @@ static inline lanes lanes_max(lanes a, lanes b) {
 }
 static inline size_t lanes_count(lanes a, lanes b) { // how many lanes have a >= b
     return (size_t)__builtin_popcount(_mm512_cmp_ps_mask(a, b, _CMP_GE_OQ));
+}
+/* Bit i: lane i has a >= b. */
+static inline uint32_t lanes_reach(lanes a, lanes b) {
+    return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
+}
+/* Of the 16 numbers of 32 bits at `from`, those with a bit in `keep` to `to`, in order; all 16
+ * places there may be written. Both may overlap. */
+static inline void lanes_keep(void *to, const void *from, uint32_t keep) {
+    __m512i all = _mm512_loadu_si512(from);
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32((__mmask16)keep, all));
 }
 
 /* Sixteen 16-bit numbers; the conversions of convert.c. */
@@ -150,6 +161,21 @@ static inline size_t lanes_count(lanes a, lanes b) {
     size_t n = 0;
     EACH_LANE n += a.lane[i] >= b.lane[i];
     return n;
+}
+static inline uint32_t lanes_reach(lanes a, lanes b) {
+    uint32_t bits = 0;
+    EACH_LANE bits |= (uint32_t)(a.lane[i] >= b.lane[i]) << i;
+    return bits;
+}
+static inline void lanes_keep(void *to, const void *from, uint32_t keep) {
+    uint32_t all[LANES], kept[LANES];
+    size_t n = 0;
+    memcpy(all, from, sizeof all);
+    for (size_t i = 0; i < LANES; i++) { // without branches: which stay cannot be predicted
+        kept[n] = all[i];
+        n += keep >> i & 1;
+    }
+    memcpy(to, kept, n * sizeof *kept);
 }
 #endif
 

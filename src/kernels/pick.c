@@ -3,6 +3,8 @@
 
 #include "lanes.h"
 
+#include <string.h>
+
 #define HALVINGS 12
 
 static size_t count_reaching(const float *values, size_t n, float level) {
@@ -35,6 +37,37 @@ float df_level_of(const float *values, size_t n, size_t k, float level) {
             high = middle;
     }
     return level;
+}
+
+static void move_entry(float *key, void *const other[3], size_t to, size_t from) {
+    key[to] = key[from];
+    for (size_t k = 0; k < 3; k++)
+        memcpy((char *)other[k] + 4 * to, (char *)other[k] + 4 * from, 4);
+}
+
+size_t df_keep_reaching_plain(float level, size_t n, float *key, void *const other[3]) {
+    size_t kept = 0;
+    for (size_t i = 0; i < n; i++)
+        if (key[i] >= level) move_entry(key, other, kept++, i);
+    return kept;
+}
+
+size_t df_keep_reaching(float level, size_t n, float *key, void *const other[3]) {
+    size_t kept = 0, whole = n / LANES * LANES;
+    lanes all = lanes_all(level);
+    for (size_t i = 0; i < whole; i += LANES) {
+        uint32_t keep = lanes_reach(lanes_load(key + i), all);
+        lanes_keep(key + kept, key + i, keep);
+        for (size_t k = 0; k < 3; k++)
+            lanes_keep((char *)other[k] + 4 * kept, (char *)other[k] + 4 * i, keep);
+        kept += (size_t)__builtin_popcount(keep);
+    }
+    for (size_t i = whole; i < n; i++) {
+        bool keep = key[i] >= level;
+        move_entry(key, other, kept, i);
+        kept += keep;
+    }
+    return kept;
 }
 
 /* Hoare's quickselect, largest first. */

@@ -197,6 +197,38 @@ static void test_level(void **state) {
     }
 }
 
+/* Keys with ties, NaN and infinities, levels that nothing or everything reaches. */
+static void test_keep_reaching(void **state) {
+    (void)state;
+    enum { ENTRIES = 100 };
+    static const float odd[] = {NAN, INFINITY, -INFINITY, 0.0f, -0.0f, FLT_TRUE_MIN};
+    for (uint64_t round = 0; round < 2000; round++) {
+        float key[2][ENTRIES], value[2][ENTRIES];
+        uint32_t a[2][ENTRIES], b[2][ENTRIES];
+        size_t n = df_random_bits(1, DF_STREAM_TEST, round) % (ENTRIES + 1);
+        for (size_t i = 0; i < n; i++) {
+            uint64_t bits = df_random_bits(2, DF_STREAM_TEST, round * ENTRIES + i);
+            key[0][i] = key[1][i] = bits % 9 == 0 ? odd[bits >> 8 & 3] : (float)(bits >> 32 & 7);
+            value[0][i] = value[1][i] = (float)i;
+            a[0][i] = a[1][i] = (uint32_t)bits;
+            b[0][i] = b[1][i] = (uint32_t)i;
+        }
+        float level = round % 10 == 0 ? odd[round / 10 % 6] : (float)(round % 9);
+        void *const quick[3] = {value[0], a[0], b[0]}, *const plain[3] = {value[1], a[1], b[1]};
+        size_t kept = df_keep_reaching(level, n, key[0], quick), last = 0;
+        assert_int_equal(kept, df_keep_reaching_plain(level, n, key[1], plain));
+        assert_memory_equal(key[0], key[1], kept * sizeof key[0][0]);
+        assert_memory_equal(value[0], value[1], kept * sizeof value[0][0]);
+        assert_memory_equal(a[0], a[1], kept * sizeof a[0][0]);
+        assert_memory_equal(b[0], b[1], kept * sizeof b[0][0]);
+        for (size_t i = 0; i < kept; i++) {
+            assert_true(key[0][i] >= level && b[0][i] == (uint32_t)value[0][i]);
+            assert_true(i == 0 || b[0][i] > last);
+            last = b[0][i];
+        }
+    }
+}
+
 static void test_handle(void **state) {
     (void)state;
     df_kernels *kernels, *again;
@@ -212,11 +244,12 @@ static void test_handle(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_dot),          cmocka_unit_test(test_scaled_sums),
-        cmocka_unit_test(test_tokens),       cmocka_unit_test(test_still_tokens),
-        cmocka_unit_test(test_adam),         cmocka_unit_test(test_adam_first_step),
-        cmocka_unit_test(test_adam_flushes), cmocka_unit_test(test_nth),
-        cmocka_unit_test(test_level),        cmocka_unit_test(test_handle),
+        cmocka_unit_test(test_dot),           cmocka_unit_test(test_scaled_sums),
+        cmocka_unit_test(test_tokens),        cmocka_unit_test(test_still_tokens),
+        cmocka_unit_test(test_adam),          cmocka_unit_test(test_adam_first_step),
+        cmocka_unit_test(test_adam_flushes),  cmocka_unit_test(test_nth),
+        cmocka_unit_test(test_level),         cmocka_unit_test(test_handle),
+        cmocka_unit_test(test_keep_reaching),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }
