@@ -243,9 +243,10 @@ const df_option df_method_options[] = {
     {.key = "train.init_draw",
      .type = DF_OPT_CHOICE,
      .fallback = "normal",
-     .choices = "normal uniform",
-     .help = "decoder rows at the start: Gaussian directions brought to train.init_norm, or "
-             "uniform in +-1/sqrt(columns) as they are (Anthropic, January 2025)"},
+     .choices = "normal uniform zero",
+     .help = "decoder rows at the start: Gaussian directions brought to train.init_norm; uniform "
+             "in +-1/sqrt(columns) as they are (Anthropic, January 2025); or 0, while encoders "
+             "begin as with normal (sparsify's transcoders)"},
     {.key = "train.init_encoder",
      .type = DF_OPT_REAL,
      .fallback = "1",
@@ -372,6 +373,7 @@ static void read_start(const df_run *run, df_train_options *o) {
     o->scale = df_job_real(run->job, "train.scale");
     o->init_whole_row = strcmp(df_job_text(run->job, "train.init_norm_of"), "row") == 0;
     o->init_same = strcmp(df_job_text(run->job, "train.init_sites"), "same") == 0;
+    o->init_zero = strcmp(df_job_text(run->job, "train.init_draw"), "zero") == 0;
     o->init_uniform = strcmp(df_job_text(run->job, "train.init_draw"), "uniform") == 0;
     o->init_encoder = df_job_real(run->job, "train.init_encoder");
     o->init_ratio = !(o->init_encoder > 0.0);

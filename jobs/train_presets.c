@@ -27,6 +27,12 @@ typedef struct preset {
 #define SL_AUX                                                                                     \
     "aux=1 aux_k=0 aux_normaliser=none aux_bias=decode aux_values=raw aux_scaled=true "            \
     "code_norm=root "
+/* nn.Linear's rows have norm 1/sqrt(3). */
+#define SPARSIFY                                                                                   \
+    "normalise=none activation=topk reconstruction=fvu init_norm=1 init_encoder=0.57735 "          \
+    "init_bias=mean lr=2e-4w " ADAM "warmup=1000 warmup_law=zero decay=rest aux=0 "                \
+    "aux_normaliser=target aux_bias=decode aux_scaled=true aux_encoder=fixed "                     \
+    "dead_rows=10000000 fired=selected k_round=nearest"
 #define CROSSCODER "subtract_bias=false code_norm=sum decoder=free "
 #define CL_BATCHTOPK                                                                               \
     "activation=batchtopk reconstruction=unsquared init_norm=1 init_bias=median centre=true "      \
@@ -104,10 +110,10 @@ static const preset presets[] = {
      "aux_normaliser=residual aux_bias=both dead_rows=10000000 fired_above=1e-3 ema=0.999 "
      "normalise=none token_norm=layer"},
     {"sparsify", "TopK on the FVU (EleutherAI sparsify with Adam)",
-     "activation=topk reconstruction=fvu code_norm=none decoder=unit subtract_bias=true "
-     "init_norm=1 init_norm_of=row init_bias=mean lr=2e-4w " ADAM
-     "warmup=1000 warmup_law=zero decay=rest aux=0 aux_normaliser=target aux_bias=decode "
-     "aux_scaled=true aux_encoder=fixed dead_rows=10000000 fired=selected k_round=nearest"},
+     "code_norm=none decoder=unit subtract_bias=true init_norm_of=row " SPARSIFY},
+    {"sparsify-transcoder", "the same for a transcoder, whose decoder begins as 0",
+     "code_norm=none decoder=free subtract_bias=false init_draw=zero "
+     "init_bias_enc=centred " SPARSIFY},
     {"crosscoder-l1", "two-model crosscoder with L1 (ckkissane, crosscoder-model-diff-replication)",
      CROSSCODER "activation=relu init_norm=0.08 normalise=norm init_bias=zero penalty=l1 "
                 "penalty_weight=2 penalty_warmup=5% "
@@ -191,7 +197,7 @@ void df_train_list_presets(FILE *to) {
     fprintf(to,
             "\nPresets (train.preset). Sizes stay with the job file: latents, k, steps, batch.\n"
             "Rows are scaled as the trainer scales them by default (train.normalise,\n"
-            "train.token_norm); SAELens leaves them as they are.\n");
+            "train.token_norm); SAELens and sparsify leave them as they are.\n");
     for (size_t i = 0; i < PRESETS; i++)
         fprintf(to, "    %s\n        %s\n", presets[i].name, presets[i].help);
 }

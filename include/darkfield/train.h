@@ -101,6 +101,8 @@ typedef struct df_train_options {
                        (crosscoder_learning's same_init_for_all_layers); sites of one width */
     bool init_whole_row; /* init_norm is that of a whole decoder row, not of each site's part */
     bool init_uniform;   /* decoder rows uniform in +-1 / sqrt(columns) instead */
+    bool init_zero;      /* decoder rows of 0, encoders as they are drawn from or for others
+                            (sparsify's transcoders); code norm NONE, decoder rows free */
     double init_encoder; /* encoder = decoder times this; 0: times 1 */
     bool init_ratio;     /* times columns / latents instead */
     bool init_fit;  /* and then divided by the mean norm of what at most DF_FIT_ROWS rows of norm

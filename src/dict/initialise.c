@@ -186,6 +186,12 @@ static void draw_uniform(df_dict *d, uint64_t seed, double encoder) {
     }
 }
 
+static void clear_decoder(df_dict *d) {
+    size_t first = d->mine.first, end = first + d->mine.count;
+    size_t n = df_dict_dec_floats(d, end) - df_dict_dec_floats(d, first);
+    for (size_t i = 0; i < n; i++) d->w_dec[i] = 0.0f;
+}
+
 static void draw_biases(df_dict *d, uint64_t seed) {
     for (size_t j = 0; j < d->mine.count; j++) {
         double reach = 1.0 / sqrt((double)df_dict_group_of(d, j)->in.count);
@@ -369,6 +375,7 @@ df_status initialise(df_comm *comm, const train_rows *from, const df_train_optio
         repeat_part(dict, j, true);
         repeat_part(dict, j, false);
     }
+    if (o->init_zero) clear_decoder(dict);
     if (o->init_bias_enc == DF_INIT_ENC_UNIFORM) draw_biases(dict, o->seed);
     for (size_t j = 0; j < dict->mine.count; j++) df_dict_bind_latent(dict, j);
     if (o->init_bias_enc == DF_INIT_ENC_CENTRED) centre_biases(dict, mean);

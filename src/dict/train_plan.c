@@ -102,6 +102,10 @@ static df_status check_options(const df_train_options *o) {
                        "%s biases are those of the encoder as it was drawn: it cannot be "
                        "scaled to reconstruct rows of norm 1 besides",
                        o->init_bias_enc == DF_INIT_ENC_QUANTILE ? "quantile" : "centred");
+    bool normed = o->unit_decoder || o->unit_first || o->code_norm != DF_NORM_NONE;
+    if (o->init_zero && (normed || o->init_fit))
+        return df_fail(DF_USAGE, "decoder rows that begin as 0 have no norm: leave them free, with "
+                                 "code_norm none and an encoder that is not fitted");
     if (o->k_start > o->latents)
         return df_fail(DF_USAGE, "k_start is %zu, expected at most %zu latents", o->k_start,
                        o->latents);

@@ -40,6 +40,7 @@ for dry in '' --dry-run; do
     expect "job.decoupled.penalty$dry" 2 'decoupled takes none' train "$pocket" "${decoupled[@]}" --set train.penalty=l1 $dry
     expect "job.decoupled.multi$dry" 2 'not decoupled' train "$pocket" "${decoupled[@]}" --set train.activation=topk --set train.multi_topk=0.1 $dry
     expect "job.token_norm$dry" 2 'token_norm is for dictionaries that read what they write' train "$pocket" --set train.kind=transcoder --set train.model=base --set train.token_norm=layer $dry
+    expect "job.fired$dry" 2 'fired_above must then be 0' train "$pocket" --set train.activation=topk --set train.fired=selected --set train.fired_above=0.1 $dry
     expect "job.k$dry" 2 'train.k is 1000' train "$pocket" --set train.k=1000 --set train.latents=500 $dry
 done
 expect job.pipeline.blocks 2 'harvest.pipeline is 6, but model base has 4 blocks' harvest "$pocket" "${tiny[@]}" --set harvest.pipeline=6

@@ -241,6 +241,33 @@ static void centred_start(void **state) {
     }
 }
 
+/* Decoder rows begin as 0, the encoder as it would with others; and they learn. */
+static void zero_start(void **state) {
+    (void)state;
+    df_train_options o = trainings[3];
+    double worst = 0.0;
+    o.init_zero = true;
+    df_test_all(world, train(world, "wrong", &o) == DF_USAGE);
+    df_test_all(world, strstr(df_error_text(), "have no norm") != NULL);
+    df_error_clear();
+    o.code_norm = DF_NORM_NONE;
+    o.init_encoder = 0.5;
+    df_test_all(world, same_on_all(&o));
+    df_dict *d = load(self, "all");
+    for (size_t j = 0; j < LATENTS; j++)
+        worst = df_test_worse(worst, df_sum_squares(d->w_dec + j * WIDTH, WIDTH));
+    df_test_all(world, worst > 1e-3);
+    df_dict_free(&d);
+    o.steps = 1;
+    o.lr = 0.0;
+    df_test_all(world, train(world, "zero", &o) == DF_OK);
+    d = load(self, "zero");
+    for (size_t i = 0; i < LATENTS * WIDTH; i++) df_test_all(world, d->w_dec[i] == 0.0f);
+    worst = fabs(df_sum_squares(d->w_enc, WIDTH) - 0.25);
+    df_test_all(world, worst < 1e-6);
+    df_dict_free(&d);
+}
+
 /* The reconstruction of the first step, from the file's history. */
 static double first_reconstruction(const char *name) {
     char *path = df_format("%s/%s.dict.h5", folder, name);
@@ -281,10 +308,14 @@ static void divides_by_the_samples_variance(void **state) {
     df_test_all(world, fabs(ratio / row_variance("squared") - 1.0) < 1e-6);
 }
 
-static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(same_on_any_ranks), cmocka_unit_test(resumes),
-    cmocka_unit_test(prefixes_are_kept), cmocka_unit_test(median_balances),
-    cmocka_unit_test(uniform_start),     cmocka_unit_test(starts_from_data),
-    cmocka_unit_test(centred_start),     cmocka_unit_test(divides_by_the_samples_variance)};
+static const struct CMUnitTest tests[] = {cmocka_unit_test(same_on_any_ranks),
+                                          cmocka_unit_test(resumes),
+                                          cmocka_unit_test(prefixes_are_kept),
+                                          cmocka_unit_test(median_balances),
+                                          cmocka_unit_test(uniform_start),
+                                          cmocka_unit_test(starts_from_data),
+                                          cmocka_unit_test(zero_start),
+                                          cmocka_unit_test(centred_start),
+                                          cmocka_unit_test(divides_by_the_samples_variance)};
 
 DF_TEST_MPI_MAIN(world, tests, set_up, training_close)
