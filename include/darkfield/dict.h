@@ -16,6 +16,7 @@
 
 #include "darkfield/base.h"
 #include "darkfield/comm.h"
+#include "darkfield/groups.h"
 #include "darkfield/kernels.h"
 #include "darkfield/rows.h"
 #include "darkfield/store.h"
@@ -251,10 +252,17 @@ typedef struct df_coder df_coder; /* a dictionary with its comm, kernels and scr
 /* Borrows all three. max_rows bounds the rows of one call. Collective. */
 df_status df_coder_open(df_comm *comm, df_kernels *kernels, df_dict *dict, size_t max_rows,
                         df_coder **out) DF_MUST_CHECK;
+/* The same by data groups, for training: `dict` is this rank's share among the shards of its group;
+ * max_rows are a batch's. Wherever rows of a batch are told, x, codes and errors are then of this
+ * group's rows alone: df_groups_rows. */
+df_status df_coder_open_groups(const df_groups *groups, df_kernels *kernels, df_dict *dict,
+                               size_t max_rows, df_coder **out) DF_MUST_CHECK;
 void df_coder_close(df_coder **coder);
 /* What open (and train_open) will allocate for this rank's share of `dict`, on `size` ranks. */
 size_t df_coder_plan_bytes(const df_dict *dict, df_screen screen, size_t max_rows, int size,
                            bool training);
+size_t df_coder_plan_groups(const df_dict *dict, df_screen screen, size_t max_rows,
+                            const df_group_place *at, bool training);
 
 /* Entries that plans count for the codes of so many rows on this rank: k a row (TopK), DF_ABOVE_K
  * times k (BatchTopK at inference, where a threshold selects: half-trained dictionaries have most),

@@ -23,22 +23,18 @@ static void aux_error(df_coder *c, df_aux_bias bias) {
     if (c->size > 1) df_gather_rows(c, c->mine, c->aux_error);
 }
 
+static void add_squares(const df_coder *c, const df_row_terms *t, df_range rows, double *out) {
+    for (size_t r = rows.first; r < rows.first + rows.count; r++)
+        *out += df_sum_squares(t->rows + r * c->out, c->out);
+}
+
 df_status df_total_squares(df_coder *c, const float *vectors, double *out) {
-    size_t leaves = (c->rows + STAT_ROWS - 1) / STAT_ROWS;
-    df_range mine = df_share(leaves, c->size, c->rank);
-    for (size_t i = 0; i < mine.count; i++) {
-        size_t first = (mine.first + i) * STAT_ROWS,
-               end = first + STAT_ROWS < c->rows ? first + STAT_ROWS : c->rows;
-        c->row_leaves[i] = 0.0;
-        for (size_t r = first; r < end; r++)
-            c->row_leaves[i] += df_sum_squares(vectors + r * c->out, c->out);
-    }
-    return df_tree_sum(c->comm, leaves, 1, c->row_leaves, out);
+    return df_row_sums(c, 1, &(df_row_terms){.add = add_squares, .rows = vectors}, out);
 }
 
 static double normaliser(const df_coder *c, df_aux_normaliser which, double spread) {
     return which == DF_AUX_RESIDUAL ? spread
-           : which == DF_AUX_TARGET ? c->variance / (double)c->rows
+           : which == DF_AUX_TARGET ? c->variance / (double)c->batch
                                     : 1.0;
 }
 
@@ -90,8 +86,8 @@ df_status df_auxiliary(df_coder *c, const df_step_settings *set, df_code_factor 
     double squares;
     DF_TRY(df_total_squares(c, c->aux_error, &squares));
     if (set->aux_scaled) scale = (double)k / (double)set->aux_k;
-    report->auxiliary = scale * squares / (double)c->rows / below;
-    c->aux_factor = (float)(2.0 * set->aux * scale / ((double)c->rows * below));
+    report->auxiliary = scale * squares / (double)c->batch / below;
+    c->aux_factor = (float)(2.0 * set->aux * scale / ((double)c->batch * below));
     const df_code_factor back = {.product = set->aux_decoder_only ? 0.0f : c->aux_factor};
     df_code_gradients(c, &c->aux, c->aux_error, back);
     df_sort_by_latent(c, &c->aux);

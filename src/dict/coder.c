@@ -71,24 +71,31 @@ static float likely(const df_coder *c) {
 
 df_status df_coder_open(df_comm *comm, df_kernels *kernels, df_dict *dict, size_t max_rows,
                         df_coder **out) {
+    const df_groups alone = df_groups_alone(comm);
+    return df_coder_open_groups(&alone, kernels, dict, max_rows, out);
+}
+
+df_status df_coder_open_groups(const df_groups *groups, df_kernels *kernels, df_dict *dict,
+                               size_t max_rows, df_coder **out) {
     df_coder *c;
     *out = NULL;
     DF_TRY(check_shape(dict, max_rows));
     df_status status = DF_NEW(c, 1);
     if (status == DF_OK) {
-        c->comm = comm;
+        c->groups = *groups;
+        c->comm = groups->shards;
         c->kernels = kernels;
         c->screen = df_kernels_screen(kernels);
         c->spare = df_kernels_spare_screen(kernels);
         c->dense_above = DENSE_ABOVE;
         c->cut_at.margin = FIRST_MARGIN;
-        c->rank = df_comm_rank(comm);
-        c->size = df_comm_size(comm);
+        c->rank = groups->at.shard;
+        c->size = groups->at.shards;
         df_coder_shape(c, dict, max_rows);
         c->caution = likely(c);
         status = allocate(c);
     }
-    status = df_agree(comm, status);
+    status = df_agree(groups->world, status);
     if (status != DF_OK) df_coder_close(&c);
     *out = c;
     return status;
@@ -129,21 +136,21 @@ static void forget_settled(df_coder *c) {
 /* The last batch's cut is a good floor to start from; where it was not, all is done again with
  * floors that are certain. */
 static df_status encode_batch(df_coder *c, df_code_store *out) {
-    size_t keep = c->dict->k * c->rows;
+    size_t keep = c->dict->k * c->batch;
     float guess = (1.0f - c->cut_at.margin) * c->cut_at.score;
-    DF_TRY(
-        df_agree(c->comm, df_screen_lists(c, guess > FLT_TRUE_MIN ? guess : FLT_TRUE_MIN, keep)));
+    DF_TRY(df_agree(c->groups.world,
+                    df_screen_lists(c, guess > FLT_TRUE_MIN ? guess : FLT_TRUE_MIN, keep)));
     c->cut_at.margin = fmaxf(0.8f * c->cut_at.margin, LEAST_MARGIN);
     if (!df_select_batch(c, keep)) {
         c->cut_at.margin = fminf(5.0f * c->cut_at.margin, 0.5f);
         c->caution = DF_CERTAIN;
-        df_status status = df_agree(c->comm, df_screen_lists(c, FLT_TRUE_MIN, keep));
+        df_status status = df_agree(c->groups.world, df_screen_lists(c, FLT_TRUE_MIN, keep));
         if (status == DF_OK) (void)df_select_batch(c, keep); // cannot fail again
         c->caution = likely(c);
         DF_TRY(status);
     }
     if (!(guess > FLT_TRUE_MIN)) forget_settled(c);
-    return df_agree(c->comm, df_lists_to_codes(c, out));
+    return df_agree(c->groups.world, df_lists_to_codes(c, out));
 }
 
 static df_status screen_above(df_coder *c, float threshold, df_code_store *out) {
@@ -160,7 +167,7 @@ static df_status encode_above(df_coder *c, float threshold, df_code_store *out) 
         df_dense_encode(c, out);
     else
         status = screen_above(c, threshold, out);
-    return df_agree(c->comm, status);
+    return df_agree(c->groups.world, status);
 }
 
 df_status df_encode_best(df_coder *c, bool training, float threshold, df_code_store *out) {
@@ -178,13 +185,13 @@ static df_status encode_jump(df_coder *c, double half) {
     df_jump_prepare(c, half);
     DF_TRY(encode_above(c, 0.0f, s));
     if (s->panels) df_dense_list(c, s);
-    return half > 0.0 ? df_agree(c->comm, df_jump_split(c)) : DF_OK;
+    return half > 0.0 ? df_agree(c->groups.world, df_jump_split(c)) : DF_OK;
 }
 
 static df_status encode_gated(df_coder *c) {
     DF_TRY(encode_above(c, 0.0f, &c->side));
     if (c->side.panels) df_dense_list(c, &c->side);
-    return df_agree(c->comm, df_gated_open(c));
+    return df_agree(c->groups.world, df_gated_open(c));
 }
 
 df_status df_coder_encode(df_coder *c, const float *x, size_t rows, bool training,
@@ -246,7 +253,7 @@ df_status df_encode(df_coder *c, const float *x, size_t rows, bool training, dou
         w->settled_rows = w->missed_rows = w->settled = 0;
         w->screen_seconds = w->settle_seconds = 0.0;
     }
-    DF_TRY(df_agree(c->comm, df_coder_prepare(c, x, rows)));
+    DF_TRY(df_agree(c->groups.world, df_coder_prepare(c, x, df_runs_begin(c, rows))));
     DF_TRY(encode_prepared(c, training, bandwidth));
     note_waste(c);
     note_active(c);

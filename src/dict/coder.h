@@ -4,6 +4,7 @@
 #define DF_CODER_H
 
 #include "darkfield/dict.h"
+#include "darkfield/groups.h"
 
 #include <float.h>
 #include <string.h>
@@ -106,6 +107,7 @@ typedef struct df_worker {
     size_t order_capacity;
     float *stack;         /* [STACK_DEPTH, out] of the tree */
     float *g_enc, *g_dec; /* of one latent */
+    float *run_stack;     /* [df_run_depth, widest gradient of a latent] of the tree over runs */
     float *dense_left, *dense_sums;
     double *dense_bias;                  /* [DF_TILE_LATENTS] */
     uint32_t *entry_row;                 /* [max_rows] one latent's entries, out of their panel */
@@ -119,21 +121,25 @@ typedef struct df_worker {
 } df_worker;
 
 struct df_coder {
-    df_comm *comm;
+    df_comm *comm; /* the ranks of this group */
+    df_groups groups;
     df_kernels *kernels;
     df_dict *dict;
     int rank, size, threads;
     size_t max_rows, local;
-    size_t width; /* columns of a row */
-    size_t out;   /* columns that are written: of errors and reconstructions */
+    size_t max_batch; /* rows of all groups, as max_rows of this one */
+    size_t width;     /* columns of a row */
+    size_t out;       /* columns that are written: of errors and reconstructions */
     df_range my_blocks;
     void *arena;
     df_worker *worker; /* [threads] */
 
     size_t row_k; /* the rows' candidates have room for TopK with at most this k */
 
-    const float *x; /* [rows, width] of the current batch */
+    const float *x; /* [rows, width] of the current batch: this group's */
     size_t rows;
+    size_t batch, first_row; /* rows of all groups; how many come before this one's */
+    size_t runs, *run_start; /* of rows; [runs + 1] where each begins among this group's */
     float *centered;         /* [max_rows, width] x - b_dec */
     const float *input;      /* centered or x: what the encoder reads */
     df_screen screen, spare; /* spare: what there is room for, when the first serves badly */
@@ -218,7 +224,8 @@ struct df_coder {
     size_t dead;
     float error_factor, aux_factor, gate_factor; /* of errors: dL/dx^ */
     float *gate_error;                           /* [max_rows, out] x - x^ of the gate's codes */
-    float *norm_gradient;                        /* [local] dL/d code norm */
+    /* Sums over the batch, and behind them those of each run where it is split: df_run_slot */
+    float *norm_gradient; /* [local] dL/d code norm */
     float *price;        /* [local] what an L1 penalty multiplies a code by: norm or shared_price */
     float *shared_price; /* [local] norm, times shared_weight where the latent is shared */
     float *theta_gradient;          /* [local] of theta or its logarithm */
@@ -227,9 +234,15 @@ struct df_coder {
     double *input_sum;              /* [in.count + 1] over the rows, of what encoders read */
     double *row_powers;             /* [max_rows] */
     double *power_leaves;           /* [my_blocks, max_rows] */
-    bool preact;                    /* the step has a pre-activation loss */
-    bool late; /* dL/df of the main codes is made with the decoder's gradient, latent
-                  after latent, from the same rows of the error */
+    size_t run;                     /* whose terms are being summed */
+    double *run_sums;               /* [runs, then those of all groups, columns] */
+    size_t *replica_bytes;          /* [2, groups] */
+    float *gradients;         /* [nodes of this group's runs] of each latent; then their sums */
+    float *gradients_arrived; /* [groups, latents finished here, nodes of that group] */
+    float fired_above;
+    bool preact; /* the step has a pre-activation loss */
+    bool late;   /* dL/df of the main codes is made with the decoder's gradient, latent
+                    after latent, from the same rows of the error */
     df_code_factor late_factor;
     bool side_moves_encoder, side_moves_decoder;
     bool training;
@@ -272,6 +285,38 @@ size_t df_code_bytes(const df_code_store *s); /* of one entry */
 size_t df_side_capacity(const df_coder *c, bool training);
 size_t df_statistics_width(const df_coder *c);
 void df_layout_train(df_coder *c, df_layout *l);
+
+/* ---- runs of rows (groups.c) ---------------------------------------------------------------- */
+
+/* Is the batch cut into more than one run? */
+static inline bool df_is_split(const df_coder *c) {
+    return c->groups.at.runs > 1;
+}
+/* Sets where the runs of a batch begin; returns the rows of this group. */
+size_t df_runs_begin(df_coder *c, size_t batch);
+/* The maximal subtrees of a group's runs; returns how many. */
+size_t df_group_nodes(const df_group_place *at, int group, df_node out[static 128]);
+/* Gradients of one latent: of its encoder row, its decoder row, and what else is summed over rows
+ * for it. Where those of a local latent begin among all, in floats; of `local`: where they end. */
+enum {
+    SUM_MAIN, /* dL/dp of the main codes, and of the others */
+    SUM_OTHER,
+    SUM_NORM,
+    SUM_THETA,
+    SUM_R,
+    SUM_B,
+    SUM_FIRED, /* in how many runs the latent fired */
+    GRADIENT_SUMS
+};
+size_t df_gradient_at(const df_dict *dict, size_t j);
+/* Floats that df_join_gradients brings here. */
+size_t df_group_arrivals(const df_coder *c);
+/* Places of the tree over runs. */
+static inline size_t df_run_depth(const df_coder *c) {
+    size_t depth = 2;
+    while (((size_t)1 << (depth - 2)) < c->groups.at.runs) depth++;
+    return depth;
+}
 
 /* ---- stages --------------------------------------------------------------------------------- */
 

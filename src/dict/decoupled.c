@@ -99,7 +99,7 @@ df_status df_encode_parts(df_coder *c, bool training) {
         c->part_cut[n] = c->cut_at;
     }
     if (training) df_coder_rank_by(c, NULL); // as AuxK ranks
-    return df_agree(c->comm, merge(c));
+    return df_agree(c->groups.world, merge(c));
 }
 
 /* ---- entries -------------------------------------------------------------------------------- */

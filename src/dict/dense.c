@@ -19,13 +19,13 @@ void df_coder_dense_above(df_coder *c, double share) {
 }
 
 bool df_dense_fits(const df_coder *c) {
-    return !df_has_k(c->dict) && c->dict->groups == 1 && c->dict->prefixes == 0;
+    return !df_has_k(c->dict) && c->dict->groups == 1 && c->dict->prefixes == 0 && !df_is_split(c);
 }
 
 void df_dense_choose(df_coder *c) {
-    double entries = (double)c->rows * (double)c->dict->latents;
+    double entries = (double)c->batch * (double)c->dict->latents;
     c->active = c->main.codes.start[c->rows];
-    df_sum_u64(c->comm, &c->active, 1);
+    df_sum_u64(c->groups.world, &c->active, 1);
     c->dense = df_dense_fits(c) && (double)c->active >= c->dense_above * entries;
     c->was_dense = c->dense;
     if (c->dense && !c->main.panels) df_dense_spread(c);

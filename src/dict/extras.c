@@ -62,7 +62,8 @@ df_status df_coder_train_extend(df_coder *c, const df_train_room *room) {
         return df_fail(DF_FAILED, "df_coder_train_extend comes once, after df_coder_train_open");
     if (room->multi && c->dict->activation != DF_TOPK)
         return df_fail(DF_USAGE, "Multi-TopK is for TopK dictionaries");
-    DF_TRY_AS(df_agree(c->comm, extend(c, room)), "allocating what the training needs besides");
+    DF_TRY_AS(df_agree(c->groups.world, extend(c, room)),
+              "allocating what the training needs besides");
     return DF_OK;
 }
 
@@ -71,6 +72,7 @@ size_t df_coder_room_bytes(const df_dict *dict, size_t max_rows, int size,
     df_worker workers[64] = {{0}};
     df_dict copy = *dict;
     df_coder c = {.size = size, .worker = workers, .main = {.training = true}};
+    c.groups.at = df_groups_place(1, size, 0);
     df_layout l = {0};
     df_coder_shape(&c, &copy, max_rows);
     if (c.threads > 64) c.threads = 64;

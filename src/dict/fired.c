@@ -3,19 +3,13 @@
 
 /* ---- by their codes ------------------------------------------------------------------------- */
 
-static bool fired(const df_coder *c, size_t j, float above) {
-    for (uint64_t i = c->main.latent_start[j]; i < c->main.latent_start[j + 1]; i++)
-        if (c->main.sorted_value[i] > above) return true;
-    return false;
-}
-
-static void count_active(df_coder *c, float above) {
+static void count_active(df_coder *c) {
     bool dense[DF_TILE_LATENTS];
     for (size_t j = 0; j < c->local; j++) {
         size_t lane = j % DF_TILE_LATENTS;
-        if (c->dense && lane == 0) df_dense_fired(c, j / DF_TILE_LATENTS, above, dense);
-        bool active = c->dense ? dense[lane] : fired(c, j, above);
-        c->state.silent[j] = active ? 0 : c->state.silent[j] + c->rows;
+        if (c->dense && lane == 0) df_dense_fired(c, j / DF_TILE_LATENTS, c->fired_above, dense);
+        bool active = c->dense ? dense[lane] : df_latent_fired(c, j);
+        c->state.silent[j] = active ? 0 : c->state.silent[j] + c->batch;
     }
 }
 
@@ -70,6 +64,6 @@ static void count_selected(df_coder *c) {
 }
 
 void df_count_silent(df_coder *c, const df_step_settings *set) {
-    count_active(c, (float)set->fired_above);
+    count_active(c);
     if (set->fired_selected) count_selected(c);
 }

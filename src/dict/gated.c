@@ -32,7 +32,7 @@ df_status df_gated_open(df_coder *c) {
 }
 
 df_status df_gated_error(df_coder *c, const df_objective *o, df_step_report *report) {
-    double per_row = 1.0 / (double)c->rows;
+    double per_row = 1.0 / (double)c->batch;
     c->gate_factor = (float)(-2.0 * per_row);
     df_error_rows(c, &c->side, c->gate_error, &(df_code_factor){.product = c->gate_factor});
     DF_TRY(df_column_sums(c, c->gate_error, c->out, c->out, c->totals));
@@ -52,6 +52,6 @@ void df_gated_latent(df_coder *c, size_t j, const df_entries *active) {
         of_b += g;
         active->gradient[i] *= c->magnify[j];
     }
-    c->r_gradient[j] = (float)of_r;
-    c->b_gradient[j] = (float)of_b;
+    c->r_gradient[df_run_slot(c, j)] = (float)of_r;
+    c->b_gradient[df_run_slot(c, j)] = (float)of_b;
 }

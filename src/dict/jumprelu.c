@@ -65,7 +65,7 @@ static void add_entry(rectangle *x, float *gradient, bool active) {
 /* The step function of DL sees the code, which is 0 for all inactive entries: they lie in the
  * rectangle all together or not at all. */
 static double step_of_codes(const df_coder *c, size_t j, uint64_t active, double step) {
-    return c->dict->theta[j] < c->half_window ? step * (double)(c->rows - active) : 0.0;
+    return c->dict->theta[j] < c->half_window ? step * (df_counted_rows(c) - (double)active) : 0.0;
 }
 
 void df_jump_latent(df_coder *c, size_t j, const df_objective *o, const df_jump_entries *e) {
@@ -79,5 +79,5 @@ void df_jump_latent(df_coder *c, size_t j, const df_objective *o, const df_jump_
     }
     for (size_t i = 0; i < e->side.n; i++) add_entry(&x, &e->side.gradient[i], false);
     bool plain = o->raw_threshold || o->plain_log;
-    c->theta_gradient[j] = (float)(x.theta * (plain ? 1.0 : theta));
+    c->theta_gradient[df_run_slot(c, j)] = (float)(x.theta * (plain ? 1.0 : theta));
 }

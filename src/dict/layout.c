@@ -55,7 +55,7 @@ static size_t pool_entries(const df_coder *c, size_t k) {
 size_t df_list_capacity(const df_coder *c) {
     size_t room = DF_TILE_ENTRIES;
     if (c->dict->activation == DF_TOPK) return 0;
-    if (c->dict->activation == DF_BATCHTOPK) return 2 * c->dict->k * c->max_rows + room;
+    if (c->dict->activation == DF_BATCHTOPK) return 2 * c->dict->k * c->max_batch + room;
     size_t rows = c->max_rows / (size_t)c->threads + df_screen_unit(c, 0); // of whole units
     return smaller(rows, c->max_rows) * c->local + room;
 }
@@ -74,7 +74,9 @@ size_t df_part_capacity(const df_coder *c) {
 size_t df_code_capacity(const df_coder *c) {
     size_t k = selected(c->dict, c->main.training) * df_dict_thresholds(c->dict);
     size_t all = (c->local + DF_TILE_LATENTS - 1) / DF_TILE_LATENTS * DF_TILE_LATENTS;
-    return c->max_rows * (df_has_k(c->dict) ? smaller(k, c->local) : all);
+    if (!df_has_k(c->dict)) return c->max_rows * all;
+    bool by_batch = c->dict->activation == DF_BATCHTOPK; // one group's rows may take most
+    return smaller((by_batch ? c->max_batch : c->max_rows) * k, c->max_rows * c->local);
 }
 
 size_t df_codes_expected(const df_dict *d, size_t rows) {
@@ -190,6 +192,7 @@ static void lay_out_screen(df_coder *c, df_layout *l) {
 }
 
 void df_layout_base(df_coder *c, df_layout *l) {
+    TAKE(c->run_start, c->runs + 1);
     TAKE(c->centered, c->max_rows * c->width);
     lay_out_screen(c, l);
     TAKE(c->counters, 2048);
@@ -274,7 +277,8 @@ static void lay_out_state(df_coder *c, df_layout *l) {
 /* What objectives need beside reconstruction (objective.h). */
 static void lay_out_objective(df_coder *c, df_layout *l) {
     df_activation a = c->dict->activation;
-    TAKE(c->norm_gradient, c->local);
+    size_t sums = c->local * (df_is_split(c) ? c->runs + 1 : 1);
+    TAKE(c->norm_gradient, sums);
     if (c->dict->shared > 0) TAKE(c->shared_price, c->local);
     if (df_has_k(c->dict)) return;
     TAKE(c->preact_factor, c->local);
@@ -287,17 +291,32 @@ static void lay_out_objective(df_coder *c, df_layout *l) {
     TAKE(c->side.latent_start, c->local + 1);
     if (a == DF_JUMPRELU) {
         TAKE(c->side.codes.start, c->max_rows + 1);
-        TAKE(c->theta_gradient, c->local);
+        TAKE(c->theta_gradient, sums);
     } else {
         TAKE(c->gate_error, c->max_rows * c->out);
-        TAKE(c->r_gradient, c->local);
-        TAKE(c->b_gradient, c->local);
+        TAKE(c->r_gradient, sums);
+        TAKE(c->b_gradient, sums);
     }
 }
 
+/* Sums over runs, of `columns` each, and the gradients that groups exchange. */
+static void lay_out_runs(df_coder *c, df_layout *l, size_t columns) {
+    const df_group_place *at = &c->groups.at;
+    df_node node[128];
+    if (!df_is_split(c)) return;
+    size_t nodes = df_group_nodes(at, at->group, node);
+    TAKE(c->run_sums, (c->runs + (at->groups > 1 ? at->runs : 0)) * columns);
+    TAKE(c->replica_bytes, 2 * (size_t)at->groups);
+    TAKE(c->gradients, nodes * df_gradient_at(c->dict, c->local));
+    TAKE(c->gradients_arrived, df_group_arrivals(c));
+    size_t stack = df_run_depth(c) * (widest_input(c->dict) + c->out + GRADIENT_SUMS);
+    for (int t = 0; t < c->threads; t++) TAKE(c->worker[t].run_stack, stack);
+}
+
 void df_layout_train(df_coder *c, df_layout *l) {
-    size_t statistics = df_statistics_width(c), leaves = (c->max_rows + STAT_ROWS - 1) / STAT_ROWS;
-    size_t widest = widest_input(c->dict);
+    size_t statistics = df_statistics_width(c), widest = widest_input(c->dict);
+    size_t run = df_share(c->max_batch, (int)c->groups.at.runs, 0).count; // the longest
+    size_t leaves = (run + STAT_ROWS - 1) / STAT_ROWS;
     lay_out_state(c, l);
     lay_out_objective(c, l);
     if (df_dense_fits(c)) TAKE(c->dense_packed, df_dense_packed(c));
@@ -305,6 +324,7 @@ void df_layout_train(df_coder *c, df_layout *l) {
     TAKE(c->aux_error, c->max_rows * c->out);
     size_t columns = larger(statistics, c->dict->in.count + 1);
     TAKE(c->row_leaves, df_share(leaves, c->size, 0).count * columns);
+    lay_out_runs(c, l, columns);
     TAKE(c->block_leaves, c->my_blocks.count * larger(c->out, BLOCK_TERMS));
     TAKE(c->block_squares, c->my_blocks.count);
     TAKE(c->skip_squares, (c->dict->skip_rows.count + DF_SKIP_ROWS - 1) / DF_SKIP_ROWS);
@@ -338,8 +358,11 @@ void df_layout_train(df_coder *c, df_layout *l) {
 /* ---- the plan ------------------------------------------------------------------------------- */
 
 void df_coder_shape(df_coder *c, df_dict *dict, size_t max_rows) {
+    const df_group_place *at = &c->groups.at;
     c->dict = dict;
-    c->max_rows = max_rows;
+    c->max_batch = max_rows;
+    c->max_rows = df_groups_rows(at, at->group, max_rows).count;
+    c->runs = df_groups_runs(at, at->group).count;
     c->width = dict->width;
     c->out = dict->out.count;
     c->local = dict->mine.count;
@@ -356,9 +379,19 @@ static int rank_of(const df_dict *dict, int size) {
 
 size_t df_coder_plan_bytes(const df_dict *dict, df_screen screen, size_t max_rows, int size,
                            bool training) {
+    const df_group_place alone = df_groups_place(1, size, rank_of(dict, size));
+    return df_coder_plan_groups(dict, screen, max_rows, &alone, training);
+}
+
+size_t df_coder_plan_groups(const df_dict *dict, df_screen screen, size_t max_rows,
+                            const df_group_place *at, bool training) {
     df_worker workers[64] = {{0}}; // more threads than that repeat the last one's needs
     df_dict copy = *dict;
-    df_coder c = {.size = size, .rank = rank_of(dict, size), .worker = workers, .spare = screen};
+    df_coder c = {.groups = {.at = *at},
+                  .size = at->shards,
+                  .rank = at->shard,
+                  .worker = workers,
+                  .spare = screen};
     df_layout l = {0};
     df_coder_shape(&c, &copy, max_rows);
     int threads = c.threads;
@@ -371,6 +404,6 @@ size_t df_coder_plan_bytes(const df_dict *dict, df_screen screen, size_t max_row
     bytes += df_code_capacity(&c) * df_code_bytes(&c.main);
     bytes += df_side_capacity(&c, training) * df_code_bytes(&c.side);
     bytes += c.parts * df_part_capacity(&c) * df_code_bytes(&(df_code_store){0});
-    if (training) bytes += max_rows * smaller(df_coder_aux_room(dict), c.local) * 24;
+    if (training) bytes += c.max_rows * smaller(df_coder_aux_room(dict), c.local) * 24;
     return bytes;
 }

@@ -89,7 +89,7 @@ df_status df_nested_errors(df_coder *c, df_code_factor factor, double weight,
         DF_TRY(df_total_squares(c, c->nested + g * plane, &squares));
         total += squares;
     }
-    report->nested = weight * total / (double)c->rows;
+    report->nested = weight * total / (double)c->batch;
     memcpy(c->error, c->nested + (c->dict->prefixes - 1) * plane,
            c->rows * c->out * sizeof *c->error);
     accumulate(c, (float)weight);

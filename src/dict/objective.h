@@ -26,6 +26,12 @@ void df_objective_prices(df_coder *c, const df_objective *o);
  * (norm_gradient, theta_gradient, ...); reports sparsity and pre-activation loss. Collective. */
 df_status df_objective_terms(df_coder *c, const df_step_settings *set, df_step_report *report);
 
+/* Rows that terms of all rows, active or not, count with the run c->run: those of the whole batch
+ * with its first run, none with the others. */
+static inline double df_counted_rows(const df_coder *c) {
+    return c->run == 0 && c->first_row == 0 ? (double)c->batch : 0.0;
+}
+
 /* ---- jumprelu.c ----------------------------------------------------------------------------- */
 
 /* The straight-through gradients of latent j; step_weight is dL/dH of one entry's step function. */

@@ -98,7 +98,7 @@ static void take_l1(df_coder *c, size_t j, const latent_terms *t, double priced,
     const df_objective *o = &t->set->objective;
     double weight = o->penalty == DF_PENALTY_L1 ? o->weight * t->per_row : 0.0;
     t->sum[TERM_SPARSITY] += priced;
-    c->norm_gradient[j] = (float)(weight * share_of(c, j, o) * codes);
+    c->norm_gradient[df_run_slot(c, j)] = (float)(weight * share_of(c, j, o) * codes);
 }
 
 /* The gradient of the codes was filled with the product already, except a gate's. */
@@ -131,7 +131,7 @@ static void add_curved(df_coder *c, size_t j, const latent_terms *t) {
         t->sum[TERM_SPARSITY] += share * at.value;
         if (o->next_power > 0.0) t->sum[TERM_NEXT] += share * pow(f * norm, o->next_power);
     }
-    c->norm_gradient[j] = (float)of_norm;
+    c->norm_gradient[df_run_slot(c, j)] = (float)of_norm;
     if (c->dict->activation != DF_JUMPRELU) return;
     for (size_t i = 0; i < t->side.n; i++)
         t->side.gradient[i] += (float)(weight * o->tanh_scale * norm); // at f = 0
@@ -139,7 +139,7 @@ static void add_curved(df_coder *c, size_t j, const latent_terms *t) {
 
 /* sum over inactive entries of (theta - p) norm, from the sum over all rows less the active ones:
  * its gradient is the same for every inactive entry, so no entry beyond the active ones is needed.
- * input_sum is the sum of what the encoder reads. */
+ * input_sum is the sum of what the encoder reads, over the batch. */
 static void add_preact(df_coder *c, size_t j, const latent_terms *t) {
     const df_objective *o = &t->set->objective;
     const df_dict *d = c->dict;
@@ -149,9 +149,9 @@ static void add_preact(df_coder *c, size_t j, const latent_terms *t) {
     const double *input = c->input_sum + (in.first - d->in.first);
     double theta = d->activation == DF_JUMPRELU ? (double)d->theta[j] : 0.0;
     double active = (double)e->n;
-    double rows = (double)c->rows, all = rows * (double)d->b_enc[j], some = 0.0;
+    double rows = df_counted_rows(c), all = rows * (double)d->b_enc[j], some = 0.0;
     double norm = (double)c->norm[j], weight = o->preact * t->per_row;
-    for (size_t i = 0; i < in.count; i++) all += (double)row[i] * input[i];
+    for (size_t i = 0; i < in.count && rows > 0.0; i++) all += (double)row[i] * input[i];
     for (size_t i = 0; i < e->n; i++) {
         some += (double)e->value[i];
         e->gradient[i] += (float)(weight * norm);
@@ -159,15 +159,15 @@ static void add_preact(df_coder *c, size_t j, const latent_terms *t) {
     double below = (rows - active) * theta - (all - some);
     t->sum[TERM_PREACT] += norm * below;
     c->preact_factor[j] = (float)(weight * norm);
-    c->norm_gradient[j] += (float)(weight * below);
+    c->norm_gradient[df_run_slot(c, j)] += (float)(weight * below);
     if (d->activation != DF_JUMPRELU) return;
     double of_theta = weight * norm * (rows - active);
-    c->theta_gradient[j] += (float)(of_theta * (o->raw_threshold ? 1.0 : theta));
+    c->theta_gradient[df_run_slot(c, j)] += (float)(of_theta * (o->raw_threshold ? 1.0 : theta));
 }
 
 static void add_latent(df_coder *c, size_t j, const latent_terms *t) {
     const df_objective *o = &t->set->objective;
-    c->norm_gradient[j] = 0.0f;
+    c->norm_gradient[df_run_slot(c, j)] = 0.0f;
     if (o->penalty == DF_PENALTY_NONE || o->penalty == DF_PENALTY_L1)
         add_l1(c, j, t);
     else if (o->penalty < DF_PENALTY_L0)
@@ -226,7 +226,7 @@ static void report_l0(const df_objective *o, df_step_report *report) {
 
 /* dL/dH of the step function of one entry. */
 static double step_weight(const df_coder *c, const df_objective *o, double l0) {
-    double per_row = o->weight / (double)c->rows;
+    double per_row = o->weight / (double)c->batch;
     if (o->penalty == DF_PENALTY_L0) return per_row;
     if (o->penalty != DF_PENALTY_L0_TARGET) return 0.0;
     return per_row * 2.0 * (l0 / o->target_l0 - 1.0) / o->target_l0;
@@ -247,11 +247,17 @@ static void add_panels(df_coder *c, df_range latents, const latent_terms *t) {
     }
 }
 
+static df_entries of_run(const df_coder *c, df_entries e) {
+    df_range part = df_run_part(c, c->run, e.row, e.n);
+    return (df_entries){e.row + part.first, e.value + part.first, e.gradient + part.first,
+                        part.count};
+}
+
 static void add_latents(df_coder *c, df_range latents, latent_terms *t) {
     df_worker *w = df_coder_worker(c);
     for (size_t j = latents.first; j < latents.first + latents.count; j++) {
-        t->main = df_entries_of(c, w, &c->main, j);
-        if (df_has_side(c->dict)) t->side = df_entries_of(c, w, &c->side, j);
+        t->main = of_run(c, df_entries_of(c, w, &c->main, j));
+        if (df_has_side(c->dict)) t->side = of_run(c, df_entries_of(c, w, &c->side, j));
         add_latent(c, j, t);
         df_entries_put(c, &c->main, j, &t->main);
     }
@@ -262,13 +268,10 @@ static bool by_panels(const df_coder *c, const df_objective *o) {
     return c->dense && linear && !(o->preact > 0.0) && c->dict->activation == DF_RELU;
 }
 
-df_status df_objective_terms(df_coder *c, const df_step_settings *set, df_step_report *report) {
+/* The terms of the rows of c->run. */
+static df_status sum_terms(df_coder *c, const df_step_settings *set, double weight, double *total) {
     const df_objective *o = &set->objective;
-    double total[TERMS], per_row = 1.0 / (double)c->rows;
-    report->l0 = (double)c->active / (double)c->rows;
-    DF_TRY(report_roots(c, o, report));
-    if (o->preact > 0.0) DF_TRY(sum_input(c));
-    double weight = step_weight(c, o, report->l0);
+    double per_row = 1.0 / (double)c->batch;
 #pragma omp parallel for schedule(static)
     for (size_t b = 0; b < c->my_blocks.count; b++) {
         latent_terms t = {set, per_row, weight, c->block_leaves + b * TERMS, {0}, {0}};
@@ -279,11 +282,24 @@ df_status df_objective_terms(df_coder *c, const df_step_settings *set, df_step_r
         else
             add_latents(c, latents, &t);
     }
-    DF_TRY(df_tree_sum(c->comm, c->dict->blocks, TERMS, c->block_leaves, total));
+    return df_tree_sum(c->comm, c->dict->blocks, TERMS, c->block_leaves, total);
+}
+
+df_status df_objective_terms(df_coder *c, const df_step_settings *set, df_step_report *report) {
+    const df_objective *o = &set->objective;
+    double total[TERMS], rows = (double)c->batch;
+    df_status status = DF_OK;
+    report->l0 = (double)c->active / rows;
+    DF_TRY(report_roots(c, o, report));
+    if (o->preact > 0.0) DF_TRY(sum_input(c));
+    double weight = step_weight(c, o, report->l0);
+    for (c->run = 0; c->run < c->runs && status == DF_OK; c->run++)
+        status = sum_terms(c, set, weight, df_run_sum(c, c->run, TERMS, total));
+    DF_TRY(df_join_runs(c, status, TERMS, total));
     bool rooted = o->penalty == DF_PENALTY_LP && o->rooted;
-    if (!rooted) report->sparsity = total[TERM_SPARSITY] / (double)c->rows;
-    if (!rooted) report->next_sparsity = total[TERM_NEXT] / (double)c->rows;
-    report->preactivation = total[TERM_PREACT] / (double)c->rows;
+    if (!rooted) report->sparsity = total[TERM_SPARSITY] / rows;
+    if (!rooted) report->next_sparsity = total[TERM_NEXT] / rows;
+    report->preactivation = total[TERM_PREACT] / rows;
     report_l0(o, report);
     return DF_OK;
 }

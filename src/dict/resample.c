@@ -122,6 +122,7 @@ df_status df_coder_resample(df_coder *c, const float *x, size_t rows, const df_r
     uint64_t before;
     *replaced = 0;
     if (!c->training) return df_fail(DF_FAILED, "resampling needs df_coder_train_open first");
+    if (df_is_split(c)) return df_fail(DF_USAGE, "rows are not drawn anew over data groups");
     DF_TRY(count_dead(c, how, &before, replaced));
     if (*replaced == 0) return DF_OK;
     const df_codes *codes;

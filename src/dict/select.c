@@ -1,5 +1,5 @@
-/* BatchTopK's selection over all latents of all ranks, on settled scores; ties go to the smaller
- * row, then the smaller latent. From lists to codes. */
+/* BatchTopK's selection over all latents of all ranks and groups, on settled scores; ties go to the
+ * smaller row, then the smaller latent. From lists to codes. */
 #include "coder.h"
 
 #include <float.h>
@@ -23,7 +23,7 @@ static uint64_t batch_key(const df_coder *c, const df_candidates *s, size_t i) {
 }
 
 static uint64_t place_key(const df_coder *c, const df_candidates *s, size_t i) {
-    return (uint64_t)s->row[i] << 32 | (c->dict->mine.first + s->latent[i]);
+    return (uint64_t)(c->first_row + s->row[i]) << 32 | (c->dict->mine.first + s->latent[i]);
 }
 
 /* Entries a pass looks at: all, or those with the cut's score. */
@@ -52,7 +52,7 @@ static uint64_t radix_nth(df_coder *c, radix x, int bits, uint64_t n, uint64_t *
     for (x.shift = (bits - 1) / DIGIT_BITS * DIGIT_BITS; x.shift >= 0; x.shift -= DIGIT_BITS) {
         memset(c->counters, 0, DIGITS * sizeof *c->counters);
         for (int t = 0; t < c->threads; t++) count_digit(c, &x, &c->worker[t].list);
-        df_sum_u64(c->comm, c->counters, DIGITS);
+        df_sum_u64(c->groups.world, c->counters, DIGITS);
         uint64_t digit = 0;
         while (digit + 1 < DIGITS && smaller + c->counters[digit] < n)
             smaller += c->counters[digit++];
@@ -84,7 +84,7 @@ static uint64_t count_ties(df_coder *c, float score) {
     for (int t = 0; t < c->threads; t++)
         for (size_t i = 0; i < c->worker[t].list.count; i++)
             n += c->worker[t].list.upper[i] == score;
-    df_sum_u64(c->comm, &n, 1);
+    df_sum_u64(c->groups.world, &n, 1);
     return n;
 }
 
@@ -93,7 +93,7 @@ static float highest_floor(df_coder *c) {
     double floor = 0.0;
     for (int t = 0; t < c->threads; t++)
         if ((double)c->worker[t].list.floor > floor) floor = (double)c->worker[t].list.floor;
-    df_max_double(c->comm, &floor, 1);
+    df_max_double(c->groups.world, &floor, 1);
     return (float)floor;
 }
 
@@ -117,7 +117,7 @@ static void count_levels(df_coder *c, uint32_t lowest) {
 #pragma omp critical
         for (size_t i = 0; i < DIGITS; i++) c->counters[i] += count[i];
     }
-    df_sum_u64(c->comm, c->counters, DIGITS);
+    df_sum_u64(c->groups.world, c->counters, DIGITS);
 }
 
 /* One floor for all threads and ranks, which at least `keep` of all candidates reach, so that less
@@ -143,7 +143,7 @@ static uint64_t count_reaching(df_coder *c, float floor) {
         df_candidates_above(s, nextafterf(floor, 0.0f));
         total += s->count;
     }
-    df_sum_u64(c->comm, &total, 1);
+    df_sum_u64(c->groups.world, &total, 1);
     return total;
 }
 
@@ -162,7 +162,7 @@ static float smallest_score(df_coder *c) {
         for (size_t i = 0; i < c->worker[t].list.count; i++)
             if ((double)c->worker[t].list.upper[i] < smallest)
                 smallest = (double)c->worker[t].list.upper[i];
-    df_min_double(c->comm, &smallest, 1);
+    df_min_double(c->groups.world, &smallest, 1);
     return smallest < 1e300 ? (float)smallest : 0.0f;
 }
 

@@ -32,8 +32,8 @@ static df_status allocate(df_coder *c) {
 
 df_status df_coder_train_open(df_coder *c) {
     if (c->training) return DF_OK;
-    DF_TRY_AS(df_agree(c->comm, allocate(c)), "allocating the training state of %zu latents",
-              c->dict->latents);
+    DF_TRY_AS(df_agree(c->groups.world, allocate(c)),
+              "allocating the training state of %zu latents", c->dict->latents);
     c->training = true;
     return DF_OK;
 }
@@ -151,11 +151,10 @@ static void add_squares(const df_dict *d, const float *x, const float *e, double
     }
 }
 
-/* One leaf: sums of x and of e by output column, sums of squares by site, over 64 rows. */
-static void statistics_leaf(const df_coder *c, size_t leaf, double *out) {
-    size_t end = (leaf + 1) * STAT_ROWS < c->rows ? (leaf + 1) * STAT_ROWS : c->rows;
-    memset(out, 0, df_statistics_width(c) * sizeof *out);
-    for (size_t r = leaf * STAT_ROWS; r < end; r++) {
+/* Sums of x and of e by output column, sums of squares by site. */
+static void add_statistics(const df_coder *c, const df_row_terms *t, df_range rows, double *out) {
+    (void)t;
+    for (size_t r = rows.first; r < rows.first + rows.count; r++) {
         const float *x = c->x + r * c->width + c->dict->out.first, *e = c->error + r * c->out;
         for (size_t i = 0; i < c->out; i++) out[i] += (double)x[i];
         for (size_t i = 0; i < c->out; i++) out[c->out + i] += (double)e[i];
@@ -164,17 +163,13 @@ static void statistics_leaf(const df_coder *c, size_t leaf, double *out) {
 }
 
 static df_status statistics(df_coder *c) {
-    size_t leaves = (c->rows + STAT_ROWS - 1) / STAT_ROWS, width = df_statistics_width(c);
-    df_range mine = df_share(leaves, c->size, c->rank);
-#pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < mine.count; i++)
-        statistics_leaf(c, mine.first + i, c->row_leaves + i * width);
-    return df_tree_sum(c->comm, leaves, width, c->row_leaves, c->totals);
+    return df_row_sums(c, df_statistics_width(c), &(df_row_terms){.add = add_statistics},
+                       c->totals);
 }
 
 static double site_spread(const df_coder *c, df_range columns, const double *sums, double squares) {
     for (size_t i = columns.first; i < columns.first + columns.count; i++)
-        squares -= sums[i] * sums[i] / (double)c->rows;
+        squares -= sums[i] * sums[i] / (double)c->batch;
     return squares;
 }
 
@@ -182,7 +177,7 @@ static double site_spread(const df_coder *c, df_range columns, const double *sum
  * e)^2. */
 static double report_error(df_coder *c, double share, df_step_report *report) {
     const double *squares = c->totals + 2 * c->out; // of e, of x
-    double rows = (double)c->rows, spread = 0.0;
+    double rows = (double)c->batch, spread = 0.0;
     size_t n = 0; // of the output sites
     df_range columns;
     report->reconstruction = 0.0; // the unsquared one is set later
@@ -215,7 +210,7 @@ static void report_screen(df_coder *c, double seconds, df_step_report *report) {
 
 /* What a sum of e^2 is multiplied by to be the reconstruction loss. */
 static double squared_share(const df_coder *c, const df_objective *o) {
-    double rows = (double)c->rows;
+    double rows = (double)c->batch;
     if (o->reconstruction == DF_FVU) return c->variance > 0.0 ? 1.0 / c->variance : 0.0;
     if (o->reconstruction == DF_FVU_SAMPLE)
         return o->variance > 0.0 ? 1.0 / (rows * o->variance) : 0.0;
@@ -234,7 +229,7 @@ static df_code_factor set_factors(df_coder *c, const df_objective *o) {
     c->side_moves_encoder = gated || o->gradient_to_all;
     c->side_moves_decoder = gated && o->gate_trains_decoder;
     return (df_code_factor){.product = c->error_factor,
-                            .norm = l1 ? (float)(o->weight / (double)c->rows) : 0.0f};
+                            .norm = l1 ? (float)(o->weight / (double)c->batch) : 0.0f};
 }
 
 /* sum (x - mean x)^2 over the batch, where something is measured by it. */
@@ -246,7 +241,7 @@ static df_status batch_variance(df_coder *c, const df_step_settings *set) {
     DF_TRY(df_column_sums(c, c->x + c->dict->out.first, c->width, c->out, c->totals));
     c->variance = c->totals[c->out];
     for (size_t i = 0; i < c->out; i++)
-        c->variance -= c->totals[i] * c->totals[i] / (double)c->rows;
+        c->variance -= c->totals[i] * c->totals[i] / (double)c->batch;
     return DF_OK;
 }
 
@@ -304,8 +299,10 @@ df_status df_step_fits(const df_dict *d, size_t aux_k, bool multi) {
 
 static df_status check_step(const df_coder *c, size_t rows, const df_step_settings *set) {
     if (!c->training) return df_fail(DF_FAILED, "a training step needs df_coder_train_open first");
-    if (rows == 0) return df_fail(DF_FAILED, "a training step needs rows");
+    if (rows < c->groups.at.runs)
+        return df_fail(DF_FAILED, "a training step needs rows, at least one for each data group");
     DF_TRY(df_step_check(c->dict, set));
+    DF_TRY(df_groups_check(c->dict, set, c->groups.at.runs));
     return df_extras_room(c, set);
 }
 
@@ -316,6 +313,7 @@ static df_status forward(df_coder *c, const float *x, size_t rows, const df_step
     DF_TRY(check_step(c, rows, set));
     double t0 = df_now();
     c->positive_window = set->objective.positive_window;
+    c->fired_above = (float)set->fired_above;
     DF_TRY(df_encode(c, x, rows, true, set->objective.bandwidth));
     df_dense_choose(c);
     double t1 = df_now();
@@ -352,7 +350,7 @@ static void move_thresholds(df_coder *c, const df_step_settings *set) {
 
 df_status df_coder_step(df_coder *c, const float *x, size_t rows, const df_step_settings *set,
                         df_step_report *report) {
-    double communicated = df_comm_seconds(c->comm);
+    double communicated = df_groups_seconds(&c->groups);
     DF_TRY(forward(c, x, rows, set, report));
     double start = df_now();
     df_adam adam = df_adam_at(set->lr, set->beta1, set->beta2, set->epsilon, ++c->state.step);
@@ -362,6 +360,7 @@ df_status df_coder_step(df_coder *c, const float *x, size_t rows, const df_step_
                     .raw_threshold = set->objective.raw_threshold,
                     .factor = 1.0f};
     if (set->unit_first) df_unit_rows(c);
+    df_split_gradients(c);
     if (set->clip > 0.0) DF_TRY(df_clip(c, set->clip, &sink, report));
     if (set->ema > 0.0 && set->unit_first) df_ema_update(c, set->ema);
     DF_TRY(df_latent_gradients(c, &sink));
@@ -373,7 +372,7 @@ df_status df_coder_step(df_coder *c, const float *x, size_t rows, const df_step_
     move_thresholds(c, set);
     df_count_silent(c, set);
     report->adam_seconds = df_now() - start;
-    report->comm_seconds = df_comm_seconds(c->comm) - communicated;
+    report->comm_seconds = df_groups_seconds(&c->groups) - communicated;
     return DF_OK;
 }
 
@@ -381,6 +380,7 @@ df_status df_coder_gradients(df_coder *c, const float *x, size_t rows, const df_
                              df_gradients *out, df_step_report *report) {
     DF_TRY(forward(c, x, rows, set, report));
     df_sink sink = {.out = out};
+    df_split_gradients(c);
     DF_TRY(df_latent_gradients(c, &sink));
     df_skip_gradients(c, &sink);
     if (out->b_dec != NULL) memcpy(out->b_dec, c->center_gradient, c->out * sizeof *out->b_dec);

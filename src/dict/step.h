@@ -23,16 +23,43 @@ void df_error_rows(df_coder *c, df_code_store *s, float *out, const df_code_fact
 void df_code_gradients(df_coder *c, df_code_store *s, const float *vectors, df_code_factor factor);
 /* The rows of all ranks, [rows, out], from those of each. Collective. */
 void df_gather_rows(df_coder *c, const float *mine, float *all);
-/* sum of squares over all rows of vectors [rows, out]. Collective. */
+/* sum of squares over all rows of vectors [rows, out], those of all groups. Collective. */
 df_status df_total_squares(df_coder *c, const float *vectors, double *out);
+
+/* ---- groups.c ------------------------------------------------------------------------------- */
+
+/* Terms that add up over rows: `add` puts those of some of this group's rows into out [width],
+ * which begins as 0. A batch's leaves are STAT_ROWS rows of a run. */
+typedef struct df_row_terms df_row_terms;
+struct df_row_terms {
+    void (*add)(const df_coder *c, const df_row_terms *terms, df_range rows, double *out);
+    const float *rows; /* [rows, stride]: what is added up, where it is one thing */
+    size_t stride, width;
+};
+/* totals [width], over all rows of all groups. Collective. */
+df_status df_row_sums(df_coder *c, size_t width, const df_row_terms *terms, double *totals);
+/* The same of what is summed over this group's rows run by run: where a run's sums belong (the
+ * whole batch's: `out`); then their sum in the tree, when all ranks' status is good. Collective. */
+double *df_run_sum(df_coder *c, size_t run, size_t width, double *out);
+df_status df_join_runs(df_coder *c, df_status mine, size_t width, double *out);
+/* Which of a latent's n entries lie in a run: rows ascend. */
+df_range df_run_part(const df_coder *c, size_t run, const uint32_t *row, size_t n);
+/* Where a latent's sums over the run c->run are. */
+static inline size_t df_run_slot(const df_coder *c, size_t j) {
+    return (df_is_split(c) ? c->run + 1 : 0) * c->local + j;
+}
+/* From c->gradients of this group to those of all. Collective. */
+void df_join_gradients(df_coder *c);
+/* May a batch be cut into so many runs? DF_USAGE names what may not. */
+df_status df_groups_check(const df_dict *d, const df_step_settings *set, size_t runs);
 
 /* ---- dense.c -------------------------------------------------------------------------------- */
 
 /* Counts the batch's active entries and says whether it is dense. Collective. */
 void df_dense_choose(df_coder *c);
 /* Can it be? Not where k bounds the active ones, nor where latents learn from different errors:
- * those of several groups, or of a Matryoshka dictionary. Then these many floats are needed: of the
- * coder, and twice of each thread. */
+ * those of several groups, or of a Matryoshka dictionary, nor where a batch is split. Then these
+ * many floats are needed: of the coder, and twice of each thread. */
 bool df_dense_fits(const df_coder *c);
 size_t df_dense_packed(const df_coder *c);
 size_t df_dense_left(const df_coder *c);
@@ -112,6 +139,11 @@ typedef struct df_sink {
     df_gradients *out;
 } df_sink;
 
+/* Where a batch is split: the gradients of this rank's latents, summed over its runs and over all
+ * groups, for df_latent_gradients to take; else nothing. Collective. */
+void df_split_gradients(df_coder *c);
+/* Has a code of the latent risen above fired_above, in any group? After the gradients. */
+bool df_latent_fired(const df_coder *c, size_t j);
 /* One pass over this rank's latents; completes center_gradient. Collective. */
 df_status df_latent_gradients(df_coder *c, const df_sink *sink);
 

@@ -14,17 +14,31 @@ static void ask_ahead(const df_coder *c, const df_code_store *s, const float *ve
     }
 }
 
+/* Codes that give gradients, and the vectors that decoder rows learn from, times a factor. */
+typedef struct source {
+    const df_code_store *codes;
+    const float *vectors;
+    float factor;
+} source;
+
+/* A latent's entries in a run of rows. */
+static df_range entries_of(const df_coder *c, const df_code_store *s, size_t j, size_t run) {
+    uint64_t start = s->latent_start[j], n = s->latent_start[j + 1] - start;
+    df_range part = df_run_part(c, run, s->sorted_row + start, n);
+    return (df_range){start + part.first, part.count};
+}
+
 /* Adds the entries of one latent that are active for some sites. */
-static double add_part_entries(const df_coder *c, df_worker *w, const df_code_store *s, size_t j,
-                               const float *vectors, float factor) {
+static double add_part_entries(const df_coder *c, df_worker *w, const source *from, size_t j) {
+    const df_code_store *s = from->codes;
     double bias = 0.0;
     df_range in = c->dict->in;
     for (uint64_t i = s->latent_start[j]; i < s->latent_start[j + 1]; i++) {
         size_t row = s->sorted_row[i];
         df_add_scaled(w->g_enc, s->sorted_gradient[i], c->input + row * c->width + in.first,
                       in.count);
-        df_parts_add(c, s->sorted_sites[i], w->g_dec, factor * s->sorted_value[i],
-                     vectors + row * c->out);
+        df_parts_add(c, s->sorted_sites[i], w->g_dec, from->factor * s->sorted_value[i],
+                     from->vectors + row * c->out);
         bias += (double)s->sorted_gradient[i];
     }
     return bias;
@@ -43,14 +57,16 @@ static void late_gradients(const df_coder *c, size_t j, const float *const v[4],
     for (size_t k = 0; k < n; k++) out[k] = df_code_slope(c, c->late_factor, product[k], j);
 }
 
-/* Adds the entries of one latent to its gradients; returns sum of dL/df, which is dL/db. */
-static double add_entries(const df_coder *c, df_worker *w, const df_code_store *s, size_t j,
-                          const float *vectors, float factor) {
+/* Adds the entries of one latent in a run to its gradients; returns sum of dL/df, which is dL/db.
+ */
+static double add_entries(const df_coder *c, df_worker *w, source from, size_t j, size_t run) {
+    const df_code_store *s = from.codes;
     double bias = 0.0;
-    if (s->decoupled) return add_part_entries(c, w, s, j, vectors, factor);
+    if (s->decoupled) return add_part_entries(c, w, &from, j);
     const df_dict_group *g = df_dict_group_of(c->dict, j);
-    const float *input = c->input + g->in.first, *written = vectors + df_out_offset(c, g);
-    uint64_t i = s->latent_start[j], end = s->latent_start[j + 1];
+    const float *input = c->input + g->in.first, *written = from.vectors + df_out_offset(c, g);
+    df_range entries = entries_of(c, s, j, run);
+    uint64_t i = entries.first, end = i + entries.count;
     while (i < end) {
         size_t n = i + 4 <= end ? 4 : 1;
         const float *x[4], *v[4];
@@ -58,9 +74,9 @@ static double add_entries(const df_coder *c, df_worker *w, const df_code_store *
         for (size_t k = 0; k < n; k++) {
             x[k] = input + s->sorted_row[i + k] * c->width;
             v[k] = written + s->sorted_row[i + k] * c->out;
-            a[k] = factor * s->sorted_value[i + k];
+            a[k] = from.factor * s->sorted_value[i + k];
         }
-        if (i % 4 == 0 || n == 4) ask_ahead(c, s, vectors, i);
+        if (i % 4 == 0 || n == 4) ask_ahead(c, s, from.vectors, i);
         if (c->late && s == &c->main) late_gradients(c, j, v, n, s->sorted_gradient + i);
         for (size_t k = 0; k < n; k++) bias += (double)s->sorted_gradient[i + k];
         if (n == 4) {
@@ -75,13 +91,14 @@ static double add_entries(const df_coder *c, df_worker *w, const df_code_store *
     return bias;
 }
 
-/* The same for the encoder alone. */
-static double add_encoder_entries(const df_coder *c, df_worker *w, const df_code_store *s,
-                                  size_t j) {
+/* The same of `side` for the encoder alone. */
+static double add_encoder_entries(const df_coder *c, df_worker *w, size_t j, size_t run) {
     double bias = 0.0;
+    const df_code_store *s = &c->side;
     const df_dict_group *g = df_dict_group_of(c->dict, j);
     const float *input = c->input + g->in.first;
-    for (uint64_t i = s->latent_start[j]; i < s->latent_start[j + 1]; i++) {
+    df_range entries = entries_of(c, s, j, run);
+    for (uint64_t i = entries.first; i < entries.first + entries.count; i++) {
         const float *row = input + s->sorted_row[i] * c->width;
         df_add_scaled(w->g_enc, s->sorted_gradient[i], row, g->in.count);
         bias += (double)s->sorted_gradient[i];
@@ -97,7 +114,7 @@ static double add_inactive(const df_coder *c, df_worker *w, size_t j) {
     const double *sum = c->input_sum + (in.first - c->dict->in.first);
     if (!(factor > 0.0)) return 0.0;
     for (size_t i = 0; i < in.count; i++) w->g_enc[i] -= (float)(factor * sum[i]);
-    return -factor * (double)c->rows;
+    return -factor * (double)c->batch;
 }
 
 /* Adds a vector of this length along a part of the decoder row. */
@@ -124,30 +141,113 @@ static void add_norm_gradient(const df_coder *c, df_worker *w, size_t j) {
     }
 }
 
+/* Sums of dL/dp: of the main codes, of the others. */
+typedef struct pulls {
+    double main, other;
+} pulls;
+
+/* What the entries of a run give: g_enc, g_dec, and their pulls. */
+static pulls run_gradient(const df_coder *c, df_worker *w, size_t j, size_t run) {
+    const df_dict_group *g = df_dict_group_of(c->dict, j);
+    const source main = {&c->main, df_vectors_of(c, j), c->error_factor};
+    memset(w->g_enc, 0, g->in.count * sizeof *w->g_enc);
+    memset(w->g_dec, 0, g->out.count * sizeof *w->g_dec);
+    pulls p = {c->dense ? df_dense_latent(c, w, j) : add_entries(c, w, main, j, run), 0.0};
+    if (c->aux.codes.rows > 0)
+        p.other += add_entries(c, w, (source){&c->aux, c->aux_error, c->aux_factor}, j, run);
+    if (c->multi.codes.rows > 0)
+        p.other += add_entries(c, w, (source){&c->multi, c->multi_error, c->multi_factor}, j, run);
+    if (c->side_moves_decoder)
+        p.other += add_entries(c, w, (source){&c->side, c->gate_error, c->gate_factor}, j, run);
+    else if (c->side_moves_encoder)
+        p.other += add_encoder_entries(c, w, j, run);
+    return p;
+}
+
+/* ---- runs of rows --------------------------------------------------------------------------- */
+
+static bool fired(const df_coder *c, size_t j, size_t run) {
+    df_range entries = entries_of(c, &c->main, j, run);
+    for (uint64_t i = entries.first; i < entries.first + entries.count; i++)
+        if (c->main.sorted_value[i] > c->fired_above) return true;
+    return false;
+}
+
+/* All that is summed for a latent over a run, in the layout of df_gradient_at. */
+static void fill_run(const df_coder *c, df_worker *w, size_t j, size_t run, float *out) {
+    const df_dict_group *g = df_dict_group_of(c->dict, j);
+    pulls p = run_gradient(c, w, j, run);
+    memcpy(out, w->g_enc, g->in.count * sizeof *out);
+    memcpy(out + g->in.count, w->g_dec, g->out.count * sizeof *out);
+    float *sum = out + g->in.count + g->out.count;
+    size_t at = (run + 1) * c->local + j;
+    sum[SUM_MAIN] = (float)p.main;
+    sum[SUM_OTHER] = (float)p.other;
+    sum[SUM_NORM] = c->norm_gradient[at];
+    sum[SUM_THETA] = c->theta_gradient != NULL ? c->theta_gradient[at] : 0.0f;
+    sum[SUM_R] = c->r_gradient != NULL ? c->r_gradient[at] : 0.0f;
+    sum[SUM_B] = c->b_gradient != NULL ? c->b_gradient[at] : 0.0f;
+    sum[SUM_FIRED] = fired(c, j, run) ? 1.0f : 0.0f;
+}
+
+/* Sums a latent's runs to the maximal subtrees of this group. */
+static void split_latent(df_coder *c, df_worker *w, size_t j) {
+    const df_group_place *at = &c->groups.at;
+    df_node node[128];
+    size_t nodes = df_group_nodes(at, at->group, node), start = df_gradient_at(c->dict, j);
+    size_t width = df_gradient_at(c->dict, j + 1) - start, run = 0;
+    for (size_t n = 0; n < nodes; n++) {
+        df_sum_tree t = {.sums = w->run_stack, .width = width};
+        size_t end = ((size_t)node[n].index + 1) << node[n].height;
+        size_t first = df_groups_runs(at, at->group).first;
+        for (; run < c->runs && first + run < end; run++)
+            fill_run(c, w, j, run, df_sum_tree_leaf(&t, first + run, (df_range){0, width}));
+        df_sum_tree_close(&t);
+        memcpy(c->gradients + nodes * start + n * width, t.sums, width * sizeof *t.sums);
+    }
+}
+
+void df_split_gradients(df_coder *c) {
+    if (!df_is_split(c)) return;
+#pragma omp parallel for schedule(dynamic, 16)
+    for (size_t j = 0; j < c->local; j++) split_latent(c, df_coder_worker(c), j);
+    df_join_gradients(c);
+}
+
+/* A latent's sums over the whole batch, as run_gradient leaves them. */
+static pulls take_gradient(df_coder *c, df_worker *w, size_t j) {
+    const df_dict_group *g = df_dict_group_of(c->dict, j);
+    const float *from = c->gradients + df_gradient_at(c->dict, j);
+    const float *sum = from + g->in.count + g->out.count;
+    memcpy(w->g_enc, from, g->in.count * sizeof *from);
+    memcpy(w->g_dec, from + g->in.count, g->out.count * sizeof *from);
+    c->norm_gradient[j] = sum[SUM_NORM];
+    if (c->theta_gradient != NULL) c->theta_gradient[j] = sum[SUM_THETA];
+    if (c->r_gradient != NULL) c->r_gradient[j] = sum[SUM_R];
+    if (c->b_gradient != NULL) c->b_gradient[j] = sum[SUM_B];
+    return (pulls){(double)sum[SUM_MAIN], (double)sum[SUM_OTHER]};
+}
+
+bool df_latent_fired(const df_coder *c, size_t j) {
+    if (!df_is_split(c)) return fired(c, j, 0);
+    return c->gradients[df_gradient_at(c->dict, j + 1) - GRADIENT_SUMS + SUM_FIRED] > 0.0f;
+}
+
+/* ---- the whole batch ------------------------------------------------------------------------ */
+
 /* What b_enc gets, and what all pre-activations get: a gate's magnitude leaves out its bias. */
 typedef struct flow {
     float bias, all;
 } flow;
 
-static flow latent_gradient(const df_coder *c, df_worker *w, size_t j) {
-    const df_dict_group *g = df_dict_group_of(c->dict, j);
+static flow latent_gradient(df_coder *c, df_worker *w, size_t j) {
     bool gated = c->dict->activation == DF_GATED;
-    memset(w->g_enc, 0, g->in.count * sizeof *w->g_enc);
-    memset(w->g_dec, 0, g->out.count * sizeof *w->g_dec);
-    double main = c->dense ? df_dense_latent(c, w, j)
-                           : add_entries(c, w, &c->main, j, df_vectors_of(c, j), c->error_factor);
-    double bias = 0.0;
-    if (c->aux.codes.rows > 0) bias += add_entries(c, w, &c->aux, j, c->aux_error, c->aux_factor);
-    if (c->multi.codes.rows > 0)
-        bias += add_entries(c, w, &c->multi, j, c->multi_error, c->multi_factor);
-    if (c->side_moves_decoder)
-        bias += add_entries(c, w, &c->side, j, c->gate_error, c->gate_factor);
-    else if (c->side_moves_encoder)
-        bias += add_encoder_entries(c, w, &c->side, j);
+    pulls p = df_is_split(c) ? take_gradient(c, w, j) : run_gradient(c, w, j, 0);
+    double bias = p.other;
     if (c->preact) bias += add_inactive(c, w, j);
     add_norm_gradient(c, w, j);
     df_bind_gradient(c->dict, j, w->g_enc, w->g_dec);
-    return (flow){(float)(gated ? bias : main + bias), (float)(main + bias)};
+    return (flow){(float)(gated ? bias : p.main + bias), (float)(p.main + bias)};
 }
 
 /* Takes the part along the decoder row out of its gradient. */

@@ -5,61 +5,54 @@
 #include <math.h>
 #include <string.h>
 
-static df_range leaf_rows(const df_coder *c, size_t leaf) {
-    size_t first = leaf * STAT_ROWS;
-    return (df_range){first, c->rows - first < STAT_ROWS ? c->rows - first : STAT_ROWS};
+static void add_columns(const df_coder *c, const df_row_terms *t, df_range rows, double *out) {
+    (void)c;
+    for (size_t r = rows.first; r < rows.first + rows.count; r++) {
+        const float *row = t->rows + r * t->stride;
+        for (size_t k = 0; k < t->width; k++) out[k] += (double)row[k];
+        out[t->width] += df_sum_squares(row, t->width);
+    }
 }
 
 df_status df_column_sums(df_coder *c, const float *rows, size_t stride, size_t width,
                          double *totals) {
-    size_t leaves = (c->rows + STAT_ROWS - 1) / STAT_ROWS;
-    df_range mine = df_share(leaves, c->size, c->rank);
-#pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < mine.count; i++) {
-        double *sum = c->row_leaves + i * (width + 1);
-        df_range some = leaf_rows(c, mine.first + i);
-        memset(sum, 0, (width + 1) * sizeof *sum);
-        for (size_t r = some.first; r < some.first + some.count; r++) {
-            for (size_t k = 0; k < width; k++) sum[k] += (double)rows[r * stride + k];
-            sum[width] += df_sum_squares(rows + r * stride, width);
-        }
-    }
-    return df_tree_sum(c->comm, leaves, width + 1, c->row_leaves, totals);
+    const df_row_terms terms = {add_columns, rows, stride, width};
+    return df_row_sums(c, width + 1, &terms, totals);
 }
 
-/* e_s becomes -e_s / (rows sites |e_s|), 0 where there is no error (as PyTorch has it); returns the
- * sum of lengths. */
-static double turn_row(const df_coder *c, size_t r, double share) {
+static double site_length(const df_coder *c, size_t row, const df_dict_site *site) {
+    const float *e = c->error + row * c->out + (site->first - c->dict->out.first);
+    return sqrt(df_sum_squares(e, site->width));
+}
+
+static void add_lengths(const df_coder *c, const df_row_terms *t, df_range rows, double *out) {
+    (void)t;
+    for (size_t r = rows.first; r < rows.first + rows.count; r++) {
+        double lengths = 0.0;
+        for (size_t s = 0; s < c->dict->sites; s++)
+            if (c->dict->site[s].output) lengths += site_length(c, r, &c->dict->site[s]);
+        *out += lengths;
+    }
+}
+
+/* e_s becomes -e_s / (rows sites |e_s|), 0 where there is no error (as PyTorch has it). */
+static void turn_row(const df_coder *c, size_t r, double share) {
     const df_dict *d = c->dict;
-    double lengths = 0.0;
     for (size_t s = 0; s < d->sites; s++) {
         if (!d->site[s].output) continue;
         float *e = c->error + r * c->out + (d->site[s].first - d->out.first);
-        double length = sqrt(df_sum_squares(e, d->site[s].width));
+        double length = site_length(c, r, &d->site[s]);
         float factor = length > 0.0 ? (float)(-share / length) : 0.0f;
         for (size_t i = 0; i < d->site[s].width; i++) e[i] *= factor;
-        lengths += length;
     }
-    return lengths;
-}
-
-static df_status sum_lengths(df_coder *c, double share, double *out) {
-    size_t leaves = (c->rows + STAT_ROWS - 1) / STAT_ROWS;
-    df_range mine = df_share(leaves, c->size, c->rank);
-#pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < leaves; i++) { // every rank turns all rows, and sums its own
-        df_range some = leaf_rows(c, i);
-        double sum = 0.0;
-        for (size_t r = some.first; r < some.first + some.count; r++) sum += turn_row(c, r, share);
-        if (i >= mine.first && i < mine.first + mine.count) c->row_leaves[i - mine.first] = sum;
-    }
-    return df_tree_sum(c->comm, leaves, 1, c->row_leaves, out);
 }
 
 static df_status turn_to_directions(df_coder *c, df_step_report *report) {
-    double lengths, share = 1.0 / ((double)c->rows * (double)df_dict_outputs(c->dict));
-    DF_TRY(sum_lengths(c, share, &lengths));
+    double lengths, share = 1.0 / ((double)c->batch * (double)df_dict_outputs(c->dict));
+    DF_TRY(df_row_sums(c, 1, &(df_row_terms){.add = add_lengths}, &lengths));
     report->reconstruction = lengths * share;
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < c->rows; r++) turn_row(c, r, share); // of the group, on every rank
     return DF_OK;
 }
 

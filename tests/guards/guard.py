@@ -27,7 +27,7 @@ FLOORS = {"base": 0, "comm": 1, "kernels": 1, "linalg": 2, "store": 2, "model": 
           "eval": 4, "stats": 4, "diff": 4, "spectrum": 4, "lens": 4}
 ANALYSES = [module for module, floor in FLOORS.items() if floor == 4]
 # Public headers that are not called like their module.
-HEADER_OF = {"exchange": "dict", "rows": "dict", "splice": "dict", "train": "dict",
+HEADER_OF = {"exchange": "dict", "groups": "dict", "rows": "dict", "splice": "dict", "train": "dict",
               "tokenizer": "model", "hooks": "model", "placement": "model", "line": "comm",
               "evaluate": "eval", "loss": "eval"}
 
