@@ -179,6 +179,17 @@ const df_option df_train_table[] = {
      .min = 1,
      .max = 1048576,
      .help = "rows of one step over all ranks"},
+    {.key = "train.data_groups",
+     .type = DF_OPT_INT,
+     .fallback = "1",
+     .min = 1,
+     .max = DF_MAX_RUNS,
+     .help = "runs of rows that a batch is cut into, whose gradients are summed in a fixed tree: "
+             "the dictionary depends on their number, on no number of ranks. Ranks form as many "
+             "groups as divide both, each with the whole dictionary and its runs alone: less "
+             "traffic where a batch is large beside the dictionary, but more memory; --dry-run "
+             "tells. Not with train.resample, train.init_encoder_fit, train.power_root, "
+             "train.code_norm decoupled, skip transcoders"},
     {.key = "train.lr",
      .type = DF_OPT_REAL,
      .fallback = "0.003",
@@ -390,6 +401,7 @@ static df_train_options read_all(const df_run *run) {
         .latents = count_of(run, "train.latents"),
         .k = count_of(run, "train.k"),
         .batch = count_of(run, "train.batch"),
+        .data_groups = count_of(run, "train.data_groups"),
         .steps = count_of(run, "train.steps"),
         .seed = (uint64_t)df_job_int(job, df_job_has(job, "train.seed") ? "train.seed" : "seed"),
         .order_seed = (uint64_t)df_job_int(job, "seed"),

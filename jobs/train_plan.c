@@ -81,18 +81,34 @@ static df_status most_needed(const df_planned *p, const machine *m, int size, ne
     return status;
 }
 
+/* How the ranks of the only dictionary stand; of a sweep, members have their own. */
+static df_group_place place_of(const df_planned *p, int size) {
+    size_t runs = p->n == 1 ? p->members[0].options->data_groups : 1;
+    return df_groups_place(runs > 1 ? runs : 1, size, 0);
+}
+
 /* One line of the table; alone: the seconds of a step on one rank. */
 static df_status print_ranks(const df_planned *p, const machine *m, int size, double alone) {
-    char memory[16], bytes[16];
+    char memory[16], bytes[16], groups[24] = "";
+    df_group_place at = place_of(p, size);
     const df_train_options *o = p->members[0].options;
     need n;
     DF_TRY(most_needed(p, m, size, &n));
     df_human_bytes(n.bytes, memory);
     df_human_bytes(n.traffic, bytes);
-    df_info("  %6d %11s %12s %9.0f %11.2f %11.2f %10.0f %6.0f %% %9.2f", size, memory, bytes,
-            n.messages, 1e3 * n.compute, 1e3 * n.network, (double)o->batch / n.step,
+    if (at.runs > 1) snprintf(groups, sizeof groups, " %4d x %-4d", at.groups, at.shards);
+    df_info("  %6d%s %11s %12s %9.0f %11.2f %11.2f %10.0f %6.0f %% %9.2f", size, groups, memory,
+            bytes, n.messages, 1e3 * n.compute, 1e3 * n.network, (double)o->batch / n.step,
             100 * alone / (n.step * size), n.step * (double)most_steps(p) / 3600);
     return DF_OK;
+}
+
+/* The largest power of two of ranks whose groups have a block for each of theirs. */
+static int useful_ranks(const df_train_options *o, const df_dict *d) {
+    size_t runs = o->data_groups > 1 ? o->data_groups : 1;
+    int size = 1;
+    while ((size_t)df_groups_place(runs, 2 * size, 0).shards <= d->blocks) size *= 2;
+    return size;
 }
 
 /* The flop of all encoder GEMMs of a step; more ranks than blocks would have nothing to do. */
@@ -103,7 +119,7 @@ static df_status whole_work(const df_planned *p, double *flop, int *most) {
         df_dict *d = NULL;
         DF_TRY(outline(p, i, &d));
         *flop += df_gemm_flop(d, p->members[i].options->batch, (df_range){0, d->latents});
-        *most += (int)d->blocks;
+        *most += useful_ranks(p->members[i].options, d);
         df_dict_free(&d);
     }
     return DF_OK;
@@ -119,8 +135,10 @@ static df_status print_scaling(const df_run *run, const df_planned *p) {
         "  on a network of %g us and %g GB/s a rank, ranks of %.4g GFLOP/s, steps of %g encoder "
         "GEMMs, nothing overlapped:",
         1e6 * m.latency, 1e-9 * m.bandwidth, 1e-9 * m.rate, m.step);
-    df_info("  %6s %11s %12s %9s %11s %11s %10s %8s %9s", "ranks", "memory/rank", "bytes/step",
-            "messages", "compute ms", "network ms", "rows/s", "effic.", "hours");
+    bool split = place_of(p, 1).runs > 1;
+    df_info("  %6s%s %11s %12s %9s %11s %11s %10s %8s %9s", "ranks", split ? " groups x sh" : "",
+            "memory/rank", "bytes/step", "messages", "compute ms", "network ms", "rows/s", "effic.",
+            "hours");
     for (int size = 1; size <= most; size *= 2)
         DF_TRY(print_ranks(p, &m, size, m.step * flop / m.rate));
     return DF_OK;
@@ -193,6 +211,11 @@ df_status df_print_train_plan(const df_run *run, const df_planned *p) {
     df_human_bytes(3 * 3 * (double)all.disk, checkpoints);
     print_rows(p);
     df_print_plan(p->output, all);
+    df_group_place at = place_of(p, size);
+    if (at.runs > 1)
+        df_info("  data groups: a batch is cut into %zu runs of rows; groups of ranks here: %d, "
+                "ranks that share the dictionary in each: %d",
+                at.runs, at.groups, at.shards);
     df_info("  checkpoints: at most %s on disk while it runs", checkpoints);
     print_free_space(df_job_text(run->job, "out"));
     return print_scaling(run, p);

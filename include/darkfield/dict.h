@@ -517,18 +517,19 @@ void df_anneal_note(const df_anneal_plan *plan, df_anneal *anneal, uint64_t step
 
 /* ---- communication of a step ---------------------------------------------------------------- */
 
-/* What one step of a dictionary costs rank `rank` of `size` in communication: the formula, one line
- * for each collective of df_coder_step in its order. Counts as df_comm_traffic does. Exact but for
- * BatchTopK, whose cut takes none, 3 or 9 passes of a radix count, as the batch has it, and TopK
- * and AuxK, which exchange winners again where a floor was too high: `least` and `most`. objective:
- * the terms it has; next_power counts. aux_k: latents that AuxK uses, 0 while none is dead.
- * Independent of the latents but for the number of blocks: O(rows * width). What Matryoshka,
+/* What one step of a dictionary costs a rank in communication, rows being those of all data groups:
+ * the formula, one line for each collective of df_coder_step in its order. Counts as
+ * df_comm_traffic does. Exact but for BatchTopK, whose cut takes none, 3 or 9 passes of a radix
+ * count, as the batch has it, and TopK and AuxK, which exchange winners again where a floor was too
+ * high: `least` and `most`. objective: the terms it has; next_power counts. aux_k: latents that
+ * AuxK uses, 0 while none is dead. Independent of the latents but for the number of blocks: O(rows
+ * * width), and with several groups the gradients of a share of latents besides. What Matryoshka,
  * Multi-TopK, clipping, resampling and fired_selected add is not in it. Not collective. */
 typedef struct df_step_cost {
     df_cost least, most;
 } df_step_cost;
 df_step_cost df_coder_step_cost(const df_dict *dict, const df_objective *objective, size_t rows,
-                                size_t aux_k, int size, int rank);
+                                size_t aux_k, const df_group_place *at);
 
 /* flop/s of the encoder GEMM alone on this rank's threads, fp32, B = rows, for this rank's latents
  * of the dictionary: the unit in which the time of a step is stated. Takes about as long as three

@@ -22,6 +22,12 @@ typedef struct df_group_place {
 } df_group_place;
 /* Not collective. */
 df_group_place df_groups_place(size_t runs, int size, int rank);
+static inline int df_groups_size(const df_group_place *at) {
+    return at->groups * at->shards;
+}
+static inline int df_groups_rank(const df_group_place *at) {
+    return at->group * at->shards + at->shard;
+}
 /* The runs of a group, and their rows of a batch: one range. Not collective. */
 df_range df_groups_runs(const df_group_place *at, int group);
 df_range df_groups_rows(const df_group_place *at, int group, size_t batch);

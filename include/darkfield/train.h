@@ -53,6 +53,7 @@ typedef struct df_train_options {
     df_dict_kind kind; /* SAE and CROSSCODER: all sites are read and written */
     size_t inputs; /* transcoders and CLT: the first so many sites are read, the others written */
     size_t latents, k, batch;
+    size_t data_groups; /* runs that a batch is cut into (groups.h); 0: one */
     uint64_t steps;
     uint64_t seed;       /* of initialisation and resampling */
     uint64_t order_seed; /* of the order of rows */

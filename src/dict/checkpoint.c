@@ -177,9 +177,11 @@ df_status checkpoint_write(train_run *run) {
     const df_train_options *o = run->options;
     char *path = checkpoint_path(o->checkpoint, run->state->step);
     df_timer_start("checkpoint");
-    df_status status = df_agree(run->comm, path != NULL ? DF_OK : DF_FAILED);
-    if (status == DF_OK) status = write_file(run, path);
-    if (status == DF_OK && df_comm_rank(run->comm) == 0)
+    df_comm *world = run->groups.world;
+    df_status status = df_agree(world, path != NULL ? DF_OK : DF_FAILED);
+    if (status == DF_OK && run->groups.at.group == 0) status = write_file(run, path);
+    if (run->groups.at.groups > 1) status = df_agree(world, status);
+    if (status == DF_OK && df_comm_rank(world) == 0)
         checkpoint_prune(o, run->state->step, CHECKPOINTS_KEPT);
     df_timer_stop("checkpoint");
     if (status != DF_OK) {

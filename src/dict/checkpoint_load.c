@@ -163,15 +163,15 @@ static df_status load(train_run *run, const char *path, bool *mine) {
     header h = {0};
     df_status status = df_reader_open(path, "darkfield-checkpoint", &file);
     if (status == DF_OK) status = read_header(file, run, &h);
-    DF_GO(df_agree(run->comm, status));
+    DF_GO(df_agree(run->groups.world, status));
     *mine = is_mine(file, run, &h);
     if (!*mine) goto done;
-    DF_GO(df_agree(run->comm, check_kernels(run, &h, path)));
-    DF_GO(df_agree(run->comm, read_weights(file, run)));
+    DF_GO(df_agree(run->groups.world, check_kernels(run, &h, path)));
+    DF_GO(df_agree(run->groups.world, read_weights(file, run)));
     DF_GO(open_coder(run));
     status = read_state(file, run, &h);
     if (status == DF_OK) status = note_kernels(run, &h);
-    DF_GO(df_agree(run->comm, status));
+    DF_GO(df_agree(run->groups.world, status));
 done:
     header_free(&h);
     df_reader_close(&file);
@@ -187,7 +187,7 @@ done:
 /* A damaged file is passed over with a warning. */
 static df_status try_one(train_run *run, uint64_t step, bool *resumed) {
     char *path = checkpoint_path(run->options->checkpoint, step);
-    DF_TRY(df_agree(run->comm, path != NULL ? DF_OK : DF_FAILED));
+    DF_TRY(df_agree(run->groups.world, path != NULL ? DF_OK : DF_FAILED));
     bool mine = false;
     df_status status = load(run, path, &mine);
     if (status == DF_BAD_INPUT) {
@@ -209,9 +209,9 @@ static df_status try_one(train_run *run, uint64_t step, bool *resumed) {
 df_status checkpoint_resume(train_run *run, bool *resumed) {
     uint64_t found[CANDIDATES + 1] = {0};
     *resumed = false;
-    if (df_comm_rank(run->comm) == 0)
+    if (df_comm_rank(run->groups.world) == 0)
         found[CANDIDATES] = checkpoint_list(run->options->checkpoint, found, CANDIDATES);
-    df_broadcast(run->comm, 0, found, sizeof found);
+    df_broadcast(run->groups.world, 0, found, sizeof found);
     for (size_t i = 0; i < found[CANDIDATES] && !*resumed; i++)
         DF_TRY(try_one(run, found[i], resumed));
     return DF_OK;

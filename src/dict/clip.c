@@ -12,7 +12,7 @@ df_status df_clip(df_coder *c, double most, df_sink *sink, df_step_report *repor
     DF_TRY(df_latent_gradients(c, &norm));
     c->late = false; // codes have their gradients now
     sink->centered = true;
-    DF_TRY(df_tree_sum(c->comm, c->dict->blocks, 1, c->block_squares, &squares));
+    DF_TRY(df_block_sums(c, 1, c->block_squares, &squares));
     DF_TRY(df_skip_norm(c, &norm, &skip));
     report->norm = sqrt(squares + skip + df_sum_squares(c->center_gradient, c->out));
     double factor = most / (report->norm + 1e-6); // PyTorch's clip_grad_norm_

@@ -129,6 +129,11 @@ df_status df_join_runs(df_coder *c, df_status mine, size_t width, double *out) {
     return DF_OK;
 }
 
+df_status df_block_sums(df_coder *c, size_t width, double *leaves, double *out) {
+    df_status status = df_tree_sum(c->comm, c->dict->blocks, width, leaves, out);
+    return c->groups.at.groups > 1 ? df_agree(c->groups.world, status) : status;
+}
+
 static df_status sum_run(df_coder *c, size_t run, size_t width, const df_row_terms *terms,
                          double *out) {
     size_t start = c->run_start[run], rows = c->run_start[run + 1] - start;
@@ -248,10 +253,9 @@ df_status df_groups_check(const df_dict *d, const df_step_settings *set, size_t 
     if (runs <= 1) return DF_OK;
     if (runs > DF_MAX_RUNS)
         return df_fail(DF_USAGE, "%zu data groups, expected 1 to %d", runs, DF_MAX_RUNS);
-    if (df_dict_decoupled(d)) what = "code norm decoupled selects once for each site";
-    if (d->kind == DF_SKIP_TRANSCODER) what = "a skip transcoder has a linear part";
-    if (o->penalty == DF_PENALTY_LP && o->rooted)
-        what = "the lp penalty with its root needs each row's sum of powers";
+    if (df_dict_decoupled(d)) what = "code_norm decoupled";
+    if (d->kind == DF_SKIP_TRANSCODER) what = "the linear part of a skip transcoder";
+    if (o->penalty == DF_PENALTY_LP && o->rooted) what = "the lp penalty with power_root";
     if (set->fired_selected) what = "fired selected";
     if (what == NULL) return DF_OK;
     return df_fail(DF_USAGE, "%s, which is not summed over data groups: data_groups is %zu, give 1",

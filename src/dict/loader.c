@@ -22,10 +22,11 @@ typedef struct seat {
 } seat;
 
 struct loader {
-    df_comm *comm;
+    df_groups groups; // borrowed comms
     const df_rows *rows;
     const row_sites *all;
     size_t batch, room; // rows of a slot
+    df_range mine;      // rows of a batch that this group needs
     df_order order;
     slot slot[SLOTS];
     uint64_t next;  // piece that the thread reads next
@@ -37,9 +38,12 @@ struct loader {
     pthread_cond_t changed;
     seat *seats;            // [room] buffer shuffle: those of the piece that is read
     float *read;            // [READ_ROWS, width] rows on their way to their seats
-    float *x;               // [batch, width]
-    size_t *counts;         // [size] bytes from each rank
-    float *packed, *joined; // buffer shuffle: [batch, width] of this rank, of all, rank after rank
+    float *x;               // [mine, width]
+    size_t *counts;         // [size] bytes that each rank has of them
+    size_t *send, *receive; // [size] bytes: to each group, and from it or from each shard
+    float *packed;          // buffer shuffle: [batch, width] of this rank, group after group
+    float *crossed;         // [mine, width] of this rank's replicas; NULL: there is one group
+    float *joined;          // [mine, width] of all, shard after shard
     int *owner;             // [batch] rank that has each row
     double waited;          // seconds
 };
@@ -52,10 +56,12 @@ static bool buffered(const loader *l) {
 
 /* This rank's part of a piece: places of a buffer, or numbers of rows in the order of training. */
 static df_range part_of(const loader *l, uint64_t piece) {
-    int size = df_comm_size(l->comm), rank = df_comm_rank(l->comm);
-    if (buffered(l)) return df_share((size_t)df_order_room(&l->order, piece), size, rank);
-    df_range part = df_share(l->batch, size, rank);
-    part.first += (size_t)piece * l->batch;
+    const df_group_place *at = &l->groups.at;
+    if (buffered(l))
+        return df_share((size_t)df_order_room(&l->order, piece), df_groups_size(at),
+                        df_groups_rank(at));
+    df_range part = df_share(l->mine.count, at->shards, at->shard);
+    part.first += (size_t)piece * l->batch + l->mine.first;
     return part;
 }
 
@@ -132,45 +138,52 @@ static void *read_ahead(void *argument) {
 /* ---- opening - */
 
 /* Rows of one slot on a rank, at most. */
-static size_t slot_rows(const df_order *order, size_t batch, int size) {
-    uint64_t all = batch;
-    if (order->how == DF_SHUFFLE_BUFFER) all = order->buffer < order->n ? order->buffer : order->n;
-    return df_share((size_t)all, size, 0).count;
+static size_t slot_rows(const df_order *order, size_t mine, const df_group_place *at) {
+    if (order->how != DF_SHUFFLE_BUFFER) return df_share(mine, at->shards, 0).count;
+    uint64_t all = order->buffer < order->n ? order->buffer : order->n;
+    return df_share((size_t)all, df_groups_size(at), 0).count;
 }
 
 static size_t read_rows(size_t room) {
     return room < READ_ROWS ? room : READ_ROWS;
 }
 
-size_t loader_plan_bytes(const df_order *order, size_t batch, size_t width, int size) {
-    size_t room = slot_rows(order, batch, size), rows = SLOTS * room + batch, places = 0;
+size_t loader_plan_bytes(const df_order *order, size_t batch, size_t width,
+                         const df_group_place *at) {
+    size_t mine = df_groups_rows(at, at->group, batch).count, room = slot_rows(order, mine, at);
+    size_t rows = SLOTS * room + mine, places = 0;
     if (order->how == DF_SHUFFLE_BUFFER) {
-        rows += 2 * batch + read_rows(room);
+        rows += batch + mine + (at->groups > 1 ? mine : 0) + read_rows(room);
         places = batch * sizeof(int) + room * sizeof(seat);
     }
-    return sizeof(loader) + rows * width * sizeof(float) + places + (size_t)size * sizeof(size_t);
+    return sizeof(loader) + rows * width * sizeof(float) + places +
+           3 * (size_t)df_groups_size(at) * sizeof(size_t);
 }
 
 static df_status get_memory(loader *l) {
-    size_t width = l->all->width;
+    size_t width = l->all->width, size = (size_t)df_groups_size(&l->groups.at);
     for (int i = 0; i < SLOTS; i++) DF_TRY(DF_NEW(l->slot[i].rows, l->room * width));
-    DF_TRY(DF_NEW(l->x, l->batch * width));
-    DF_TRY(DF_NEW(l->counts, (size_t)df_comm_size(l->comm)));
+    DF_TRY(DF_NEW(l->x, l->mine.count * width));
+    DF_TRY(DF_NEW(l->counts, 3 * size));
+    l->send = l->counts + size;
+    l->receive = l->send + size;
     if (!buffered(l)) return DF_OK;
     DF_TRY(DF_NEW(l->seats, l->room));
     DF_TRY(DF_NEW(l->read, read_rows(l->room) * width));
     DF_TRY(DF_NEW(l->packed, l->batch * width));
-    DF_TRY(DF_NEW(l->joined, l->batch * width));
+    DF_TRY(DF_NEW(l->joined, l->mine.count * width));
+    if (l->groups.at.groups > 1) DF_TRY(DF_NEW(l->crossed, l->mine.count * width));
     return DF_NEW(l->owner, l->batch);
 }
 
-df_status loader_open(df_comm *comm, const df_rows *rows, const row_sites *all,
+df_status loader_open(const df_groups *groups, const df_rows *rows, const row_sites *all,
                       const df_order *order, size_t batch, loader **out) {
     loader *l = NULL;
     DF_TRY(DF_NEW(l, 1));
     *out = l;
-    *l = (loader){.comm = comm, .rows = rows, .all = all, .batch = batch, .order = *order};
-    l->room = slot_rows(order, batch, df_comm_size(comm));
+    *l = (loader){.groups = *groups, .rows = rows, .all = all, .batch = batch, .order = *order};
+    l->mine = df_groups_rows(&groups->at, groups->at.group, batch);
+    l->room = slot_rows(order, l->mine.count, &groups->at);
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->changed, NULL);
     return get_memory(l);
@@ -189,7 +202,8 @@ void loader_close(loader **pointer) {
     pthread_cond_destroy(&l->changed);
     pthread_mutex_destroy(&l->lock);
     for (int i = 0; i < SLOTS; i++) df_free(l->slot[i].rows);
-    void *owned[] = {l->seats, l->read, l->x, l->counts, l->packed, l->joined, l->owner, l};
+    void *owned[] = {l->seats,   l->read,   l->x,     l->counts, l->packed,
+                     l->crossed, l->joined, l->owner, l};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) df_free(owned[i]);
     *pointer = NULL;
 }
@@ -224,7 +238,7 @@ static df_status wait_for(loader *l, uint64_t piece) {
     while (!s->full) pthread_cond_wait(&l->changed, &l->lock);
     pthread_mutex_unlock(&l->lock);
     df_status status = s->status != DF_OK ? df_fail(s->status, "%s", s->text) : DF_OK;
-    status = df_agree(l->comm, status);
+    status = df_agree(l->groups.world, status);
     l->waited += df_now() - start;
     return status;
 }
@@ -242,11 +256,11 @@ static df_status take_batch(loader *l, uint64_t step) {
     df_status status = wait_for(l, step);
     df_timer_stop("read");
     DF_TRY(status);
-    int size = df_comm_size(l->comm);
-    for (int r = 0; r < size; r++)
-        l->counts[r] = df_share(l->batch, size, r).count * l->all->width * sizeof *l->x;
+    int shards = l->groups.at.shards;
+    for (int r = 0; r < shards; r++)
+        l->counts[r] = df_share(l->mine.count, shards, r).count * l->all->width * sizeof *l->x;
     df_timer_start("share rows");
-    df_allgather(l->comm, l->slot[step % SLOTS].rows, l->counts, l->x);
+    df_allgather(l->groups.shards, l->slot[step % SLOTS].rows, l->counts, l->x);
     df_timer_stop("share rows");
     give_back(l, step);
     return DF_OK;
@@ -261,11 +275,24 @@ static int holder(size_t room, int size, uint64_t place, size_t *local) {
     return rank;
 }
 
+/* Counts row i of the batch, which rank `owner` has. */
+static void count_row(loader *l, size_t i, int owner) {
+    const df_group_place *at = &l->groups.at;
+    size_t bytes = l->all->width * sizeof(float);
+    int group = 0;
+    l->owner[i] = owner;
+    if (i >= l->mine.first && i < l->mine.first + l->mine.count) l->counts[owner] += bytes;
+    if (owner != df_groups_rank(at)) return;
+    for (df_range rows = df_groups_rows(at, 0, l->batch); i >= rows.first + rows.count;)
+        rows = df_groups_rows(at, ++group, l->batch);
+    l->send[group] += bytes;
+}
+
 /* Packs this rank's rows of the batch, buffer after buffer; notes who has each row. */
 static df_status pack(loader *l, uint64_t first) {
     size_t bytes = l->all->width * sizeof(float), mine = 0;
-    int size = df_comm_size(l->comm), rank = df_comm_rank(l->comm);
-    memset(l->counts, 0, (size_t)size * sizeof *l->counts);
+    int size = df_groups_size(&l->groups.at), rank = df_groups_rank(&l->groups.at);
+    memset(l->counts, 0, 2 * (size_t)size * sizeof *l->counts); // and send
     uint64_t ready = l->taken, piece, place;
     bool waited = false;
     for (size_t i = 0; i < l->batch; i++) {
@@ -278,8 +305,7 @@ static df_status pack(loader *l, uint64_t first) {
         }
         if (!waited) DF_TRY(wait_for(l, piece));
         waited = true;
-        l->owner[i] = holder((size_t)df_order_room(&l->order, piece), size, place, &local);
-        l->counts[l->owner[i]] += bytes;
+        count_row(l, i, holder((size_t)df_order_room(&l->order, piece), size, place, &local));
         if (l->owner[i] == rank)
             memcpy(l->packed + mine++ * l->all->width,
                    l->slot[piece % SLOTS].rows + local * l->all->width, bytes);
@@ -287,18 +313,36 @@ static df_status pack(loader *l, uint64_t first) {
     return DF_OK;
 }
 
-/* From rank after rank back into the order of the batch. */
-static df_status unpack(loader *l) {
-    size_t width = l->all->width, *at = NULL, sum = 0;
-    int size = df_comm_size(l->comm);
-    DF_TRY(df_agree(l->comm, DF_NEW(at, (size_t)size)));
-    for (int r = 0; r < size; r++) {
-        at[r] = sum;
-        sum += l->counts[r] / (width * sizeof(float));
+/* What the replicas of this rank have of this group's rows, group after group; then what all
+ * shards have, shard after shard. */
+static void share_packed(loader *l) {
+    const df_group_place *at = &l->groups.at;
+    const float *part = l->packed;
+    if (at->groups > 1) {
+        for (int g = 0; g < at->groups; g++) l->receive[g] = l->counts[g * at->shards + at->shard];
+        df_exchange(l->groups.replicas, l->packed, l->send, l->crossed, l->receive);
+        part = l->crossed;
     }
-    for (size_t i = 0; i < l->batch; i++)
-        memcpy(l->x + i * width, l->joined + at[l->owner[i]]++ * width, width * sizeof(float));
-    df_free(at);
+    memset(l->receive, 0, (size_t)at->shards * sizeof *l->receive);
+    for (int r = 0; r < df_groups_size(at); r++) l->receive[r % at->shards] += l->counts[r];
+    df_allgather(l->groups.shards, part, l->receive, l->joined);
+}
+
+/* From there back into the order of the batch. */
+static df_status unpack(loader *l) {
+    const df_group_place *at = &l->groups.at;
+    size_t width = l->all->width, *from = NULL, sum = 0;
+    int size = df_groups_size(at);
+    DF_TRY(df_agree(l->groups.world, DF_NEW(from, (size_t)size)));
+    for (int i = 0; i < size; i++) {
+        int rank = i % at->groups * at->shards + i / at->groups;
+        from[rank] = sum;
+        sum += l->counts[rank] / (width * sizeof(float));
+    }
+    for (size_t i = 0; i < l->mine.count; i++)
+        memcpy(l->x + i * width, l->joined + from[l->owner[l->mine.first + i]]++ * width,
+               width * sizeof(float));
+    df_free(from);
     return DF_OK;
 }
 
@@ -308,7 +352,7 @@ static df_status take_buffered(loader *l, uint64_t step) {
     df_timer_stop("read");
     DF_TRY(status);
     df_timer_start("share rows");
-    df_allgather(l->comm, l->packed, l->counts, l->joined);
+    share_packed(l);
     status = unpack(l);
     df_timer_stop("share rows");
     return status;

@@ -42,6 +42,9 @@ df_status df_row_sums(df_coder *c, size_t width, const df_row_terms *terms, doub
  * whole batch's: `out`); then their sum in the tree, when all ranks' status is good. Collective. */
 double *df_run_sum(df_coder *c, size_t run, size_t width, double *out);
 df_status df_join_runs(df_coder *c, df_status mine, size_t width, double *out);
+/* What is known of whole latents, over all blocks: leaves [blocks of this rank, width]. Groups have
+ * the same. Collective. */
+df_status df_block_sums(df_coder *c, size_t width, double *leaves, double *out);
 /* Which of a latent's n entries lie in a run: rows ascend. */
 df_range df_run_part(const df_coder *c, size_t run, const uint32_t *row, size_t n);
 /* Where a latent's sums over the run c->run are. */

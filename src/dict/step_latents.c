@@ -386,7 +386,7 @@ df_status df_latent_gradients(df_coder *c, const df_sink *sink) {
 #pragma omp parallel for schedule(dynamic)
     for (size_t b = 0; b < c->my_blocks.count; b++) block_gradients(c, df_coder_worker(c), b, sink);
     if (!c->dict->subtract_bias || sink->centered) return DF_OK;
-    DF_TRY(df_tree_sum(c->comm, c->dict->blocks, c->out, c->block_leaves, c->totals));
+    DF_TRY(df_block_sums(c, c->out, c->block_leaves, c->totals));
     for (size_t i = 0; i < c->out; i++) c->center_gradient[i] -= (float)c->totals[i];
     return DF_OK;
 }

@@ -65,14 +65,18 @@ static df_status open_runs(sweep *s, df_kernels *kernels) {
         if (rank < s->place[m].first || rank >= s->place[m].first + s->place[m].count) continue;
         train_run *run = &s->run[s->runs];
         s->member[s->runs++] = m;
-        *run = (train_run){.comm = s->own != NULL ? s->own : s->comm, .kernels = kernels};
-        df_status status = train_open(run, &s->members[m], &s->all, s->rows);
+        *run = (train_run){.kernels = kernels};
+        df_status status =
+            train_open_groups(run, s->own != NULL ? s->own : s->comm, s->members[m].options);
+        if (status == DF_OK) status = train_open(run, &s->members[m], &s->all, s->rows);
         if (status != DF_OK && s->n > 1) df_context("preparing member %s", s->members[m].name);
         DF_TRY(status);
     }
     DF_TRY(DF_NEW(s->x, o->batch * scratch_columns(s)));
     df_order order = train_order(o, s->rows);
-    return loader_open(s->comm, s->rows, &s->all, &order, o->batch, &s->loader);
+    df_groups groups = s->n == 1 ? s->run[0].groups : df_groups_alone(s->comm);
+    s->given = df_groups_rows(&groups.at, groups.at.group, o->batch);
+    return loader_open(&groups, s->rows, &s->all, &order, o->batch, &s->loader);
 }
 
 static df_status sweep_open(sweep *s, df_kernels *kernels) {
@@ -238,18 +242,19 @@ static void log_step(sweep *s, uint64_t step) {
 
 /* ---- steps ---------------------------------------------------------------------------------- */
 
-/* One member's step, on its columns of the batch. */
+/* One member's step, on its rows and columns of the batch: x are those of s->given. */
 static df_status step_one(sweep *s, train_run *run, const float *x) {
     uint64_t step = run->state->step;
+    const float *mine = x + (run->rows.first - s->given.first) * s->all.width;
     if (!run->whole)
-        row_sites_pick(&s->all, run->site, run->from.sites, x, run->options->batch, s->x);
-    df_status status = train_step(run, run->whole ? x : s->x);
+        row_sites_pick(&s->all, run->site, run->from.sites, mine, run->rows.count, s->x);
+    df_status status = train_step(run, run->whole ? mine : s->x);
     if (status != DF_OK) explain(run, step);
     return status;
 }
 
 static df_status take_step(sweep *s, uint64_t step) {
-    const float *x = NULL; // [batch, width]
+    const float *x = NULL; // [given, width]
     df_status status = loader_take(s->loader, step, &x);
     if (status != DF_OK) explain(&s->run[0], step);
     DF_TRY(status);

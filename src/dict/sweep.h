@@ -18,6 +18,7 @@ typedef struct sweep {
     uint64_t *begin;       // [n] step at which each begins
     uint64_t first, steps; // those of the whole training
     loader *loader;
+    df_range given;  // rows of a batch that it gives: all where there are several members
     float *x;        // [batch, columns] of a dictionary that reads not all
     double saved_at; // df_now of the last checkpoints, or of the start
     train_table table;

@@ -26,7 +26,8 @@ static df_status new_dict(train_run *run, df_dict_site *sites) {
 }
 
 df_status open_coder(train_run *run) {
-    DF_TRY(df_coder_open(run->comm, run->kernels, run->dict, run->options->batch, &run->coder));
+    DF_TRY(df_coder_open_groups(&run->groups, run->kernels, run->dict, run->options->batch,
+                                &run->coder));
     DF_TRY(df_coder_train_open(run->coder));
     df_train_room room = train_room(run->options);
     DF_TRY(df_coder_train_extend(run->coder, &room));
@@ -45,15 +46,23 @@ df_status train_begin(train_run *run, const float *all) {
     for (size_t n = 0; n < df_dict_thresholds(run->dict); n++)
         *df_dict_threshold(run->dict, n) = -1.0f;
     run->anneal = (df_anneal){.factor = 1.0};
-    DF_TRY(df_agree(run->comm, DF_NEW(center, run->dict->width)));
+    DF_TRY(df_agree(run->groups.world, DF_NEW(center, run->dict->width)));
     row_sites_pick(run->from.all, run->site, run->from.sites, all, 1, center);
     df_status status = initialise(run->comm, &run->from, o, run->dict, center, &run->variance);
+    if (run->groups.at.groups > 1) status = df_agree(run->groups.world, status);
     if (status == DF_OK) status = open_coder(run);
     run->dict->k = schedule_k(o, 0); // the encoder fits what training begins with
     if (status == DF_OK && o->init_fit)
         status = fit_encoder(run->comm, run->coder, run->dict, o->seed, o->batch);
     df_free(center);
     return status;
+}
+
+df_status train_open_groups(train_run *run, df_comm *world, const df_train_options *o) {
+    DF_TRY(df_groups_open(world, train_runs(o), &run->groups));
+    run->comm = run->groups.shards;
+    run->rows = df_groups_rows(&run->groups.at, run->groups.at.group, o->batch);
+    return DF_OK;
 }
 
 df_status train_open(train_run *run, const df_train_member *member, const row_sites *all,
@@ -78,6 +87,7 @@ df_status train_open(train_run *run, const df_train_member *member, const row_si
 void train_close(train_run *run) {
     df_coder_close(&run->coder);
     df_dict_free(&run->dict);
+    if (run->groups.world != NULL) df_groups_close(&run->groups);
     history_close(&run->history);
     df_free(run->site);
     df_free(run->mean);
@@ -145,10 +155,13 @@ df_status train_finish(train_run *run) {
     if (o->ema > 0.0) df_coder_use_averages(run->coder, o->ema);
     if (run->mean != NULL) DF_TRY(fold_mean(run));
     df_timer_start("write");
-    df_status status = df_dict_save(run->comm, o->output, run->dict, &run->history, o->resolved_job,
-                                    o->seed, o->steps * o->batch, &facts);
+    df_status status = DF_OK;
+    if (run->groups.at.group == 0)
+        status = df_dict_save(run->comm, o->output, run->dict, &run->history, o->resolved_job,
+                              o->seed, o->steps * o->batch, &facts);
+    if (run->groups.at.groups > 1) status = df_agree(run->groups.world, status);
     df_timer_stop("write");
-    if (status == DF_OK && df_comm_rank(run->comm) == 0) checkpoint_prune(o, o->steps, 0);
+    if (status == DF_OK && df_comm_rank(run->groups.world) == 0) checkpoint_prune(o, o->steps, 0);
     run->finished = status == DF_OK;
     return status;
 }

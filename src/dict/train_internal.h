@@ -4,6 +4,8 @@
 
 #include "darkfield/train.h"
 
+#include "darkfield/groups.h"
+
 enum { CHECKPOINTS_KEPT = 2 };
 
 /* ---- names in files (names.c) --------------------------------------------------------------- */
@@ -66,16 +68,17 @@ df_train_room train_room(const df_train_options *options);
 
 /* Reads ahead in a thread of its own while steps compute. */
 typedef struct loader loader;
-df_status loader_open(df_comm *comm, const df_rows *rows, const row_sites *all,
+df_status loader_open(const df_groups *groups, const df_rows *rows, const row_sites *all,
                       const df_order *order, size_t batch,
                       loader **out) DF_MUST_CHECK; // Not collective
 void loader_close(loader **loader);
 /* Begins to read for steps step .. steps - 1; once, when the scales of all sites are known. */
 void loader_start(loader *l, uint64_t step, uint64_t steps);
-/* x [batch, width] of the next step; collective. */
+/* x [rows of this group, width] of the next step; collective. */
 df_status loader_take(loader *l, uint64_t step, const float **x) DF_MUST_CHECK;
 double loader_waited(const loader *l); // seconds that loader_take has waited for rows
-size_t loader_plan_bytes(const df_order *order, size_t batch, size_t width, int size);
+size_t loader_plan_bytes(const df_order *order, size_t batch, size_t width,
+                         const df_group_place *at);
 
 /* ---- history (history.c) -------------------------------------------------------------------- */
 
@@ -111,9 +114,16 @@ typedef struct train_clock {
     uint64_t step;
 } train_clock;
 
-/* The training of one dictionary by the ranks of `comm`. */
+/* The runs that a batch is cut into: train.data_groups. */
+static inline size_t train_runs(const df_train_options *o) {
+    return o->data_groups > 1 ? o->data_groups : 1;
+}
+
+/* The training of one dictionary. The first of its data groups writes. */
 typedef struct train_run {
-    df_comm *comm;
+    df_groups groups;
+    df_comm *comm; // the ranks of this one's group, which share the dictionary
+    df_range rows; // of a batch, that this group takes
     df_kernels *kernels;
     const char *name; // of the member of a sweep, NULL: there is no sweep
     const df_train_options *options;
@@ -136,13 +146,16 @@ typedef struct train_run {
     bool finished; // the dictionary is written
 } train_run;
 
+/* The data groups of all ranks of the run. Collective. */
+df_status train_open_groups(train_run *run, df_comm *world,
+                            const df_train_options *options) DF_MUST_CHECK;
 /* The dictionary and what a run keeps in memory. Not collective. */
 df_status train_open(train_run *run, const df_train_member *member, const row_sites *all,
                      const df_rows *rows) DF_MUST_CHECK;
 void train_close(train_run *run);
 /* A fresh start; center [columns of the data set]: the mean of the scaled rows. Collective. */
 df_status train_begin(train_run *run, const float *center) DF_MUST_CHECK;
-/* One step on x [batch, width of the dictionary]. Collective. */
+/* One step on x [rows, width of the dictionary]. Collective. */
 df_status train_step(train_run *run, const float *x) DF_MUST_CHECK;
 /* Writes the dictionary, then removes its checkpoints. Collective. */
 df_status train_finish(train_run *run) DF_MUST_CHECK;
@@ -180,8 +193,8 @@ df_status train_describe(const df_train_options *options, df_dict *dict) DF_MUST
 /* The order in which rows are seen. */
 df_order train_order(const df_train_options *options, const df_rows *rows);
 /* Communication of a step besides the coder's: rows of `width` columns are shared out, stops and
- * checkpoints are asked for. */
-df_cost train_loop_cost(size_t width, size_t rows, int size, int rank);
+ * checkpoints are asked for. What crosses between groups out of a shuffle buffer is an average. */
+df_cost train_loop_cost(const df_order *order, size_t width, size_t rows, const df_group_place *at);
 /* Rows of the history that a run will write. */
 size_t history_rows(const df_train_options *options);
 /* The settings of a step (from 0): where the schedules stand. */

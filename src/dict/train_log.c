@@ -11,9 +11,9 @@ enum { FVU_COLUMNS = 27, MOST_FVU = 3 };
 df_status log_measure(train_run *run, double *rate) {
     df_status status = DF_OK;
     if (!(*rate > 0.0)) status = df_gemm_rate(run->dict, run->options->batch, rate);
-    DF_TRY(df_agree(run->comm, status));
-    run->gemm_seconds = df_gemm_flop(run->dict, run->options->batch, run->dict->mine) / *rate;
-    df_max_double(run->comm, &run->gemm_seconds, 1);
+    DF_TRY(df_agree(run->groups.world, status));
+    run->gemm_seconds = df_gemm_flop(run->dict, run->rows.count, run->dict->mine) / *rate;
+    df_max_double(run->groups.world, &run->gemm_seconds, 1);
     return DF_OK;
 }
 

@@ -1,4 +1,5 @@
 /* What a training run will need, and the settings of its steps. */
+#include "step.h"
 #include "train_internal.h"
 
 #include <inttypes.h>
@@ -131,6 +132,25 @@ static df_status check_objective(const df_train_options *o) {
     return DF_OK;
 }
 
+static df_status check_groups(const df_train_options *o, const df_dict *asked,
+                              const df_step_settings *first) {
+    size_t runs = train_runs(o);
+    if (runs > 1 && o->batch < runs)
+        return df_fail(DF_USAGE, "a batch of %zu rows cannot be cut into %zu data groups", o->batch,
+                       runs);
+    if (runs > 1 && o->resample > 0)
+        return df_fail(
+            DF_USAGE,
+            "resample draws from all rows of a batch, of which a data group has its own: "
+            "data_groups is %zu, give 1",
+            runs);
+    if (runs > 1 && o->init_fit)
+        return df_fail(
+            DF_USAGE, "init_encoder_fit is not summed over data groups: data_groups is %zu, give 1",
+            runs);
+    return df_groups_check(asked, first, runs);
+}
+
 df_status df_train_check(const df_train_options *o) {
     const df_anneal begun = {.factor = 1.0};
     const df_dict asked = {.kind = o->kind,
@@ -148,6 +168,7 @@ df_status df_train_check(const df_train_options *o) {
                                     .fired_selected = o->fired_selected};
     DF_TRY(check_options(o));
     DF_TRY(check_objective(o));
+    DF_TRY(check_groups(o, &asked, &first));
     return df_step_check(&asked, &first);
 }
 

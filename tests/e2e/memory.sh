@@ -45,9 +45,9 @@ for ranks in 1 2; do
         else bad "memory.disk.$stage" "plan ${disk:-none}, is $(stat -c %s "$out/$file")"; fi
     done
     rm -rf "$out"
-    # Rows that the models make as training asks for them.
+    # Rows that the models make as training asks for them, for two data groups.
     live=("${job[@]}" --set text.max_documents=200 --set train.from_models=true --set train.shuffle=buffer --set train.latents=4096
-        --set train.centre=true)
+        --set train.centre=true --set train.data_groups=2)
     darkfield $ranks train "${live[@]}" --dry-run || { bad memory.plan.made "exit $?: $(end_of "$work/log")"; finish; }
     plan=$(size_after 'own memory per rank' "$work/log")
     darkfield $ranks train "${live[@]}" || { bad memory.made "exit $?: $(end_of "$work/log")"; finish; }

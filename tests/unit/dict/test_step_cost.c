@@ -8,6 +8,7 @@
 enum { ROWS = 150, WIDTH = 24, LATENTS = 112 };
 
 static df_comm *world;
+static df_groups groups;
 static df_kernels *kernels;
 
 typedef struct setting {
@@ -86,7 +87,7 @@ static df_dict *make_dict(const setting *s) {
     df_dict_shape shape = {.kind = s->kind, .latents = LATENTS, .site = sites, .sites = n};
     df_dict *d = NULL;
     float center[WIDTH] = {0};
-    df_test_all(world, df_dict_make(world, &shape, &d) == DF_OK);
+    df_test_all(world, df_dict_make(groups.shards, &shape, &d) == DF_OK);
     d->activation = s->activation;
     d->k = 6;
     d->subtract_bias = s->subtract_bias;
@@ -112,7 +113,7 @@ static bool equal(df_traffic counted, df_traffic predicted) {
 }
 
 static df_traffic since(df_traffic before) {
-    df_traffic now = df_comm_traffic(world);
+    df_traffic now = df_groups_traffic(&groups);
     return (df_traffic){now.bytes - before.bytes, now.messages - before.messages};
 }
 
@@ -156,9 +157,8 @@ static bool as_predicted(df_traffic counted, const df_dict *d, df_step_cost cost
 
 /* The same with AuxK, which may need a second exchange of its own. */
 static bool predicted(df_traffic counted, const df_dict *d, const setting *s) {
-    int size = df_comm_size(world), rank = df_comm_rank(world);
-    df_step_cost cost = df_coder_step_cost(d, &s->objective, s->rows, s->aux_k, size, rank);
-    df_step_cost main = df_coder_step_cost(d, &s->objective, s->rows, 0, size, rank);
+    df_step_cost cost = df_coder_step_cost(d, &s->objective, s->rows, s->aux_k, &groups.at);
+    df_step_cost main = df_coder_step_cost(d, &s->objective, s->rows, 0, &groups.at);
     df_traffic all = less(cost.most.traffic, cost.least.traffic);
     df_traffic again = less(all, less(main.most.traffic, main.least.traffic));
     cost.most.traffic = less(cost.most.traffic, again);
@@ -173,7 +173,8 @@ static void count_steps(const setting *all, size_t n, df_code_norm norm) {
         d->code_norm = norm;
         df_coder *c = NULL;
         float *x = make_rows(s->rows);
-        df_test_all(world, x != NULL && df_coder_open(world, kernels, d, s->rows, &c) == DF_OK);
+        df_test_all(world,
+                    x != NULL && df_coder_open_groups(&groups, kernels, d, s->rows, &c) == DF_OK);
         df_test_all(world, df_coder_train_open(c) == DF_OK);
         df_step_settings set = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8};
         set.objective = s->objective;
@@ -182,8 +183,9 @@ static void count_steps(const setting *all, size_t n, df_code_norm norm) {
         set.dead_rows = s->aux_k > 0 ? 0 : 1000000; // all dead, or none
         for (int step = 0; step < 2; step++) {
             df_step_report report;
-            df_traffic before = df_comm_traffic(world);
-            df_status status = df_coder_step(c, x, s->rows, &set, &report);
+            df_traffic before = df_groups_traffic(&groups);
+            df_range mine = df_groups_rows(&groups.at, groups.at.group, s->rows);
+            df_status status = df_coder_step(c, x + mine.first * WIDTH, s->rows, &set, &report);
             df_traffic counted = since(before); // df_test_all would count too
             df_test_all(world, status == DF_OK);
             df_test_all(world, predicted(counted, d, s));
@@ -198,6 +200,21 @@ static void test_steps(void **state) {
     (void)state;
     count_steps(settings, sizeof settings / sizeof *settings, DF_NORM_NONE);
     count_steps(decoupled, sizeof decoupled / sizeof *decoupled, DF_NORM_DECOUPLED);
+}
+
+/* By data groups: what lies between them, and gradients, besides. */
+static void test_groups(void **state) {
+    (void)state;
+    for (size_t runs = 2; runs <= 6; runs++) {
+        df_test_all(world, df_groups_open(world, runs, &groups) == DF_OK);
+        for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
+            const setting *s = &settings[i];
+            if (s->kind == DF_SKIP_TRANSCODER || s->objective.rooted || s->rows < runs) continue;
+            count_steps(s, 1, DF_NORM_NONE);
+        }
+        df_groups_close(&groups);
+    }
+    groups = df_groups_alone(world);
 }
 
 /* Equal scores everywhere: the cut needs all nine passes. Outside training there is one more sum:
@@ -218,7 +235,7 @@ static void test_ties(void **state) {
     df_cost cost =
         df_cost_add(df_cost_times(df_cost_reduce(size, 2048), 10),
                     df_cost_add(df_cost_times(one, 5), df_cost_times(df_cost_agree(size), 3)));
-    df_traffic before = df_comm_traffic(world);
+    df_traffic before = df_groups_traffic(&groups);
     df_status status = df_coder_encode(c, x, ROWS, true, &codes);
     df_traffic counted = since(before);
     df_test_all(world, status == DF_OK);
@@ -233,8 +250,9 @@ static void test_model(void **state) {
     (void)state;
     setting s = settings[0];
     df_dict *d = make_dict(&s);
-    df_step_cost one = df_coder_step_cost(d, &s.objective, 4096, 0, 1, 0),
-                 two = df_coder_step_cost(d, &s.objective, 4096, 0, 2, 0);
+    const df_group_place alone = df_groups_place(1, 1, 0), first = df_groups_place(1, 2, 0);
+    df_step_cost one = df_coder_step_cost(d, &s.objective, 4096, 0, &alone),
+                 two = df_coder_step_cost(d, &s.objective, 4096, 0, &first);
     assert_true(one.most.traffic.bytes == 0 && one.most.link_bytes == 0 && one.most.latencies == 0);
     uint64_t row = WIDTH * sizeof(float);
     assert_true(two.most.link_bytes > 4096 * row && two.most.link_bytes < 4 * 4096 * row);
@@ -242,7 +260,8 @@ static void test_model(void **state) {
                  1e-6 * (double)two.most.latencies + 1e-9 * (double)two.most.link_bytes, 1e-12, 0);
     uint64_t last = 0;
     for (int size = 2; size <= 64; size *= 2) {
-        df_step_cost cost = df_coder_step_cost(d, &s.objective, 4096, 0, size, size - 1);
+        const df_group_place last_of = df_groups_place(1, size, size - 1);
+        df_step_cost cost = df_coder_step_cost(d, &s.objective, 4096, 0, &last_of);
         assert_true(cost.most.latencies > last);
         last = cost.most.latencies;
     }
@@ -264,6 +283,7 @@ static void test_rate(void **state) {
 static int set_up(void **state) {
     (void)state;
     df_log_quiet(true);
+    groups = df_groups_alone(world);
     assert_ok(df_kernels_open("auto", &kernels));
     return 0;
 }
@@ -274,8 +294,8 @@ static int tear_down(void **state) {
     return 0;
 }
 
-static const struct CMUnitTest tests[] = {cmocka_unit_test(test_steps), cmocka_unit_test(test_ties),
-                                          cmocka_unit_test(test_model),
-                                          cmocka_unit_test(test_rate)};
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_steps), cmocka_unit_test(test_groups), cmocka_unit_test(test_ties),
+    cmocka_unit_test(test_model), cmocka_unit_test(test_rate)};
 
 DF_TEST_MPI_MAIN(world, tests, set_up, tear_down)
