@@ -47,16 +47,16 @@ static double bound_parameters(df_coder *c, size_t j, double size) {
  * + |x| |dw|; two fp32 sums of D products in any order differ by at most 2 D u |x| |w|. A floor
  * that a score reaches is no larger than the score, so that the 64 u beside D u also cover the
  * rounding of floors and bounds; `extra` does so for the bias, and for underflow. */
-static double bound_latent(df_coder *c, size_t j, float unit, float lost) {
+static double bound_latent(df_coder *c, size_t j) {
     const df_dict *d = c->dict;
-    double columns = (double)df_dict_group_of(d, j)->in.count;
+    double columns = (double)df_dict_group_of(d, j)->in.count, lost = (double)c->lost[j];
     double size = sqrt(df_sum_squares(df_dict_enc(d, j), (size_t)columns));
     c->norm[j] = (float)df_dict_code_norm(d, j);
     c->scale[j] = rank_scale(c, j);
     double scale = (double)c->scale[j], bias = fabs((double)d->b_enc[j]);
-    c->gain[j] = c->scale[j] * unit;
-    c->length[j] = (float)(scale * (size + (double)lost) * 1.0001);
-    c->slack[j] = (float)(scale * (size * 2.02 * (columns + 64.0) * UNIT + (double)lost * 1.0001));
+    c->gain[j] = c->scale[j] * c->unit[j];
+    c->length[j] = (float)(scale * (size + lost) * 1.0001);
+    c->slack[j] = (float)(scale * (size * 2.02 * (columns + 64.0) * UNIT + lost * 1.0001));
     c->extra[j] = (float)(scale * bias * 80.0 * UNIT + (1.0 + scale) * columns * 1e-36);
     c->lift[j] = d->b_enc[j] * c->scale[j] + c->extra[j];
     return (size + bias) * (1.0 + scale) + bound_parameters(c, j, size + bias);
@@ -66,30 +66,33 @@ static float above(float a, float b) {
     return b > a ? b : a;
 }
 
-/* Packs and bounds a panel; returns the largest size that a score can have per unit of |x|: not
- * finite when a weight is not. */
-static double prepare_panel(df_coder *c, df_latents *p) {
-    float unit[DF_TILE_LATENTS], lost[DF_TILE_LATENTS];
+/* Returns the largest size that a score can have per unit of |x|: not finite when a weight is not.
+ */
+static double bound_panel(df_coder *c, df_latents *p) {
     double largest = 0.0;
-    size_t columns = c->dict->group[p->group].in.count;
-    df_panel to = {c->screen, DF_TILE_LATENTS, columns, c->packed_latents + p->packed};
-    df_pack(&to, df_dict_enc(c->dict, p->first), columns, p->count,
-            (df_packed){unit, lost, c->start + p->first});
     p->slack = p->length = 0.0f;
-    for (size_t i = 0; i < p->count; i++) {
-        double size = bound_latent(c, p->first + i, unit[i], lost[i]);
-        p->slack = above(p->slack, c->slack[p->first + i]);
-        p->length = above(p->length, c->length[p->first + i]);
+    for (size_t j = p->first; j < p->first + p->count; j++) {
+        double size = bound_latent(c, j);
+        p->slack = above(p->slack, c->slack[j]);
+        p->length = above(p->length, c->length[j]);
         if (!(size <= largest)) largest = size < DBL_MAX ? size : DBL_MAX;
     }
     return largest;
+}
+
+static void pack_panel(df_coder *c, const df_latents *p) {
+    size_t columns = c->dict->group[p->group].in.count;
+    df_panel to = {c->screen, DF_TILE_LATENTS, columns, c->packed_latents + p->packed};
+    df_pack(&to, df_dict_enc(c->dict, p->first), columns, p->count,
+            (df_packed){c->unit + p->first, c->lost + p->first, c->start + p->first});
 }
 
 static double prepare_latents(df_coder *c) {
     double largest = 1.0;
 #pragma omp parallel for schedule(static) reduction(max : largest)
     for (size_t i = 0; i < c->panels; i++) {
-        double size = prepare_panel(c, &c->panel[i]);
+        pack_panel(c, &c->panel[i]);
+        double size = bound_panel(c, &c->panel[i]);
         if (size > largest) largest = size;
     }
     return largest;
@@ -97,7 +100,9 @@ static double prepare_latents(df_coder *c) {
 
 void df_coder_rank_by(df_coder *c, const df_range *columns) {
     c->ranked = columns;
-    (void)prepare_latents(c); // no site's norm is above their sum, which was found finite
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < c->panels; i++)
+        (void)bound_panel(c, &c->panel[i]); // no site's norm is above their sum, found finite
 }
 
 /* ---- rows ----------------------------------------------------------------------------------- */

@@ -152,9 +152,10 @@ struct df_coder {
     float *x_norm, *x_lost; /* [groups, padded_rows] sizes of a group's input columns and of what
                                packing lost, rounded up */
     float *x_unit;          /* [groups, padded_rows] of the packed row */
-    float *norm;            /* [local + 32, as the next seven: panels are read whole] code norm */
+    float *norm;            /* [local + 32, as the next nine: panels are read whole] code norm */
     float *scale;           /* what a code is multiplied by before it is ranked: the norm, or 1 */
-    float *gain;            /* scale times the unit of the packed latent */
+    float *unit, *lost;     /* of the packed latents (df_packed) */
+    float *gain;            /* scale times unit */
     float *slack, *length, *extra; /* a screened score is off by at most x_norm *
                                      slack + x_lost * length + extra */
     float *lift;                   /* b_enc * scale + extra */

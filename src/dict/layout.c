@@ -184,6 +184,8 @@ static void lay_out_screen(df_coder *c, df_layout *l) {
     TAKE(c->norm, latents);
     TAKE(c->scale, latents);
     TAKE(c->gain, latents);
+    TAKE(c->unit, latents);
+    TAKE(c->lost, latents);
     TAKE(c->slack, latents);
     TAKE(c->length, latents);
     TAKE(c->extra, latents);
