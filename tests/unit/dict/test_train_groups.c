@@ -122,6 +122,7 @@ static void what_does_not_go_is_named(void **state) {
     o = with(DF_TOPK, 2), o.kind = DF_SKIP_TRANSCODER, o.subtract_bias = false, refuse(o, "skip");
     o = with(DF_TOPK, DF_MAX_RUNS + 1), o.batch = 4096, refuse(o, "1025 data groups");
     o = with(DF_TOPK, 65), refuse(o, "64 rows");
+    o = with(DF_TOPK, 2), o.fired_selected = true, refuse(o, "fired selected");
     o = with(DF_RELU, 2);
     o.objective =
         (df_objective){.penalty = DF_PENALTY_LP, .weight = 0.1, .power = 0.9, .rooted = true};
