@@ -62,19 +62,29 @@ static void add_need(const machine *m, const df_train_plan *plan, need *out) {
     out->messages = (double)plan->cost.traffic.messages;
 }
 
-/* The first rank of every member stands for all: it has most of its dictionary. */
+/* Of the ranks that share a dictionary the first has most of it; groups differ in their runs. */
+static df_status add_groups(const df_planned *p, const machine *m, int size,
+                            const df_train_place *place, size_t member, need *out) {
+    size_t runs = p->members[member].options->data_groups;
+    df_group_place at = df_groups_place(runs > 1 ? runs : 1, place->count, 0);
+    for (int g = 0; g < at.groups; g++) {
+        df_train_plan plan = {.rank = place->first + g * at.shards};
+        DF_TRY(df_train_plan_rank(p->members, p->n, p->rows, p->screen, size, &plan));
+        add_need(m, &plan, out);
+    }
+    return DF_OK;
+}
+
+/* What the rank that needs most needs. */
 static df_status most_needed(const df_planned *p, const machine *m, int size, need *out) {
     df_train_place *place = NULL;
     *out = (need){0};
     DF_TRY(DF_NEW(place, p->n));
     df_status status = df_train_place_members(p->members, p->n, p->rows, size, place);
     for (size_t i = 0; i < p->n && status == DF_OK; i++) {
-        df_train_plan plan = {.rank = place[i].first};
         bool seen = false;
         for (size_t j = 0; j < i; j++) seen = seen || place[j].first == place[i].first;
-        if (seen) continue;
-        status = df_train_plan_rank(p->members, p->n, p->rows, p->screen, size, &plan);
-        if (status == DF_OK) add_need(m, &plan, out);
+        if (!seen) status = add_groups(p, m, size, &place[i], i, out);
     }
     out->bytes += (double)p->live;
     df_free(place);

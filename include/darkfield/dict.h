@@ -454,7 +454,7 @@ typedef struct df_train_room {
 df_status df_coder_train_extend(df_coder *coder, const df_train_room *room) DF_MUST_CHECK;
 /* Puts the averages, freed of their start from 0, in the place of the weights. Not collective. */
 void df_coder_use_averages(df_coder *coder, double ema);
-size_t df_coder_room_bytes(const df_dict *dict, size_t max_rows, int size,
+size_t df_coder_room_bytes(const df_dict *dict, size_t batch, const df_group_place *at,
                            const df_train_room *room);
 /* One step of the objective, AuxK being |e - e^_aux|^2 / |e - mean e|^2 (e detached; DL's AuxK;
  * reference dictionaries.md 2.3), and Adam (PyTorch's formula). NaN loss is DF_FAILED; an objective
@@ -465,7 +465,7 @@ df_status df_coder_step(df_coder *coder, const float *x, size_t rows,
  * of this kind, activation, code norm, shared latents and prefixes; more AuxK latents than a coder
  * has room for, told of an outline whose k is the largest of the training. Not collective. */
 df_status df_step_check(const df_dict *dict, const df_step_settings *settings) DF_MUST_CHECK;
-df_status df_step_fits(const df_dict *dict, size_t aux_k, bool multi) DF_MUST_CHECK;
+df_status df_step_fits(const df_dict *dict, size_t aux_k) DF_MUST_CHECK;
 /* Dead latents begin anew (dictionary_learning, resample_neurons; Anthropic, "Towards
  * monosemanticity"): rows are drawn without replacement, probability as |e|^power of their error
  * under the present weights; a dead latent gets such a row times scale times the mean norm of the

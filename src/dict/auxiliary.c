@@ -78,7 +78,7 @@ df_status df_auxiliary(df_coder *c, const df_step_settings *set, df_code_factor 
     double below = normaliser(c, set->aux_normaliser, spread), scale = 1.0;
     size_t k = report->dead < set->aux_k ? report->dead : set->aux_k;
     if (!(set->aux > 0.0) || k == 0 || !(below > 0.0)) return DF_OK;
-    DF_TRY(df_auxiliary_fits(k, c->row_k));
+    DF_TRY(df_auxiliary_fits(k, c->aux_room));
     c->raw = set->aux_raw;
     df_select_rows(c, (df_view){.n = c->dead, .list = c->dead_list}, k, NULL, &c->aux);
     c->raw = false;

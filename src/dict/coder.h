@@ -161,7 +161,7 @@ struct df_coder {
     float *lift;                   /* b_enc * scale + extra */
     int32_t *start;                /* of int8 */
     float shared_floor;            /* of all threads' lists */
-    float caution;                 /* bounds below upper that value is: df_likely or DF_CERTAIN */
+    float caution;                 /* bounds below upper that value is */
     uint64_t selected, wasted;     /* of those settled for the batch; the others, but for AuxK's */
     bool outgrown;                 /* a batch had more active latents than plans count */
     df_cut cut_at;                 /* of the selection now being made, or made last */
@@ -222,6 +222,7 @@ struct df_coder {
     float *center_gradient; /* [out] */
     double *totals;         /* [df_statistics_width] */
     uint32_t *dead_list;
+    size_t aux_room; /* entries of a row in aux, at most */
     size_t dead;
     float error_factor, aux_factor, gate_factor; /* of errors: dL/dx^ */
     float *gate_error;                           /* [max_rows, out] x - x^ of the gate's codes */
@@ -263,6 +264,11 @@ struct df_coder {
 /* AuxK entries per row that training has room for: half the mean width of an output site (the
  * default of aux_k), at least 512. */
 size_t df_coder_aux_room(const df_dict *dict);
+/* The same, where TopK's own k asks for more: told of the largest k of the training. */
+static inline size_t df_aux_entries(const df_dict *d) {
+    size_t room = df_coder_aux_room(d);
+    return d->activation == DF_TOPK && d->k > room ? d->k : room;
+}
 
 /* Hands out consecutive pieces of one allocation; with base NULL it only counts. */
 typedef struct df_layout {
@@ -343,14 +349,18 @@ void df_find_rows_again(df_coder *c, df_view view, size_t k);
  * collective. */
 df_status df_screen_lists(df_coder *c, float floor, size_t keep);
 
-/* f = relu(w x + b), or p = w x + b where they are raw, settled; the score it is ranked by, never a
- * negative zero. With cuts: p itself, and what it exceeds its cut by (positive exactly where p >
+/* What TopK and BatchTopK rank a code by: never a negative zero, which would not tie with zero. */
+static inline float df_rank_score(const df_coder *c, size_t j, float value) {
+    return value * c->scale[j] + 0.0f;
+}
+/* f = relu(w x + b), or p = w x + b where they are raw, settled; the score it is ranked by. With
+ * cuts: p itself, and what it exceeds its cut by (positive exactly where p >
  * cut: gradual underflow). */
 static inline float df_settled(const df_coder *c, const float *cut, size_t j, float product,
                                float *value) {
     float p = product + c->dict->b_enc[j];
     *value = p > 0.0f || cut != NULL || c->raw ? p : 0.0f;
-    return cut != NULL ? p - cut[j] : *value * c->scale[j] + 0.0f;
+    return cut != NULL ? p - cut[j] : df_rank_score(c, j, *value);
 }
 /* The least score of TopK that can be selected: the floor of rows of which nothing is known. */
 static inline float df_lowest(const df_coder *c) {

@@ -67,14 +67,17 @@ df_status df_coder_train_extend(df_coder *c, const df_train_room *room) {
     return DF_OK;
 }
 
-size_t df_coder_room_bytes(const df_dict *dict, size_t max_rows, int size,
+size_t df_coder_room_bytes(const df_dict *dict, size_t batch, const df_group_place *at,
                            const df_train_room *room) {
     df_worker workers[64] = {{0}};
     df_dict copy = *dict;
-    df_coder c = {.size = size, .worker = workers, .main = {.training = true}};
-    c.groups.at = df_groups_place(1, size, 0);
+    df_coder c = {.groups = {.at = *at},
+                  .size = at->shards,
+                  .rank = at->shard,
+                  .worker = workers,
+                  .main = {.training = true}};
     df_layout l = {0};
-    df_coder_shape(&c, &copy, max_rows);
+    df_coder_shape(&c, &copy, batch);
     if (c.threads > 64) c.threads = 64;
     c.row_k = dict->activation == DF_TOPK ? dict->k : 0;
     if (df_coder_aux_room(dict) > c.row_k) c.row_k = df_coder_aux_room(dict);

@@ -7,7 +7,7 @@
 
 /* A sample is summed in this many fixed runs, so that any number of ranks gives the same numbers.
  * Weiszfeld's iteration ends when the median moves by less than CLOSE (of rows of norm about 1). */
-enum { CHUNKS = 64, ITERATIONS = 100 };
+enum { CHUNKS = 64, ITERATIONS = 100, PIECE = 256 }; // PIECE: rows read at a time
 #define CLOSE 1e-5
 
 /* ---- the geometric median ------------------------------------------------------------------- */
@@ -30,7 +30,6 @@ static df_range chunk_of(const sample *s, size_t chunk) {
 /* Reads whole rows of the data set, a piece at a time, and keeps the columns of the dictionary, in
  * the units of training. */
 static df_status read_sample(const train_rows *from, uint64_t seed, sample *s) {
-    enum { PIECE = 256 };
     uint64_t wanted[PIECE], n = rows_counted(from->rows);
     float *x = NULL; // [PIECE, columns of the data set]
     df_status status = DF_NEW(x, PIECE * from->all->width);
@@ -166,6 +165,25 @@ static df_status use_sample(df_comm *comm, const train_rows *from, const df_trai
     df_free(s.leaves);
     df_free(s.sums);
     return status;
+}
+
+/* The rows of this rank's chunks of the sample. */
+static size_t sample_bytes(const df_dict *d, size_t rows, const df_group_place *at) {
+    df_range mine = df_share(CHUNKS, at->shards, at->shard);
+    size_t n = rows < DF_MEDIAN_ROWS ? rows : DF_MEDIAN_ROWS, here = 0;
+    for (size_t i = 0; i < mine.count; i++)
+        here += df_share(n, CHUNKS, (int)(mine.first + i)).count;
+    return here * d->width * sizeof(float) + (mine.count + 1) * (d->width + 1) * sizeof(double);
+}
+
+size_t initialise_bytes(const df_train_options *o, const df_dict *d, const df_rows *rows,
+                        size_t columns, const df_group_place *at) {
+    size_t all = rows_counted(rows), n = all < DF_QUANTILE_ROWS ? all : DF_QUANTILE_ROWS, most = 0;
+    if (o->init_bias == DF_INIT_MEDIAN || o->objective.reconstruction == DF_FVU_SAMPLE)
+        most = sample_bytes(d, all, at);
+    if (o->init_bias_enc == DF_INIT_ENC_QUANTILE && n * (d->width + 1) * sizeof(float) > most)
+        most = n * (d->width + 1) * sizeof(float);
+    return most + (PIECE * columns + columns + d->width) * sizeof(float);
 }
 
 /* ---- weights -------------------------------------------------------------------------------- */

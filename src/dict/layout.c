@@ -406,6 +406,6 @@ size_t df_coder_plan_groups(const df_dict *dict, df_screen screen, size_t max_ro
     bytes += df_code_capacity(&c) * df_code_bytes(&c.main);
     bytes += df_side_capacity(&c, training) * df_code_bytes(&c.side);
     bytes += c.parts * df_part_capacity(&c) * df_code_bytes(&(df_code_store){0});
-    if (training) bytes += c.max_rows * smaller(df_coder_aux_room(dict), c.local) * 24;
+    if (training) bytes += c.max_rows * smaller(df_aux_entries(dict), c.local) * 24;
     return bytes;
 }

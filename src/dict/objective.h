@@ -57,8 +57,8 @@ void df_gated_latent(df_coder *c, size_t j, const df_entries *active);
 static inline bool df_is_shaped(const df_objective *o) {
     return o->reconstruction == DF_UNSQUARED || o->reconstruction == DF_FVU_SITES;
 }
-/* Turns the error of every row into dL/dx^, fills the codes' gradients and center_gradient; reports
- * the loss. Collective. */
+/* Turns the error of every row into dL/dx^, fills the codes' gradients, adds to center_gradient;
+ * reports the loss. Collective. */
 df_status df_shaped_error(df_coder *c, const df_objective *o, df_code_factor factor,
                           df_step_report *report);
 

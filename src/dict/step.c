@@ -26,7 +26,7 @@ static df_status allocate(df_coder *c) {
     c->main.training = true;
     DF_TRY(open_codes(&c->main, df_code_capacity(c)));
     DF_TRY(open_codes(&c->side, df_side_capacity(c, true)));
-    size_t aux = df_coder_aux_room(c->dict);
+    size_t aux = c->aux_room = df_aux_entries(c->dict);
     return open_codes(&c->aux, c->max_rows * (aux < c->local ? aux : c->local));
 }
 
@@ -173,14 +173,25 @@ static double site_spread(const df_coder *c, df_range columns, const double *sum
     return squares;
 }
 
-/* Reconstruction loss and FVU by site; returns the normaliser of AuxK, mean_rows sum (e - mean
- * e)^2. */
-static double report_error(df_coder *c, double share, df_step_report *report) {
+/* What a sum of e^2 is multiplied by to be the reconstruction loss. */
+static double squared_share(const df_coder *c, const df_objective *o) {
+    double rows = (double)c->batch;
+    if (o->reconstruction == DF_FVU) return c->variance > 0.0 ? 1.0 / c->variance : 0.0;
+    if (o->reconstruction == DF_FVU_SAMPLE)
+        return o->variance > 0.0 ? 1.0 / (rows * o->variance) : 0.0;
+    if (o->reconstruction == DF_SQUARED_MEAN) rows *= (double)df_dict_outputs(c->dict);
+    if (o->reconstruction == DF_SQUARED_COLUMNS) rows *= (double)c->out;
+    return 1.0 / rows;
+}
+
+/* Reconstruction loss and FVU by site, and b_dec's gradient, which a shaped error gives later;
+ * returns the normaliser of AuxK, mean_rows sum (e - mean e)^2. */
+static double report_error(df_coder *c, const df_objective *o, df_step_report *report) {
     const double *squares = c->totals + 2 * c->out; // of e, of x
-    double rows = (double)c->batch, spread = 0.0;
+    double rows = (double)c->batch, spread = 0.0, share = squared_share(c, o);
     size_t n = 0; // of the output sites
     df_range columns;
-    report->reconstruction = 0.0; // the unsquared one is set later
+    report->reconstruction = 0.0; // that of a shaped error is set later
     for (size_t s = 0; s < c->dict->sites; s++) {
         if (!output_columns(c->dict, s, &columns)) continue;
         double below = site_spread(c, columns, c->totals, squares[1]);
@@ -192,7 +203,8 @@ static double report_error(df_coder *c, double share, df_step_report *report) {
         squares += 2;
     }
     for (size_t i = 0; i < c->out; i++)
-        c->center_gradient[i] = (float)(-2.0 * share * c->totals[c->out + i]);
+        c->center_gradient[i] =
+            df_is_shaped(o) ? 0.0f : (float)(-2.0 * share * c->totals[c->out + i]);
     return spread / rows;
 }
 
@@ -206,17 +218,6 @@ static void report_screen(df_coder *c, double seconds, df_step_report *report) {
         report->dense_rows += c->worker[t].settled_rows;
     }
     report->select_seconds = seconds - report->screen_seconds - report->settle_seconds;
-}
-
-/* What a sum of e^2 is multiplied by to be the reconstruction loss. */
-static double squared_share(const df_coder *c, const df_objective *o) {
-    double rows = (double)c->batch;
-    if (o->reconstruction == DF_FVU) return c->variance > 0.0 ? 1.0 / c->variance : 0.0;
-    if (o->reconstruction == DF_FVU_SAMPLE)
-        return o->variance > 0.0 ? 1.0 / (rows * o->variance) : 0.0;
-    if (o->reconstruction == DF_SQUARED_MEAN) rows *= (double)df_dict_outputs(c->dict);
-    if (o->reconstruction == DF_SQUARED_COLUMNS) rows *= (double)c->out;
-    return 1.0 / rows;
 }
 
 /* Factors of the step: of the error, and of an L1 penalty on codes, which code gradients take in
@@ -265,7 +266,7 @@ static df_status errors(df_coder *c, const df_step_settings *set, df_step_report
     else
         df_error_rows(c, &c->main, c->error, df_is_shaped(o) ? NULL : &factor);
     DF_TRY(statistics(c));
-    double spread = report_error(c, squared_share(c, o), report);
+    double spread = report_error(c, o, report);
     if (nested) {
         report->reconstruction = report->nested;
         DF_TRY(df_nested_center(c));
@@ -291,10 +292,9 @@ df_status df_step_check(const df_dict *dict, const df_step_settings *set) {
     return df_objective_check(dict, &set->objective);
 }
 
-df_status df_step_fits(const df_dict *d, size_t aux_k, bool multi) {
-    size_t room = df_coder_aux_room(d), k = multi ? df_multi_k(d) : d->k;
+df_status df_step_fits(const df_dict *d, size_t aux_k) {
     size_t most = aux_k < d->latents ? aux_k : d->latents; // that can be dead
-    return df_auxiliary_fits(most, d->activation == DF_TOPK && k > room ? k : room);
+    return df_auxiliary_fits(most, df_aux_entries(d));
 }
 
 static df_status check_step(const df_coder *c, size_t rows, const df_step_settings *set) {

@@ -110,20 +110,30 @@ done:
 /* ---- what a rank needs ---------------------------------------------------------------------- */
 
 /* A dictionary on one rank. */
-static size_t member_bytes(const df_train_options *o, const df_dict *d, df_screen screen,
-                           const df_group_place *at) {
+/* What a rank holds of its members: dictionaries throughout; coders, which are opened one after
+ * another, each once its weights have begun; at most, while some begin. */
+typedef struct member_bytes {
+    const df_rows *rows;
+    size_t columns; /* of the rows */
+    size_t dictionaries, coders, start;
+} member_bytes;
+
+static void add_bytes(const df_train_options *o, const df_dict *d, df_screen screen,
+                      const df_group_place *at, member_bytes *out) {
     df_train_room room = train_room(o);
-    size_t outputs = df_dict_outputs(d), rows = df_groups_rows(at, at->group, o->batch).count;
+    size_t start = out->coders + initialise_bytes(o, d, out->rows, out->columns, at);
+    if (start > out->start) out->start = start;
+    size_t outputs = df_dict_outputs(d);
     size_t history = history_rows(o) * history_columns(outputs) + history_sums(outputs);
     size_t mean = o->centre ? d->width * sizeof(float) : 0;
-    return df_dict_bytes(d) + history * sizeof(double) + mean +
-           df_coder_plan_groups(d, screen, o->batch, at, true) +
-           df_coder_room_bytes(d, rows, at->shards, &room);
+    out->dictionaries += df_dict_bytes(d) + history * sizeof(double) + mean;
+    out->coders += df_coder_plan_groups(d, screen, o->batch, at, true) +
+                   df_coder_room_bytes(d, o->batch, at, &room);
 }
 
 /* Adds a member's part to what a rank needs. */
 static df_status add_member(const df_train_member *member, const row_sites *all, df_screen screen,
-                            const df_train_place *place, df_train_plan *out) {
+                            const df_train_place *place, member_bytes *bytes, df_train_plan *out) {
     const df_train_options *o = member->options;
     df_group_place at = df_groups_place(train_runs(o), place->count, out->rank - place->first);
     df_dict *d = NULL;
@@ -131,7 +141,7 @@ static df_status add_member(const df_train_member *member, const row_sites *all,
     df_step_cost cost = df_coder_step_cost(d, &o->objective, o->batch, 0, &at);
     out->cost = df_cost_add(out->cost, cost.most);
     out->flop += df_gemm_flop(d, df_groups_rows(&at, at.group, o->batch).count, d->mine);
-    out->bytes += member_bytes(o, d, screen, &at);
+    add_bytes(o, d, screen, &at, bytes);
     if (d->width < all->width && o->batch * d->width * sizeof(float) > out->scratch)
         out->scratch = o->batch * d->width * sizeof(float);
     out->members++;
@@ -150,11 +160,14 @@ df_status df_train_plan_rank(const df_train_member *members, size_t n, const df_
     DF_GO(row_sites_open(rows, &all));
     DF_GO(DF_NEW(place, n));
     DF_GO(df_train_place_members(members, n, rows, size, place));
+    member_bytes bytes = {.rows = rows, .columns = all.width};
     for (size_t m = 0; m < n; m++)
         if (out->rank >= place[m].first && out->rank < place[m].first + place[m].count)
-            DF_GO(add_member(&members[m], &all, screen, &place[m], out));
+            DF_GO(add_member(&members[m], &all, screen, &place[m], &bytes, out));
     const df_group_place at = df_groups_place(n == 1 ? train_runs(o) : 1, size, out->rank);
-    out->bytes += FILE_BYTES + loader_plan_bytes(&order, o->batch, all.width, &at) + out->scratch;
+    size_t steps = FILE_BYTES + bytes.coders;
+    out->bytes = bytes.dictionaries + (steps > bytes.start ? steps : bytes.start) +
+                 loader_plan_bytes(&order, o->batch, all.width, &at) + out->scratch;
     if (o->centre) out->bytes += all.width * sizeof(float);
     out->cost = df_cost_add(out->cost, train_loop_cost(&order, all.width, o->batch, &at));
     if (n > 1) out->cost = df_cost_add(out->cost, df_cost_agree(size));

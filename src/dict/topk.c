@@ -19,7 +19,7 @@
 
 /* Ties go to the smaller latent. */
 static uint64_t key_of(const df_coder *c, uint32_t latent, float value) {
-    return (uint64_t)df_score_key(value * c->scale[latent]) << 32 |
+    return (uint64_t)df_score_key(df_rank_score(c, latent, value)) << 32 |
            (uint32_t)(c->dict->mine.first + latent);
 }
 

@@ -58,6 +58,9 @@ typedef struct train_rows {
  * Collective. */
 df_status initialise(df_comm *comm, const train_rows *from, const df_train_options *options,
                      df_dict *dict, const float *center, double *variance) DF_MUST_CHECK;
+/* Own memory that it takes while it runs, at most. Not collective. */
+size_t initialise_bytes(const df_train_options *options, const df_dict *dict, const df_rows *rows,
+                        size_t columns, const df_group_place *at);
 /* df_train_options.init_fit, with the coder of the dictionary at the start. Collective. */
 df_status fit_encoder(df_comm *comm, df_coder *coder, df_dict *dict, uint64_t seed,
                       size_t max_rows) DF_MUST_CHECK;

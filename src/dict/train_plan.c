@@ -175,8 +175,8 @@ df_status df_train_check(const df_train_options *o) {
 /* One direction for all sites needs one width. */
 static df_status check_same(const df_dict *d) {
     const df_dict_site *first = df_dict_output(d, 0);
-    for (size_t n = 1; n < df_dict_outputs(d); n++) {
-        const df_dict_site *other = df_dict_output(d, n);
+    for (size_t s = 0; s < d->sites; s++) {
+        const df_dict_site *other = &d->site[s];
         if (other->width == first->width) continue;
         return df_fail(DF_USAGE,
                        "init_sites same: one direction cannot begin all sites, because %s of %s "
@@ -200,5 +200,5 @@ df_status train_describe(const df_train_options *o, df_dict *d) {
     if (o->init_same) DF_TRY(check_same(d));
     DF_TRY(df_dict_bind(d, o->shared, o->dedicated));
     if (!(o->aux > 0.0)) return DF_OK;
-    return df_step_fits(d, auxiliary_latents(o, d), o->multi > 0.0);
+    return df_step_fits(d, auxiliary_latents(o, d));
 }

@@ -80,6 +80,6 @@ df_status df_shaped_error(df_coder *c, const df_objective *o, df_code_factor fac
         DF_TRY(turn_to_directions(c, report));
     df_code_gradients(c, &c->main, c->error, factor);
     DF_TRY(df_column_sums(c, c->error, c->out, c->out, c->totals));
-    for (size_t i = 0; i < c->out; i++) c->center_gradient[i] = (float)c->totals[i];
+    for (size_t i = 0; i < c->out; i++) c->center_gradient[i] += (float)c->totals[i];
     return DF_OK;
 }

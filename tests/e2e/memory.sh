@@ -55,6 +55,17 @@ for ranks in 1 2; do
     rm -rf "$out"
 done
 
+# ---- a start from a sample of rows, which takes more than the steps -------------------------------
+for ranks in 1 2; do
+    begun=("$root/jobs/synthetic/toy-a.yaml" --set out="$out" --set train.preset=openai-topk --set train.synthetic.width=512
+        --set train.latents=512 --set train.batch=256 --set train.steps=4 --set train.k=8)
+    darkfield $ranks train "${begun[@]}" --dry-run || { bad memory.plan.begun "exit $?: $(end_of "$work/log")"; finish; }
+    plan=$(size_after 'own memory per rank' "$work/log")
+    darkfield $ranks train "${begun[@]}" || { bad memory.begun "exit $?: $(end_of "$work/log")"; finish; }
+    own_is "begun.ranks_$ranks" "$plan" "$work/log"
+    rm -rf "$out"
+done
+
 # ---- a harvest in parts ----------------------------------------------------------------------------
 cut=("${job[@]}" --set text.max_documents=900 --set harvest.file_size=4MB)
 darkfield 2 harvest "${cut[@]}" --dry-run || { bad memory.plan.cut "exit $?: $(end_of "$work/log")"; finish; }

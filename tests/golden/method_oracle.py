@@ -19,7 +19,7 @@ from dict_oracle import f32, keep, write
 M, WIDTHS, B, K, BATCHES, STEPS = 48, (7, 5), 32, 4, 2, 200
 D = sum(WIDTHS)
 AUX_K, GAP, LATER_GAP = 6, 1e-4, 2e-6
-DEFAULT = dict(act="topk", norm="none", order="free", lr=3e-3, eps=1e-8, prefixes=(), prefix_weight=1.0, fvu=False, variance=0.0, multi=0.0,
+DEFAULT = dict(act="topk", norm="none", order="free", lr=3e-3, eps=1e-8, prefixes=(), prefix_weight=1.0, fvu=False, shape="", variance=0.0, multi=0.0,
                aux=0.0, normaliser="residual", bias="none", scaled=False, attached=False, fixed=False, raw=False, select=False, dead_every=3,
                dead_rows=2000, fired=0.0, clip=0.0, ema=0.0, l1=0.0, resample=0, power=1.0, scale=0.2, unit=False)
 CASES = {
@@ -32,6 +32,9 @@ CASES = {
     "multi": dict(fvu=True, multi=1 / 8, aux=1 / 32, normaliser="target", bias="decode", scaled=True, order="unit"),
     # and as its encoder's backward pass has it: what these two terms read is held fixed
     "multi_fixed": dict(fvu=True, multi=1 / 8, aux=1 / 32, normaliser="target", bias="decode", scaled=True, order="unit", fixed=True),
+    # errors that are shaped site by site, beside terms that move b_dec too: FVU of every site; lengths
+    "shaped_sites": dict(shape="sites", multi=1 / 8, aux=1 / 32, normaliser="target", bias="decode"),
+    "shaped_lengths": dict(shape="lengths", aux=1 / 8, bias="both"),
     # SAELens TopK; OpenAI; an auxiliary target that is not held fixed (OpenMOSS), alone and nested
     "aux_plain": dict(aux=1.0, normaliser="none", bias="decode", scaled=True, norm="sum", clip=1.0),
     # SAELens, whose auxiliary codes may be negative: more dead than aux_k, and fewer, which are all taken
@@ -114,7 +117,19 @@ def encode(x, p, case):
     return f.reshape(relu.shape), relu, score, gap
 
 
+def shaped(x, e, shape):
+    loss = 0
+    for part, rows in zip(e.split(WIDTHS, 1), x.split(WIDTHS, 1)):
+        if shape == "sites":
+            loss = loss + (part**2).sum() / ((rows - rows.mean(0)) ** 2).sum()
+        else:
+            loss = loss + part.norm(dim=1).mean() / len(WIDTHS)
+    return loss
+
+
 def reconstruction(x, f, e, p, case, variance):
+    if case["shape"]:
+        return shaped(x, e, case["shape"])
     if case["variance"] > 0:
         return (e**2).sum(1).mean() / case["variance"]
     if case["fvu"]:

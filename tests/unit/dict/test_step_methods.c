@@ -548,10 +548,9 @@ static void test_refusals(void **state) {
     large.latents = 4096;
     large.activation = DF_TOPK;
     large.k = 600;
-    df_test_all(world, df_step_fits(r.dict, 513, false) == DF_OK); // no more can be dead
-    df_test_all(world, df_step_fits(&large, 600, false) == DF_OK);
-    df_test_all(world, df_step_fits(&large, 601, false) == DF_USAGE);
-    df_test_all(world, df_step_fits(&large, 2400, true) == DF_OK);
+    df_test_all(world, df_step_fits(r.dict, 513) == DF_OK); // no more can be dead
+    df_test_all(world, df_step_fits(&large, 600) == DF_OK);
+    df_test_all(world, df_step_fits(&large, 601) == DF_USAGE);
     df_test_all(world, df_coder_train_extend(r.coder, &multi) == DF_FAILED);
     df_error_clear();
     close_run(&r);
