@@ -25,7 +25,8 @@ static const df_option options[] = {
      .unit = "rows",
      .min = 2,
      .max = 1048576,
-     .help = "rows of a batch, at most, of the two other FVUs that are given, means over batches "
+     .help = "rows of a batch, at most (none crosses one of the 64 buckets of documents), of the "
+             "two other FVUs that are given, means over batches "
              "(dictionary_learning, which takes the mean off the error) and over rows (SAEBench's "
              "tables, many crosscoders)"},
     {.key = "evaluate.rows",

@@ -189,7 +189,7 @@ const df_option df_train_table[] = {
              "groups as divide both, each with the whole dictionary and its runs alone: less "
              "traffic where a batch is large beside the dictionary, but more memory; --dry-run "
              "tells. Not with train.resample, train.init_encoder_fit, train.power_root, "
-             "train.code_norm decoupled, skip transcoders"},
+             "train.code_norm decoupled, train.fired selected, skip transcoders"},
     {.key = "train.lr",
      .type = DF_OPT_REAL,
      .fallback = "0.003",

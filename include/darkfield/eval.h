@@ -35,9 +35,11 @@
 #include "darkfield/store.h"
 
 typedef struct df_eval_options {
-    size_t batch;       /* rows encoded at a time over all ranks */
-    uint64_t rows;      /* of an endless set: so many; else all */
-    uint64_t fvu_batch; /* rows of a batch of FVU by batches and rows, at most; at least 1 */
+    size_t batch;  /* rows encoded at a time over all ranks */
+    uint64_t rows; /* of an endless set: so many; else all */
+    /* Rows of a batch of FVU by batches and rows, at most; at least 1. No batch crosses one of the
+     * 64 buckets of documents; where none has two rows that differ, those FVU are NaN. */
+    uint64_t fvu_batch;
     const char *output, *resolved_job;
     df_provenance facts;
 } df_eval_options;

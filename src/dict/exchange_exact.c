@@ -329,7 +329,9 @@ static df_status read_site(const exchange *x, const json_t *from, df_dict_site *
     DF_TRY(token_norm_parse(norm, &site->token_norm));
     if (!(site->scale > 0.0) || width < 1 || width > UINT32_MAX) return bad_facts(x, "sites");
     DF_TRY(df_json_bool_or(from, FACTS, "input", false, &site->input));
-    return df_json_bool_or(from, FACTS, "output", false, &site->output);
+    DF_TRY(df_json_bool_or(from, FACTS, "output", false, &site->output));
+    bool both = site->input && site->output;
+    return both || site->token_norm == DF_TOKEN_NONE ? DF_OK : bad_facts(x, "sites");
 }
 
 static df_status read_group(const exchange *x, const json_t *from, df_dict_group *group) {

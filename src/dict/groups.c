@@ -256,7 +256,7 @@ df_status df_groups_check(const df_dict *d, const df_step_settings *set, size_t 
     if (df_dict_decoupled(d)) what = "code_norm decoupled";
     if (d->kind == DF_SKIP_TRANSCODER) what = "the linear part of a skip transcoder";
     if (o->penalty == DF_PENALTY_LP && o->rooted) what = "the lp penalty with power_root";
-    if (set->fired_selected) what = "fired selected";
+    if (set->fired_selected) what = "fired selected (fired active is)";
     if (what == NULL) return DF_OK;
     return df_fail(DF_USAGE, "%s, which is not summed over data groups: data_groups is %zu, give 1",
                    what, runs);

@@ -1,6 +1,7 @@
 /* Batches. A thread of its own reads pieces of rows into two buffers, one ahead of the other, while
  * steps compute; it calls neither MPI nor HDF5. A piece is this rank's share of a batch, or of a
- * shuffle buffer. One allgather then gives the whole batch to every rank. */
+ * shuffle buffer. An exchange between groups, of a shuffle buffer, and one
+ * allgather then give every rank the rows of its group. */
 #include "train_internal.h"
 
 #include <pthread.h>
