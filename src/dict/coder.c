@@ -128,28 +128,37 @@ static df_status encode_rows(df_coder *c, df_code_store *out) {
     return DF_OK;
 }
 
-/* A batch whose floors began at nothing tells nothing about the screen. */
+/* A batch whose floors began at nothing, or in vain, tells nothing about the screen. */
 static void forget_settled(df_coder *c) {
     for (int t = 0; t < c->threads; t++) c->worker[t].settled = 0;
+}
+
+/* A margin shrinks, but stays above what the cut has fallen by lately: training lowers it, batches
+ * differ, and a margin that misses costs another screen. */
+static void learn_margin(df_cut *cut, float before, bool missed) {
+    float fall = before > 0.0f ? 1.0f - cut->score / before : 0.0f;
+    cut->fall = fmaxf(0.98f * cut->fall, fall);
+    float margin = fmaxf((missed ? 2.0f : 0.8f) * cut->margin, 1.5f * cut->fall);
+    cut->margin = fminf(fmaxf(margin, LEAST_MARGIN), MOST_MARGIN);
 }
 
 /* The last batch's cut is a good floor to start from; where it was not, all is done again with
  * floors that are certain. */
 static df_status encode_batch(df_coder *c, df_code_store *out) {
     size_t keep = c->dict->k * c->batch;
-    float guess = (1.0f - c->cut_at.margin) * c->cut_at.score;
+    float before = c->cut_at.score, guess = (1.0f - c->cut_at.margin) * before;
     DF_TRY(df_agree(c->groups.world,
                     df_screen_lists(c, guess > FLT_TRUE_MIN ? guess : FLT_TRUE_MIN, keep)));
-    c->cut_at.margin = fmaxf(0.8f * c->cut_at.margin, LEAST_MARGIN);
-    if (!df_select_batch(c, keep)) {
-        c->cut_at.margin = fminf(5.0f * c->cut_at.margin, 0.5f);
+    bool missed = !df_select_batch(c, keep);
+    if (missed) {
         c->caution = DF_CERTAIN;
         df_status status = df_agree(c->groups.world, df_screen_lists(c, FLT_TRUE_MIN, keep));
         if (status == DF_OK) (void)df_select_batch(c, keep); // cannot fail again
         c->caution = likely(c);
         DF_TRY(status);
     }
-    if (!(guess > FLT_TRUE_MIN)) forget_settled(c);
+    learn_margin(&c->cut_at, before, missed);
+    if (missed || !(guess > FLT_TRUE_MIN)) forget_settled(c);
     return df_agree(c->groups.world, df_lists_to_codes(c, out));
 }
 

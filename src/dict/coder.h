@@ -16,6 +16,7 @@
 /* How far a floor begins below what the last batch's cut tells, relatively: at first; at least. */
 #define FIRST_MARGIN 0.1f
 #define LEAST_MARGIN 0.02f
+#define MOST_MARGIN 0.5f
 #define DF_CERTAIN 2.0f /* bounds below upper that a score lies at most (df_candidates) */
 #define BLOCK_TERMS 3   /* sums that a block of latents adds to the losses (objective.h) */
 #define STAT_ROWS 64    /* rows in one leaf of the batch statistics */
@@ -85,6 +86,7 @@ typedef struct df_code_store {
 typedef struct df_cut {
     float score;  /* BatchTopK: the smallest selected score; 0 when nothing was selected */
     float margin; /* how far below it, relatively, the next batch's floor begins */
+    float fall;   /* what it has fallen by from one batch to the next, relatively, lately at most */
 } df_cut;
 
 /* Scratch of one thread. */

@@ -116,7 +116,7 @@ static size_t join_ranks(df_coder *c, df_view view, size_t k) {
 
 /* ---- the guess ------------------------------------------------------------------------------ */
 
-#define MOST_MARGIN 0.95f
+#define MOST_ROW_MARGIN 0.95f
 #define LACKING 64 /* one row in so many may lack scores */
 #define RARE 1024  /* one row in so many may lie below the level; a quarter of them may miss it */
 
@@ -144,7 +144,7 @@ static void learn(df_coder *c, size_t k, size_t missed, row_guess *guess) {
         guess->margin = 1.25f * guess->margin + (float)missed / (float)c->rows;
     else
         guess->margin *= 0.95f;
-    guess->margin = fminf(fmaxf(guess->margin, LEAST_MARGIN), MOST_MARGIN);
+    guess->margin = fminf(fmaxf(guess->margin, LEAST_MARGIN), MOST_ROW_MARGIN);
 }
 
 /* ---- selection ------------------------------------------------------------------------------ */
