@@ -186,4 +186,31 @@ static bool same_training(const run *r, const run *whole) {
     return good;
 }
 
+/* A coder takes the memory that its plan says, and steps keep nothing. Collective. */
+static void take_what_is_planned(const objective_case *k) {
+    run r;
+    double losses[2];
+    df_test_all(world, open_run(world, k, &r) == DF_OK);
+    double plan = (double)df_coder_plan_groups(r.dict, df_kernels_spare_screen(kernels), ROWS,
+                                               &r.groups.at, true);
+    size_t with = df_memory_now();
+    df_test_all(world, train(&r, k, 2, losses) == DF_OK);
+    df_test_all(world, df_memory_now() == with);
+    df_coder_close(&r.coder);
+    double used = (double)(with - df_memory_now());
+    df_test_all(world, used <= 1.02 * plan && used >= 0.98 * plan);
+    close_run(&r);
+}
+
+static int set_up(void **state) {
+    (void)state;
+    return df_kernels_open("auto", &kernels) != DF_OK;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    df_kernels_close(&kernels);
+    return 0;
+}
+
 #endif

@@ -298,17 +298,9 @@ static void synthetic_rows_too(void **state) {
 static void plan_is_what_is_used(void **state) {
     (void)state;
     df_train_options o = common;
-    const df_train_member only = {.options = &o};
-    df_train_plan plan = {0};
     o.latents = 2048;
     o.steps = 3;
-    df_test_all(world, df_train_plan_rank(&only, 1, data, df_kernels_spare_screen(kernels),
-                                          df_comm_size(world), &plan) == DF_OK);
-    size_t before = df_memory_now();
-    df_memory_reset_peak();
-    df_test_all(world, train(world, "plan", &o) == DF_OK);
-    double used = (double)(df_memory_peak() - before);
-    df_test_all(world, df_comm_rank(world) != 0 || fabs(used / (double)plan.bytes - 1) < 0.02);
+    df_test_all(world, takes_what_is_planned(&o));
 }
 
 static void failing_memory(void **state) {
@@ -319,13 +311,7 @@ static void failing_memory(void **state) {
     o.normalise = DF_NORMALISE_NORM;
     o.output = output;
     o.checkpoint = prefix;
-    for (int64_t calls = 0; calls < 200; calls += 7) {
-        if (df_comm_rank(world) == df_comm_size(world) - 1) df_memory_fail_after(calls);
-        df_status status = df_train(world, kernels, data, &o);
-        df_memory_fail_after(-1);
-        df_error_clear();
-        df_test_alike(world, status);
-    }
+    fail_memory_anywhere(&o, 200);
     df_free(output);
     df_free(prefix);
 }

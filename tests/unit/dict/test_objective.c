@@ -343,32 +343,8 @@ static void test_not_finite(void **state) {
 
 static void test_plan(void **state) {
     (void)state;
-    for (size_t i = 0; i < CASES; i++) {
-        run r;
-        double losses[2];
-        if (is_skipped(i)) continue;
-        df_test_all(world, open_run(world, &cases[i], &r) == DF_OK);
-        size_t with = df_memory_now(),
-               plan = df_coder_plan_bytes(r.dict, df_kernels_spare_screen(kernels), ROWS,
-                                          df_comm_size(world), true);
-        df_test_all(world, train(&r, &cases[i], 2, losses) == DF_OK);
-        df_test_all(world, df_memory_now() == with); // a step keeps nothing
-        df_coder_close(&r.coder);
-        double used = (double)(with - df_memory_now());
-        df_test_all(world, used <= 1.02 * (double)plan && used >= 0.98 * (double)plan);
-        close_run(&r);
-    }
-}
-
-static int set_up(void **state) {
-    (void)state;
-    return df_kernels_open("auto", &kernels) != DF_OK;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    df_kernels_close(&kernels);
-    return 0;
+    for (size_t i = 0; i < CASES; i++)
+        if (!is_skipped(i)) take_what_is_planned(&cases[i]);
 }
 
 static const struct CMUnitTest tests[] = {

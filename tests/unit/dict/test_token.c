@@ -163,17 +163,9 @@ static void members_share_it(void **state) {
 static void plan_is_what_is_used(void **state) {
     (void)state;
     df_train_options o = common;
-    const df_train_member only = {.options = &o};
-    df_train_plan plan = {0};
     o.latents = 2048;
     o.steps = 3;
-    df_test_all(world, df_train_plan_rank(&only, 1, data, df_kernels_spare_screen(kernels),
-                                          df_comm_size(world), &plan) == DF_OK);
-    size_t before = df_memory_now();
-    df_memory_reset_peak();
-    df_test_all(world, train(world, "plan", &o) == DF_OK);
-    double used = (double)(df_memory_peak() - before);
-    df_test_all(world, df_comm_rank(world) != 0 || fabs(used / (double)plan.bytes - 1) < 0.02);
+    df_test_all(world, takes_what_is_planned(&o));
 }
 
 /* ---- what cannot be ----------------------------------------------------------------------------

@@ -133,29 +133,15 @@ static void plan_is_what_is_used(void **state) {
     (void)state;
     static const size_t runs[] = {2, 3, 4, 5, 6, 10}; // of 10, groups of 2 have 2 and 3 subtrees
     for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
-        size_t groups = runs[i];
-        df_train_options o = with(groups % 2 == 0 ? DF_BATCHTOPK : DF_TOPK, groups);
-        const df_train_member only = {.options = &o};
-        df_train_plan plan = {.rank = df_comm_rank(world)};
-        if (groups == 4) o.prefixes = 2, o.prefix[0] = 512, o.prefix[1] = 2048;
+        df_train_options o = with(runs[i] % 2 == 0 ? DF_BATCHTOPK : DF_TOPK, runs[i]);
+        if (runs[i] == 4) o.prefixes = 2, o.prefix[0] = 512, o.prefix[1] = 2048;
         o.latents = 2048;
         o.batch = 256;
         o.steps = 3;
-        df_test_all(world, df_train_plan_rank(&only, 1, data, df_kernels_spare_screen(kernels),
-                                              df_comm_size(world), &plan) == DF_OK);
-        size_t before = df_memory_now();
-        df_memory_reset_peak();
-        df_test_all(world, train(world, "plan", &o) == DF_OK);
-        double used = (double)(df_memory_peak() - before);
-        if (df_comm_rank(world) == 0)
-            print_message("%zu groups: planned %zu, used %.0f bytes\n", groups, plan.bytes, used);
-        double room = df_comm_rank(world) == 0 ? 0.0 : 1.1e6; // the others write no file
-        df_test_all(world, used < 1.02 * (double)plan.bytes);
-        df_test_all(world, used + room > 0.98 * (double)plan.bytes);
+        df_test_all(world, takes_what_is_planned(&o));
     }
 }
 
-/* No memory at any point, on one rank of one group: one status on all ranks, nothing hangs. */
 static void failing_memory(void **state) {
     (void)state;
     char *output = in_folder("memory.dict.h5"), *prefix = in_folder("memory");
@@ -163,13 +149,7 @@ static void failing_memory(void **state) {
     o.steps = 3;
     o.output = output;
     o.checkpoint = prefix;
-    for (int64_t calls = 0; calls < 170; calls += 7) {
-        if (df_comm_rank(world) == df_comm_size(world) - 1) df_memory_fail_after(calls);
-        df_status status = df_train(world, kernels, data, &o);
-        df_memory_fail_after(-1);
-        df_error_clear();
-        df_test_alike(world, status);
-    }
+    fail_memory_anywhere(&o, 170);
     df_free(output);
     df_free(prefix);
 }

@@ -111,6 +111,33 @@ static inline bool same_on_all(const df_train_options *o) {
     return df_comm_rank(world) != 0 || digest_of("alone") == digest_of("all");
 }
 
+/* A training takes the memory that its plan says, on every rank; those after the first write no
+ * file. */
+static inline bool takes_what_is_planned(const df_train_options *o) {
+    const df_train_member only = {.options = o};
+    df_train_plan plan = {.rank = df_comm_rank(world)};
+    df_test_all(world, df_train_plan_rank(&only, 1, data, df_kernels_spare_screen(kernels),
+                                          df_comm_size(world), &plan) == DF_OK);
+    size_t before = df_memory_now();
+    df_memory_reset_peak();
+    df_test_all(world, train(world, "plan", o) == DF_OK);
+    double used = (double)(df_memory_peak() - before), planned = (double)plan.bytes;
+    double file = df_comm_rank(world) == 0 ? 0.0 : 1.1e6;
+    return used < 1.02 * planned && used + file > 0.98 * planned;
+}
+
+/* No memory at any point of a training, on the last rank: one status on all ranks, nothing hangs.
+ */
+static inline void fail_memory_anywhere(const df_train_options *o, int64_t allocations) {
+    for (int64_t calls = 0; calls < allocations; calls += 7) {
+        if (df_comm_rank(world) == df_comm_size(world) - 1) df_memory_fail_after(calls);
+        df_status status = df_train(world, kernels, data, o);
+        df_memory_fail_after(-1);
+        df_error_clear();
+        df_test_alike(world, status);
+    }
+}
+
 /* ---- stopping ------------------------------------------------------------------------------- */
 
 /* Between stop_watch_open and stop_watch_close a training stops once the checkpoint of `step` has
